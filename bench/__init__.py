@@ -1,0 +1,1 @@
+"""Measurements: what the README claims about speed and memory is made here."""

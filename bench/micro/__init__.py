@@ -1,0 +1,1 @@
+"""Measurements of single rooms of the house, in memory."""

@@ -1,0 +1,232 @@
+"""Counters: one small shared segment, one page per process slot.
+
+Owns: the segment's layout, its creation and its mappings. Invariant: a row has one writer, its process (the master
+before the fork and after the reaping); after ``narrow`` the hardware holds a child to that. Readers take no lock: a
+word is read whole, two words need not belong together.
+
+A row is 512 words of 64 bits. A row that belongs to nobody has pid 0.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Iterator, Mapping
+from typing import Final, NamedTuple
+
+from pools import port
+from pools.buffer import CLASS_BY_BITS, CLASSES
+from pools.layout import U32, Layout, Raw8, WireError
+
+ROW_BYTES: Final = 4096
+ROW_WORDS: Final = ROW_BYTES // 8
+_MAGIC: Final = b"millpond"
+_VERSION: Final = 1
+
+
+class _Head(NamedTuple):
+    """The segment's first page."""
+
+    magic: Raw8
+    version: U32
+    row_bytes: U32
+    rows: U32
+    classes: U32
+
+
+_HEAD: Final = Layout(_Head)
+
+# Roles as they stand in a row and in the hub's rules; the numbers of the services are their slots.
+ROLES: Final = ("master", "authd", "srvsvc", "broker", "worker")
+
+FIXED_COLUMNS: Final = (
+    # whose row it is
+    "pid", "generation", "role", "started",
+    # signs of life: monotonic ns; txn_since is 0 outside a transaction on the shared state
+    "heartbeat", "txn_since",
+    # what it serves
+    "connections", "sessions", "tree_connects", "opens", "locks", "watches", "in_flight",
+    # what it did
+    "requests", "responses", "errors", "bytes_read", "bytes_written", "bytes_received", "bytes_sent",
+    "batches", "kernel_reads", "kernel_writes", "kernel_bytes", "async_waits", "thread_calls",
+    "authentications", "authentication_failures", "messages_sent", "messages_received", "messages_busy", "swept",
+)  # fmt: skip
+CLASS_COLUMNS: Final = (
+    # leased, committed: slabs; in_use, high_water: buffers; requested_bytes and what follows only ever grow
+    "leased", "committed", "in_use", "high_water", "requested_bytes", "misses", "waits", "asks", "refusals", "no_room",
+)  # fmt: skip
+COMMANDS: Final = 32  # one word per SMB2 command number
+HISTOGRAM: Final = 32  # one word per power of two: word n counts requests of more than 2**(n-1) and at most 2**n bytes
+
+_FIXED_ROOM: Final = 64
+_CLASS_ROOM: Final = 16
+COMMANDS_AT: Final = _FIXED_ROOM
+HISTOGRAM_AT: Final = COMMANDS_AT + COMMANDS
+CLASSES_AT: Final = HISTOGRAM_AT + HISTOGRAM
+
+COLUMN: Final[Mapping[str, int]] = {name: word for word, name in enumerate(FIXED_COLUMNS)}
+PID: Final = COLUMN["pid"]
+GENERATION: Final = COLUMN["generation"]
+ROLE: Final = COLUMN["role"]
+HEARTBEAT: Final = COLUMN["heartbeat"]
+TXN_SINCE: Final = COLUMN["txn_since"]
+REQUESTS: Final = COLUMN["requests"]
+ERRORS: Final = COLUMN["errors"]
+BYTES_READ: Final = COLUMN["bytes_read"]
+BYTES_WRITTEN: Final = COLUMN["bytes_written"]
+CONNECTIONS: Final = COLUMN["connections"]
+
+
+def class_word(number: int, column: str) -> int:
+    """The word of ``column`` of the pool class ``number``."""
+    return CLASSES_AT + number * _CLASS_ROOM + CLASS_COLUMNS.index(column)
+
+
+class Row:
+    """One process's counters. ``words`` is a memoryview of 64-bit words: hot paths write ``row.words[PID] += 1``."""
+
+    __slots__ = ("slot", "words")
+
+    def __init__(self, words: memoryview, slot: int = 0) -> None:
+        self.words = words
+        self.slot = slot
+
+    @classmethod
+    def private(cls) -> Row:
+        """A row that nobody else sees, for tests and for processes without a segment."""
+        return cls(memoryview(bytearray(ROW_BYTES)).cast("Q"))
+
+    def add(self, column: str, amount: int = 1) -> None:
+        """Add to a named column; below zero is a bug: ``struct.error``/``ValueError``."""
+        self.words[COLUMN[column]] += amount
+
+    def set(self, column: str, value: int) -> None:
+        """Set a named column."""
+        self.words[COLUMN[column]] = value
+
+    def get(self, column: str) -> int:
+        """A named column."""
+        return self.words[COLUMN[column]]
+
+    def clear(self) -> None:
+        """All words zero: the row belongs to nobody."""
+        self.words[:] = memoryview(bytes(ROW_BYTES)).cast("Q")
+
+    def read(self) -> Reading:
+        """A copy for monitors."""
+        words = self.words.tolist()
+        return Reading(
+            self.slot,
+            dict(zip(FIXED_COLUMNS, words, strict=False)),
+            tuple(words[COMMANDS_AT:HISTOGRAM_AT]),
+            tuple(words[HISTOGRAM_AT:CLASSES_AT]),
+            tuple(dict(zip(CLASS_COLUMNS, words[class_word(number, "leased") :], strict=False)) for number in range(len(CLASSES))),
+        )
+
+
+class Reading(NamedTuple):
+    """A copied row: named words, requests per command number, requests per power of two of bytes, words per class."""
+
+    slot: int
+    words: dict[str, int]
+    commands: tuple[int, ...]
+    histogram: tuple[int, ...]
+    classes: tuple[dict[str, int], ...]
+
+    def class_requests(self, number: int) -> int:
+        """Requests of sizes that belong to a pool class, whichever class served them."""
+        return sum(count for bits, count in enumerate(self.histogram[: len(CLASS_BY_BITS)]) if CLASS_BY_BITS[bits] == number)
+
+
+class CounterSegment:
+    """The segment as this process maps it: made by the master, inherited by its children, attached by monitors."""
+
+    __slots__ = ("_fd", "_map", "_own", "_own_slot", "rows")
+
+    def __init__(self, fd: int, rows: int, mapping: mmap.mmap) -> None:
+        self._fd = fd
+        self.rows = rows
+        self._map: mmap.mmap = mapping
+        self._own: mmap.mmap | None = None
+        self._own_slot = -1
+
+    @classmethod
+    def create(cls, path: str | None, rows: int) -> CounterSegment:
+        """A new segment of ``rows`` rows: a file of mode 0600 (put it on a tmpfs), or nameless when ``path`` is None.
+
+        A former segment of that name is replaced, never written to: a monitor may still have it mapped.
+        """
+        size = ROW_BYTES * (rows + 1)
+        fd = port.create_shared_memory(size, size) if path is None else port.create_memory_file(path, size)
+        try:
+            # All of it now: a tmpfs that fills up later would be a SIGBUS in whoever counts next.
+            port.commit(fd, 0, size)
+            mapping = port.map_shared(fd, size)
+        except OSError:
+            os.close(fd)
+            raise
+        _HEAD.pack_into(memoryview(mapping), 0, _MAGIC, _VERSION, ROW_BYTES, rows, len(CLASSES))
+        return cls(fd, rows, mapping)
+
+    @classmethod
+    def attach(cls, path: str) -> CounterSegment:
+        """The running server's segment, read-only. FileNotFoundError without one, WireError when it is of another version."""
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            head = _HEAD.unpack(os.pread(fd, _HEAD.size, 0))
+            if head != (_MAGIC, _VERSION, ROW_BYTES, head.rows, len(CLASSES)):
+                raise WireError(f"{path}: not a counter segment of this version")
+            if os.fstat(fd).st_size < ROW_BYTES * (head.rows + 1):
+                raise WireError(f"{path}: shorter than its {head.rows} rows")
+            return cls(fd, head.rows, port.map_shared(fd, ROW_BYTES * (head.rows + 1), writable=False))
+        except (OSError, WireError):
+            os.close(fd)
+            raise
+
+    def narrow(self, slot: int) -> Row:
+        """For a child after its fork: from now on only its own row can be written; that row."""
+        own = port.map_shared(self._fd, ROW_BYTES, offset=self._offset(slot))
+        others = port.map_shared(self._fd, ROW_BYTES * (self.rows + 1), writable=False)
+        self._map.close()
+        os.close(self._fd)
+        self._fd, self._map, self._own, self._own_slot = -1, others, own, slot
+        return self.row(slot)
+
+    def row(self, slot: int) -> Row:
+        """The row of a slot, writable where this process may write it."""
+        offset = self._offset(slot)
+        if slot == self._own_slot and self._own is not None:
+            return Row(memoryview(self._own).cast("Q"), slot)
+        return Row(memoryview(self._map)[offset : offset + ROW_BYTES].cast("Q"), slot)
+
+    def is_alive(self, slot: int, generation: int) -> bool:
+        """Whether a record made by (slot, generation) belongs to a process that still stands."""
+        if not 0 <= slot < self.rows:
+            return False
+        words = self.row(slot).words
+        return words[GENERATION] == generation and words[PID] != 0
+
+    def read_rows(self) -> Iterator[Reading]:
+        """Copies of all rows that belong to a process."""
+        for slot in range(self.rows):
+            row = self.row(slot)
+            if row.words[PID]:
+                yield row.read()
+
+    def close(self) -> None:
+        """Unmap. Rows handed out must be gone: BufferError otherwise."""
+        self._map.close()
+        if self._own is not None:
+            self._own.close()
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def fileno(self) -> int:
+        """The descriptor, to keep over ``port.close_others``; -1 after ``narrow``."""
+        return self._fd
+
+    def _offset(self, slot: int) -> int:
+        if not 0 <= slot < self.rows:
+            raise IndexError(f"counter row {slot} of {self.rows}")
+        return ROW_BYTES * (slot + 1)

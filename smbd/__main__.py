@@ -1,0 +1,72 @@
+"""The composition root: which program runs in which process, and the command that starts it all.
+
+Owns: the table of programs and the union of all kinds of messages. It is the only module that knows every room.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+import authd.messages
+import authd.service
+import srvsvc.messages
+import srvsvc.service
+import workers.main
+from pools import queue
+from smbd import child, cli, lease_messages
+from smbd.broker import service as broker
+from smbd.child import Program
+from smbd.config import Config
+from smbd.master import Master
+from smbd.sharing import messages as sharing_messages
+from workers.doomed import remove
+
+PROGRAMS: dict[str, Program] = {
+    "worker": workers.main.main,
+    "authd": authd.service.main,
+    "srvsvc": srvsvc.service.main,
+    "broker": functools.partial(broker.main, remover=remove),
+}
+KINDS: tuple[queue.Kind, ...] = (
+    *queue.KINDS,
+    *child.KINDS,
+    *lease_messages.KINDS,
+    *authd.messages.KINDS,
+    *srvsvc.messages.KINDS,
+    *sharing_messages.KINDS,
+)
+
+# smb.conf, `log level`: 0 is errors, 1 warnings and what an administrator wants to know, 2 more of it, 3 and above everything.
+_LEVELS = (logging.ERROR, logging.WARNING, logging.INFO)
+
+
+def run(config: Config, *, reread: Callable[[], Config], prepare: Callable[[], None], ready: Callable[[], None]) -> int:
+    """Serve ``config``; see ``smbd.cli.command.Run``."""
+    set_up_log(config)
+    # Modes of new files come from the share's masks alone ([MS-SMB2] knows no umask); set before the first thread and fork.
+    os.umask(0)
+    return Master(config, PROGRAMS, KINDS, reread=reread, prepare=prepare, ready=ready).run()
+
+
+def set_up_log(config: Config) -> None:
+    """One line per event: to ``log file``, or to standard error. Children inherit it."""
+    handler = logging.FileHandler(config.log_file, encoding="utf-8") if config.log_file else logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(process)d %(name)s %(levelname)s: %(message)s"))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(_LEVELS[config.log_level] if config.log_level < len(_LEVELS) else logging.DEBUG)
+    # A line needs neither thread nor process names; not asking for them is cheaper and loads no module in a worker.
+    logging.logThreads = logging.logMultiprocessing = False
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The ``millpond`` command."""
+    return cli.main(argv, run=run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,107 @@
+"""broker(8): the janitor's and watcher's process.
+
+Usage: ``main(child, remover)`` in a fork of the master. It answers to nobody: it hears PEER_DIED from the master, sweeps, wakes waiters,
+and
+tells watchers of changes that no worker made. It speaks to no client. Killed at any time, it is started again and goes on where it was.
+
+Owns: the space of the shared state, which it reserves before it tells the master READY. Invariant: what is there already stays.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+from collections.abc import Callable
+
+from pools.counters import PID, TXN_SINCE
+from pools.queue import MASTER, PEER, PEER_DIED, RELOAD, Endpoint, Message, Service
+from smbd.broker.janitor import Janitor
+from smbd.broker.watcher import Watcher
+from smbd.child import READY, SHARING_DIRECTORY, Child
+from smbd.config import Config
+from smbd.config_messages import unpack_config
+from smbd.sharing import Doomed, Sharing, prepare
+from smbd.sharing.messages import NOTIFY, unpack_notify
+
+log = logging.getLogger("millpond.broker")
+
+STATE_SIZES = (64 << 20, 32 << 20, 16 << 20, 8 << 20)
+"""Bytes of shared state: as much as the tmpfs has room for. 64 MiB hold about 100,000 opens."""
+SWEEP_EVERY = 60.0
+WATCH_EVERY = 1.0
+
+Remover = Callable[[Config, Doomed], None]
+
+
+def main(child: Child, remover: Remover) -> None:
+    """The broker's life."""
+    directory = os.path.join(child.config.lock_directory, SHARING_DIRECTORY)
+    reserve(directory)
+    row = child.counters.row(child.slot)
+    sharing = Sharing(directory, child.slot, child.generation, row.words[TXN_SINCE : TXN_SINCE + 1], child.counters.is_alive)
+    broker = Broker(child, sharing, remover)
+    service = Service(Endpoint(child.hub), {PEER_DIED: broker.peer_died, RELOAD: broker.reload, NOTIFY.number: broker.announced}, row)
+    broker.serve(service)
+
+
+def reserve(directory: str) -> None:
+    """Make the shared state, as large as there is room for; the least size not fitting is an error."""
+    for size in STATE_SIZES:
+        try:
+            prepare(directory, size)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT) or size == STATE_SIZES[-1]:
+                raise
+            log.warning("%s has no room for %d MiB of shared state; trying with half", directory, size >> 20)
+        else:
+            return
+
+
+class Broker:
+    """The message table's handlers."""
+
+    def __init__(self, child: Child, sharing: Sharing, remover: Remover) -> None:
+        self._config = child.config
+        self._counters = child.counters
+        self._sharing = sharing
+        self._remover = remover
+        self._janitor: Janitor
+        self._watcher: Watcher
+
+    def serve(self, service: Service) -> None:
+        """Sweep once, tell the master that the shared state stands, and go on until STOP or the master's end."""
+
+        def tell(slot: int, kind: int, payload: bytes, generation: int) -> None:
+            service.send(slot, kind, payload, generation=generation)
+
+        self._janitor = Janitor(self._sharing, tell, lambda item: self._remover(self._config, item))
+        self._watcher = Watcher(self._sharing, service, self._config, self._own_pids)
+        self._janitor.sweep_dead()
+        service.every(SWEEP_EVERY, self._janitor.sweep_dead)
+        service.every(WATCH_EVERY, self._watcher.refresh)
+        service.send(MASTER, READY.number)
+        try:
+            service.run()
+        finally:
+            self._watcher.close()
+            self._sharing.close_environment()
+
+    def peer_died(self, message: Message) -> None:
+        """PEER_DIED: sweep after it."""
+        peer = PEER.unpack(message.payload)
+        self._janitor.sweep(peer.slot, peer.generation)
+
+    def reload(self, message: Message) -> None:
+        """RELOAD: other shares, other folders."""
+        self._config = unpack_config(message.payload)
+        self._watcher.configure(self._config)
+
+    def announced(self, message: Message) -> None:
+        """NOTIFY: a worker made this change itself and has told everyone."""
+        fixed, name, new_name = unpack_notify(message.payload)
+        self._watcher.announced(fixed.watch_id, name, new_name)
+
+    def _own_pids(self) -> frozenset[int]:
+        """This server's processes: each tells of its changes itself."""
+        return frozenset(self._counters.row(slot).words[PID] for slot in range(self._counters.rows))

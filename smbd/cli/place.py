@@ -1,0 +1,83 @@
+"""Which server a command is about: a configuration file, or a running ``millpond serve``.
+
+Owns: the options --config and --port, and the answer to "does it run, and as which process?".
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import os
+from pathlib import Path
+
+from smbd.config import Config, load
+from smbd.config import serve as folder
+from smbd.instance import LOCK_FILE, PID_FILE, StartError
+
+DEFAULT_CONFIG = "/etc/millpond/millpond.conf"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """--config and --port."""
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--config", metavar="FILE", help=f"the configuration of the server (default: {DEFAULT_CONFIG})")
+    which.add_argument("--port", type=port, metavar="N", help="the 'millpond serve' of this user on port N")
+
+
+def port(text: str) -> int:
+    """A TCP port."""
+    if not text.isdecimal() or not 1 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a port from 1 to 65535")
+    return int(text)
+
+
+def locate(arguments: argparse.Namespace) -> Config:
+    """The configuration of the server that is meant. Of a ``serve`` only its directories and port are known from outside."""
+    if arguments.config:
+        return load(arguments.config)
+    if arguments.port:
+        return folder.instance(arguments.port)
+    serving = running_ports()
+    if len(serving) > 1:
+        raise StartError(f"'millpond serve' runs on ports {', '.join(map(str, serving))}: say which with --port")
+    if serving:
+        return folder.instance(serving[0])
+    if not os.path.exists(DEFAULT_CONFIG):
+        raise StartError(f"no 'millpond serve' runs here and there is no {DEFAULT_CONFIG}: name a server with --config FILE or --port N")
+    return load(DEFAULT_CONFIG)
+
+
+def running_ports() -> list[int]:
+    """The ports on which this user's ``serve`` runs."""
+    prefix = f"millpond-{os.geteuid()}-"
+    found = []
+    for entry in folder.state_root().glob(prefix + "*"):
+        number = entry.name.removeprefix(prefix)
+        if number.isdecimal() and holder(entry / "lock"):
+            found.append(int(number))
+    return sorted(found)
+
+
+def holder(lock_directory: str | Path) -> int:
+    """The process id of the master whose lock file this is; 0 when none runs."""
+    try:
+        lock = os.open(Path(lock_directory) / LOCK_FILE, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return 0
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        text = os.pread(lock, 32, 0).strip()
+        return int(text) if text.isdigit() else 0
+    else:
+        return 0  # nobody holds it: the number in the file is from the past
+    finally:
+        os.close(lock)
+
+
+def master(config: Config) -> int:
+    """The master's process id; ``StartError`` when the server does not run."""
+    found = holder(config.lock_directory)
+    if not found:
+        raise StartError(f"no server runs with {Path(config.pid_directory) / PID_FILE}: start it with 'millpond run' or 'millpond serve'")
+    return found

@@ -1,0 +1,59 @@
+"""``millpond status``: what a running server is doing.
+
+Owns: the command; the looking is the monitor's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import TYPE_CHECKING
+
+from pools.layout import WireError
+from smbd import monitor
+from smbd.cli import place
+from smbd.instance import StartError
+
+if TYPE_CHECKING:
+    from smbd.cli.command import Run
+
+_STATUS = """\
+Show who is connected, what is open and locked, and what memory and processes the server uses. Looking costs the server nothing.
+
+examples:
+  millpond status                            everything
+  millpond status sessions opens             some of it
+  millpond status --json | jq '.sessions[].user'
+"""
+
+
+def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """status."""
+    status = commands.add_parser(
+        "status",
+        help="show sessions, opens, locks, pools, processes",
+        description=_STATUS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    status.add_argument("sections", metavar="SECTION", nargs="*", help=f"{', '.join(monitor.SECTIONS)} (default: all)")
+    status.add_argument("--json", action="store_true", help="for programs; sizes in bytes, times in seconds since 1970")
+    place.add_options(status)
+    status.set_defaults(action=_status)
+
+
+def _status(arguments: argparse.Namespace, _run: Run) -> int:
+    unknown = [name for name in arguments.sections if name not in monitor.SECTIONS]
+    if unknown:
+        raise StartError(f"status has no section '{unknown[0]}': choose from {', '.join(monitor.SECTIONS)}")
+    config = place.locate(arguments)
+    master = place.master(config)
+    try:
+        snapshot = monitor.take(config, master, arguments.sections)
+    except FileNotFoundError as error:
+        raise StartError(f"{error.filename}: not there (yet): the server is just starting or ending; try again") from None
+    except PermissionError as error:
+        raise StartError(f"{error.filename}: belongs to another user: do this as that user or as root") from None
+    except WireError as error:
+        raise StartError(f"{error}: use the millpond command of the running server") from None
+    print(json.dumps(snapshot, indent=2) if arguments.json else monitor.as_text(snapshot), end="\n" if arguments.json else "")
+    return 0

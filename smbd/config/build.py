@@ -1,0 +1,178 @@
+"""Settings -> ``Config``: which parameter a name means, in which section, and whether the whole makes sense.
+
+Owns: the rules between sections (share parameters in [global] are defaults of every share; ``copy``) and the warnings.
+Invariant: either a complete ``Config`` comes out or a ``ConfigError`` that names every wrong line.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from smbd.config.known import WITHOUT_EFFECT
+from smbd.config.model import Config, ConfigError, ConfigWarning, Parameter, Share, derived, parameters
+from smbd.config.reader import GLOBAL, Lines, Setting, squeeze
+
+IPC = "ipc$"
+HOMES = "homes"
+_PRINTING = frozenset({"printers", "print$"})
+
+
+class _Meaning(NamedTuple):
+    parameter: Parameter
+    inverse: bool
+
+
+def _index(found: Iterable[Parameter]) -> dict[str, _Meaning]:
+    names: dict[str, _Meaning] = {}
+    for parameter in found:
+        for name in (parameter.name, *parameter.synonyms):
+            names[squeeze(name)] = _Meaning(parameter, False)
+        for name in parameter.inverses:
+            names[squeeze(name)] = _Meaning(parameter, True)
+    return names
+
+
+GLOBALS = _index(parameters(Config))
+SHARES = _index(parameters(Share))
+_KNOWN = frozenset(squeeze(name) for name in WITHOUT_EFFECT)
+
+
+@dataclass(slots=True)
+class _Section:
+    name: str
+    file: str
+    line: int
+    found: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, str] = field(default_factory=dict)
+
+
+class _Builder:
+    def __init__(self, lines: Lines) -> None:
+        self.lines = lines
+        self.globals = _Section(GLOBAL, lines.files[0] if lines.files else "", 0)
+        self.defaults = _Section("defaults", "", 0)
+        self.sections: dict[str, _Section] = {}
+
+    def build(self) -> Config:
+        for setting in self.lines.settings:
+            self._take(setting)
+        shares = {key: self._share(key, section) for key, section in self.sections.items()}
+        if IPC not in shares:
+            shares[IPC] = self._share(IPC, _Section("IPC$", "", 0))
+        self._judge()
+        if self.lines.errors:
+            first, *rest = self.lines.errors
+            raise ConfigError(first.file, first.line, first.text, tuple(rest))
+        found = self.globals.found
+        return Config(
+            shares=shares,
+            warnings=tuple(self.lines.warnings),
+            files=tuple(self.lines.files),
+            options=self.globals.options,
+            **{**found, **derived(found)},
+        )
+
+    def _take(self, setting: Setting) -> None:
+        """One setting into its section."""
+        if setting.section == GLOBAL:
+            if setting.name:
+                self._global(setting)
+            return
+        key = setting.section.casefold()
+        section = self.sections.get(key)
+        if section is None:
+            section = self.sections[key] = _Section(setting.section, setting.file, setting.line)
+        elif not setting.name:
+            self._warn(setting, f"[{setting.section}] stands here again: both parts are taken together")
+        if squeeze(setting.name) == "copy":
+            self._copy(setting, section)
+        elif setting.name:
+            self._assign(setting, section, SHARES)
+
+    def _global(self, setting: Setting) -> None:
+        # smb.conf: a share's parameter in [global] is the default of every share.
+        if squeeze(setting.name) in GLOBALS or squeeze(setting.name) not in SHARES:
+            self._assign(setting, self.globals, GLOBALS)
+        else:
+            self._assign(setting, self.defaults, SHARES)
+
+    def _assign(self, setting: Setting, section: _Section, names: dict[str, _Meaning]) -> None:
+        key = squeeze(setting.name)
+        meaning = names.get(key)
+        if meaning is None:
+            if ":" in setting.name:
+                section.options[key] = setting.value
+            else:
+                self._unknown(setting, names)
+            return
+        try:
+            value = meaning.parameter.kind.read(setting.value)
+        except ValueError as error:
+            self._fault(setting, f"{setting.name} = {setting.value}: {error}")
+            return
+        section.found[meaning.parameter.attribute] = not value if meaning.inverse else value
+
+    def _copy(self, setting: Setting, section: _Section) -> None:
+        source = self.sections.get(setting.value.casefold())
+        if source is None or source is section:
+            self._fault(setting, f"copy = {setting.value}: no such section above")
+            return
+        section.found = {**source.found, **section.found}
+        section.options = {**source.options, **section.options}
+
+    def _unknown(self, setting: Setting, names: dict[str, _Meaning]) -> None:
+        key = squeeze(setting.name)
+        if names is SHARES and key in GLOBALS:
+            self._warn(setting, f"'{setting.name}' belongs in [global]: ignored in [{setting.section}]")
+        elif key in _KNOWN:
+            self._warn(setting, f"'{setting.name}' has no effect in Millpond: ignored")
+        else:
+            known = {name: meaning.parameter.name for name, meaning in names.items()}
+            close = difflib.get_close_matches(key, known, 1, 0.75)
+            hint = f" (did you mean '{known[close[0]]}'?)" if close else ""
+            self._warn(setting, f"unknown parameter '{setting.name}': ignored{hint}")
+
+    def _share(self, key: str, section: _Section) -> Share:
+        found = {**self.defaults.found, **section.found}
+        if key == IPC:
+            found |= {"path": "", "read_only": False, "available": True}
+            return Share(name="IPC$", kind="pipe", options=section.options, **{"comment": "IPC Service", **found})
+        if key in _PRINTING:
+            self._about(section, f"[{section.name}]: printers are not served")
+            found["available"] = False
+        elif key != HOMES and not found.get("path"):
+            self._about(section, f"[{section.name}] has no path: it is not available")
+            found["available"] = False
+        return Share(name=section.name, options={**self.defaults.options, **section.options}, **found)
+
+    def _judge(self) -> None:
+        """What is readable line by line and wrong as a whole."""
+        found = self.globals.found
+        if found.get("server_min_protocol", 0) > found.get("server_max_protocol", 0xFFFF):
+            text = "server min protocol is above server max protocol: no dialect is left"
+            self.lines.errors.append(ConfigError(self.globals.file, 0, text))
+        for section in self.sections.values():
+            path = section.found.get("path", "")
+            if path and not path.startswith(("/", "%")):
+                text = f"path = {path} in [{section.name}] is not absolute: it has to start with /"
+                self.lines.errors.append(ConfigError(section.file, section.line, text))
+            elif path and "%" not in path and not os.path.isdir(path):
+                self._about(section, f"[{section.name}]: {path} is not a folder on this machine")
+
+    def _warn(self, setting: Setting, text: str) -> None:
+        self.lines.warnings.append(ConfigWarning(setting.file, setting.line, text))
+
+    def _about(self, section: _Section, text: str) -> None:
+        self.lines.warnings.append(ConfigWarning(section.file, section.line, text))
+
+    def _fault(self, setting: Setting, text: str) -> None:
+        self.lines.errors.append(ConfigError(setting.file, setting.line, text))
+
+
+def build(lines: Lines) -> Config:
+    """The configuration the lines describe, or a ``ConfigError`` with everything that is wrong with them."""
+    return _Builder(lines).build()

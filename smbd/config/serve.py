@@ -1,0 +1,151 @@
+"""``millpond serve``: one folder as a configuration, without a file.
+
+Owns: where such a server keeps its state (tmpfs, by user and port) and what its options mean in terms of parameters.
+Invariant: nothing is written to disk, and a state directory is used only if it belongs to the serving user alone.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import re
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from smbd.config.build import GLOBALS, build
+from smbd.config.model import Config, ConfigError, ConfigWarning
+from smbd.config.reader import GLOBAL, Lines, Setting, squeeze
+
+PORT, PRIVILEGED_PORT = 4450, 445
+_HERE = "command line"
+_FORBIDDEN = re.compile(r'[\x00-\x1f"/\\\[\]:|<>+=;,*?]')
+_SHARE_NAME = 80  # [MS-SRVS] 2.2.4.23: more than 80 characters is no share name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Serve:
+    """The options of ``millpond serve``; users' passwords are none of the configuration's business."""
+
+    directory: str
+    share: str = ""
+    port: int = 0
+    listen: tuple[str, ...] = ()
+    guest: bool = False
+    read_only: bool = False
+    options: tuple[str, ...] = ()  # 'name = value', as in smb.conf
+
+
+def default_port() -> int:
+    """445 for root, 4450 for everybody else: ports below 1024 are root's."""
+    return PRIVILEGED_PORT if os.geteuid() == 0 else PORT
+
+
+def state_root() -> Path:
+    """The tmpfs beneath which the state directories of this user's servers lie."""
+    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
+    return Path(runtime) if runtime and os.path.isdir(runtime) and os.access(runtime, os.W_OK) else Path("/dev/shm")
+
+
+def state_directory(port: int) -> Path:
+    """Where the server of this user on ``port`` keeps what it needs while it runs."""
+    return state_root() / f"millpond-{os.geteuid()}-{port}"
+
+
+def make_state(directory: Path) -> None:
+    """Make the state directory, or find it ours: /dev/shm is everybody's, so that another user may have made it to read what goes in."""
+    try:
+        directory.mkdir(mode=0o700, exist_ok=True)
+        found = directory.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+            raise ConfigError(str(directory), 0, "belongs to another user or can be read by others: remove it or choose another --port")
+        for name in ("private", "state", "lock"):
+            (directory / name).mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(str(directory), 0, f"cannot make the state directory ({error.strerror}): set XDG_RUNTIME_DIR") from None
+
+
+def places(port: int) -> list[tuple[str, str]]:
+    """The directory parameters of a server on ``port``."""
+    state = state_directory(port)
+    return [
+        ("lock directory", str(state / "lock")),
+        ("pid directory", str(state / "lock")),
+        ("private dir", str(state / "private")),
+        ("state directory", str(state / "state")),
+        ("smb ports", str(port)),
+    ]
+
+
+def instance(port: int) -> Config:
+    """The directories of a running ``serve``, for the commands that talk to it."""
+    return build(Lines([Setting(GLOBAL, name, value, _HERE, 0) for name, value in places(port)], [], [], [_HERE]))
+
+
+def share_name(directory: str) -> str:
+    """A share name made of a folder's: what SMB does not allow in one becomes '-'."""
+    name = _FORBIDDEN.sub("-", os.path.basename(directory)).strip(" .")[:_SHARE_NAME]
+    return name or "root"
+
+
+def _folder(given: str) -> str:
+    folder = os.path.realpath(os.path.expanduser(given))
+    if not os.path.exists(folder):
+        raise ConfigError(given, 0, f"no such folder: make it first (mkdir -p '{given}') or name another")
+    if not os.path.isdir(folder):
+        raise ConfigError(given, 0, "is a file, not a folder: name the folder it is in")
+    if not os.access(folder, os.R_OK | os.X_OK, effective_ids=True):
+        raise ConfigError(given, 0, "cannot be read by this user: change its permissions or serve as its owner")
+    return folder
+
+
+def _settings(options: Serve, folder: str) -> list[Setting]:
+    share = options.share or share_name(folder)
+    if _FORBIDDEN.search(share) or len(share) > _SHARE_NAME or squeeze(share) in (GLOBAL, "homes", "ipc$", "printers"):
+        raise ConfigError(_HERE, 0, f"--share {share}: not a share name; use letters, digits, spaces, '-', '_' or '.'")
+    found = places(options.port or default_port())
+    if os.geteuid() != 0:
+        found.append(("guest account", owner_name(os.geteuid())))
+    if options.listen:
+        found += [("interfaces", " ".join(options.listen)), ("bind interfaces only", "yes")]
+    if options.guest:
+        found.append(("map to guest", "bad user"))
+    settings = [Setting(GLOBAL, name, value, _HERE, 0) for name, value in found]
+    inside = [
+        ("path", folder.replace("%", "%%")),
+        ("read only", "yes" if options.read_only else "no"),
+        ("guest ok", "yes" if options.guest else "no"),
+        # One folder without set-up: whoever logs on acts as the folder's owner, so that what one client wrote another may change.
+        ("force user", owner_name(os.stat(folder).st_uid) if os.geteuid() == 0 else ""),
+    ]
+    settings += [Setting(share, name, value, _HERE, 0) for name, value in [("", ""), *inside]]
+    return settings
+
+
+def owner_name(uid: int) -> str:
+    """The name of a user, or the number where it has none."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def _options(options: Serve, share: str) -> list[Setting]:
+    """--config-option 'name = value': a global parameter if there is one of that name, else one of the share."""
+    settings = []
+    for given in options.options:
+        name, equals, value = given.partition("=")
+        if not equals or not name.strip():
+            raise ConfigError(_HERE, 0, f"--config-option '{given}': write it as 'name = value'")
+        section = GLOBAL if squeeze(name) in GLOBALS else share
+        settings.append(Setting(section, " ".join(name.split()), value.strip(), _HERE, 0))
+    return settings
+
+
+def from_serve(options: Serve) -> Config:
+    """The configuration that serves one folder; ``ConfigError`` when the folder, the share's name or an option is wrong."""
+    folder = _folder(options.directory)
+    settings = _settings(options, folder)
+    settings += _options(options, settings[-1].section)
+    warnings: list[ConfigWarning] = []
+    return build(Lines(settings, warnings, [], [_HERE]))

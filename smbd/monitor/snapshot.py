@@ -1,0 +1,209 @@
+"""One look at a server: sessions, opens and locks from the shared state, pools from the counters, processes from the system.
+
+Owns: the names and units of what is reported; they are the JSON's, so they stay. Sizes are bytes, times Unix seconds.
+Invariant: rows of dead processes do not appear, whether or not their records were swept yet.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from pools.buffer import CLASSES
+from pools.counters import ROLES, CounterSegment, Reading
+from smbd.child import COUNTERS_FILE, SHARING_DIRECTORY
+from smbd.config import Config
+from smbd.sharing import OpenRow, SessionRecord, Sharing
+from smbd.version import VERSION
+
+Row = dict[str, Any]
+Snapshot = dict[str, Any]
+
+_EPOCH = 11644473600  # [MS-DTYP] 2.3.3: FILETIME counts 100 ns from 1601
+_DIALECTS = {0x0202: "2.0.2", 0x0210: "2.1", 0x0300: "3.0", 0x0302: "3.0.2", 0x0311: "3.1.1"}
+# [MS-SMB2] 2.2.3.1.2 and 2.2.3.1.7
+_CIPHERS = {0: "none", 1: "AES-128-CCM", 2: "AES-128-GCM", 3: "AES-256-CCM", 4: "AES-256-GCM"}
+_SIGNATURES = {0: "HMAC-SHA256", 1: "AES-CMAC", 2: "AES-GMAC"}
+# [MS-SMB2] 2.2.13.1.1 and 2.2.13: what an access mask and a share access allow, in the order they are written
+_ACCESS = (("r", 0x1 | 0x20), ("w", 0x2 | 0x4), ("d", 0x10000))
+_SHARE = (("r", 0x1), ("w", 0x2), ("d", 0x4))
+
+
+class State:
+    """What the sections are made from. ``slots`` maps a slot to its living process's row."""
+
+    def __init__(self, counters: CounterSegment, sharing: Sharing) -> None:
+        self.rows = {reading.slot: reading for reading in counters.read_rows()}
+        self.opens = [one for one in sharing.opens() if self._lives(one.slot, one.generation)]
+        self.sessions = [one for one in sharing.sessions() if self._lives(one.slot, one.generation)]
+        self.trees = [one for one in sharing.trees() if self._lives(one.slot, one.generation)]
+        self.locks = [(key, one) for key, one in sharing.locks() if self._lives(one.slot, one.generation)]
+
+    def _lives(self, slot: int, generation: int) -> bool:
+        found = self.rows.get(slot)
+        return found is not None and found.words["generation"] == generation
+
+    def pid(self, slot: int) -> int:
+        """The process behind a slot."""
+        return self.rows[slot].words["pid"]
+
+
+def take(config: Config, master: int, sections: Iterable[str] = ()) -> Snapshot:
+    """The snapshot of the server whose master is process ``master``; all sections unless some are named.
+
+    ``FileNotFoundError`` when the server is just starting or has just ended, ``WireError`` when it is of another version.
+    """
+    directory = Path(config.lock_directory)
+    counters = CounterSegment.attach(str(directory / COUNTERS_FILE))
+    try:
+        # Slot and generation matter to writers only.
+        sharing = Sharing(str(directory / SHARING_DIRECTORY), 0, 0, None, counters.is_alive)
+        try:
+            state = State(counters, sharing)
+        finally:
+            sharing.close_environment()
+    finally:
+        counters.close()
+    found: Snapshot = {"version": VERSION, "master": master, "started": _created(master), "taken": round(time.time(), 3)}
+    return found | {name: SECTIONS[name](state) for name in sections or SECTIONS}
+
+
+def _created(pid: int) -> float:
+    try:
+        return round(float(psutil.Process(pid).create_time()), 3)
+    except psutil.NoSuchProcess:
+        return 0.0
+
+
+def unix_time(filetime: int) -> float:
+    """FILETIME -> seconds since 1970, 0 for 'unknown'."""
+    return round(filetime / 10_000_000 - _EPOCH, 3) if filetime else 0.0
+
+
+def _letters(bits: int, table: tuple[tuple[str, int], ...]) -> str:
+    return "".join(letter if bits & mask else "-" for letter, mask in table)
+
+
+def sessions(state: State) -> list[Row]:
+    """One row for each session."""
+    return [_session(state, one) for one in sorted(state.sessions, key=lambda one: one.started)]
+
+
+def _session(state: State, one: SessionRecord) -> Row:
+    return {
+        "session": f"{one.session_id:016x}",
+        "user": one.user,
+        "domain": one.domain,
+        "client": one.client,
+        "machine": one.machine,
+        "dialect": _DIALECTS.get(one.dialect, f"{one.dialect:#06x}"),
+        "signing": _SIGNATURES.get(one.signing, str(one.signing)),
+        "encryption": _CIPHERS.get(one.cipher, str(one.cipher)),
+        "shares": sorted({tree.share for tree in state.trees if tree.session_id == one.session_id}),
+        "opens": sum(1 for entry in state.opens if entry.session_id == one.session_id),
+        "since": unix_time(one.started),
+        "pid": state.pid(one.slot),
+    }
+
+
+def opens(state: State) -> list[Row]:
+    """One row for each open file, directory or stream. ``access`` and ``shared``: r, w and d for read, write and delete."""
+    return [
+        {
+            "open": f"{one.file_id:x}",
+            "session": f"{one.session_id:016x}",
+            "user": one.user,
+            "share": one.share,
+            "path": _path(one),
+            "access": _letters(one.access, _ACCESS),
+            "shared": _letters(one.share_access, _SHARE),
+            "locks": one.locks,
+            "since": unix_time(one.opened),
+            "pid": state.pid(one.slot),
+        }
+        for one in sorted(state.opens, key=lambda one: (one.share, one.path))
+    ]
+
+
+def locks(state: State) -> list[Row]:
+    """One row for each locked byte range."""
+    owners = {(one.slot, one.file_id): one for one in state.opens}
+    return [
+        {
+            "share": owner.share if owner else "",
+            "path": _path(owner) if owner else f"inode {key.ino}",
+            "user": owner.user if owner else "",
+            "offset": one.offset,
+            "length": one.length,
+            "exclusive": bool(one.exclusive),
+            "pid": state.pid(one.slot),
+        }
+        for key, one in state.locks
+        for owner in (owners.get((one.slot, one.file_id)),)
+    ]
+
+
+def _path(one: OpenRow) -> str:
+    """Beneath the share, with the stream's name."""
+    return one.path + (f":{one.key.stream}" if one.key.stream else "")
+
+
+def pools(state: State) -> list[Row]:
+    """One row for each size class, all processes together. Leases and commitments are slabs, the rest buffers."""
+    return [_pool(number, state.rows.values()) for number in range(len(CLASSES))]
+
+
+def _pool(number: int, rows: Iterable[Reading]) -> Row:
+    sums: dict[str, int] = {}
+    for reading in rows:
+        for column, value in reading.classes[number].items():
+            sums[column] = sums.get(column, 0) + value
+    shape = CLASSES[number]
+    committed = sums.get("committed", 0)
+    return {"size": shape.capacity, "buffers": committed * shape.buffers, "committed_bytes": committed * shape.slab_bytes, **sums}
+
+
+def processes(state: State) -> list[Row]:
+    """One row for each process. ``private`` is memory that no other process shares, 0 where the system does not tell."""
+    return [_process(reading) for _, reading in sorted(state.rows.items())]
+
+
+def _process(reading: Reading) -> Row:
+    words = reading.words
+    role = words["role"]
+    found: Row = {"role": ROLES[role] if role < len(ROLES) else str(role), "slot": reading.slot, "pid": words["pid"]}
+    found |= _system(words["pid"])
+    shown = ("connections", "sessions", "opens", "requests", "errors", "bytes_read", "bytes_written")
+    found |= {name: words[name] for name in shown}
+    found["pool_bytes"] = sum(row["committed"] * shape.slab_bytes for row, shape in zip(reading.classes, CLASSES, strict=True))
+    return found
+
+
+def _system(pid: int) -> Row:
+    """What the operating system says of a process."""
+    found: Row = {"title": "", "cpu_seconds": 0.0, "resident": 0, "private": 0, "since": 0.0}
+    try:
+        process = psutil.Process(pid)
+        with process.oneshot():
+            spent = process.cpu_times()
+            found["title"] = " ".join(process.cmdline()) or process.name()
+            found["cpu_seconds"] = round(spent.user + spent.system, 2)
+            found["resident"] = process.memory_info().rss
+            found["since"] = round(process.create_time(), 3)
+            found["private"] = process.memory_full_info().uss
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        pass  # it ended between the two looks, or is another user's: what is known so far stands
+    return found
+
+
+SECTIONS: Mapping[str, Callable[[State], list[Row]]] = {
+    "sessions": sessions,
+    "opens": opens,
+    "locks": locks,
+    "pools": pools,
+    "processes": processes,
+}

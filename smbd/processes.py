@@ -1,0 +1,157 @@
+"""Children of the master: the fork itself, what the child sheds before its program runs, and how an exit is read.
+
+Owns: the border between the master and everyone else. Invariant: a program starts with default signals, its own descriptors and no others,
+and never returns into the master's loop: the child ends in ``os._exit`` whatever happens.
+
+The master's objects stay referenced in the child until it ends (the fork happened below the master's frames), so none of them is
+finalised there and no descriptor that was closed by number is closed a second time by its former owner.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from pools import port
+from pools.counters import ROLES
+from smbd.child import Child, Program
+
+log = logging.getLogger("millpond.master")
+
+# A terminal's Ctrl-C and hang-up reach the whole process group: only the master answers them, or an orderly stop could not happen.
+_IGNORED = (signal.SIGINT, signal.SIGHUP)
+_DEFAULT = (signal.SIGTERM, signal.SIGCHLD, signal.SIGUSR1, signal.SIGUSR2)
+
+
+@dataclass(slots=True)
+class Process:
+    """One living child as the master sees it. ``condemned`` says why it was killed, for the log; ``host`` is a worker's client."""
+
+    role: str
+    slot: int
+    generation: int
+    pid: int
+    started: float
+    host: str = ""
+    condemned: str = ""
+
+
+class Exit(NamedTuple):
+    """How a process ended. ``clean``: by itself, with status 0."""
+
+    clean: bool
+    text: str
+
+
+def classify(status: int) -> Exit:
+    """Read a wait status."""
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        core = ", core dumped" if os.WCOREDUMP(status) else ""
+        try:
+            name = signal.Signals(number).name
+        except ValueError:
+            name = f"signal {number}"
+        return Exit(False, f"killed by {name}{core}")
+    code = os.WEXITSTATUS(status)
+    return Exit(code == 0, f"exit status {code}")
+
+
+def reap() -> Iterable[tuple[int, int]]:
+    """(pid, wait status) of every child that has ended; never blocks."""
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            return
+        yield pid, status
+
+
+def kill(pid: int, number: signal.Signals) -> None:
+    """Send a signal to a child that was not reaped yet, so the number still names it."""
+    os.kill(pid, number)
+
+
+def fork(child: Child, program: Program, keep: Iterable[int]) -> int:
+    """Start ``program(child)`` in a process of its own and return its pid. ``keep``: the descriptors it inherits.
+
+    Signals are held back around the fork: none may run the master's handler in the child, which shares its wake-up descriptor.
+    """
+    master = os.getpid()
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        gc.freeze()
+        pid = os.fork()
+        if pid == 0:
+            _live(child, program, master, keep)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
+    return pid
+
+
+def _live(child: Child, program: Program, master: int, keep: Iterable[int]) -> None:
+    """The child's whole life. Never returns."""
+    code = 1
+    try:
+        _shed(child, master, keep)
+        program(child)
+        code = 0
+    except SystemExit as leaving:
+        code = leaving.code if isinstance(leaving.code, int) else 1
+    except BaseException:
+        # The outermost frame of a process: what arrives here is a bug, and the traceback is all that is left of it.
+        log.exception("%s: unexpected error, this process ends", describe(child))
+    finally:
+        try:
+            logging.shutdown()
+            sys.stdout.flush()
+            sys.stderr.flush()
+        finally:
+            os._exit(code)
+
+
+def _shed(child: Child, master: int, keep: Iterable[int]) -> None:
+    signal.set_wakeup_fd(-1)
+    for number in _DEFAULT:
+        signal.signal(number, signal.SIG_DFL)
+    for number in _IGNORED:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    port.close_others([*keep, *_log_descriptors()])
+    port.die_with_parent(master)
+    gc.enable()
+    row = child.counters.narrow(child.slot)
+    row.clear()
+    row.set("generation", child.generation)
+    row.set("role", ROLES.index(child.role))
+    row.set("started", time.time_ns())
+    row.set("heartbeat", time.monotonic_ns())
+    row.set("pid", os.getpid())
+    port.set_title(f"millpond: {child.role}" + (f" {child.address[0]}" if child.address else ""))
+
+
+def describe(child: Child) -> str:
+    """A child's name in the log."""
+    return f"{child.role} {child.slot}.{child.generation}" + (f" of {child.address[0]}" if child.address else "")
+
+
+def _log_descriptors() -> list[int]:
+    """Where the log goes: a child must not lose it."""
+    found = []
+    for handler in logging.getLogger().handlers + logging.getLogger("millpond").handlers:
+        stream = getattr(handler, "stream", None)
+        if stream is not None and hasattr(stream, "fileno"):
+            try:
+                found.append(stream.fileno())
+            except (OSError, ValueError):
+                continue  # a stream without a descriptor, as in tests
+    return found

@@ -1,0 +1,201 @@
+"""Byte-range locks and those who wait for them.
+
+Owns: the tables locks and waiters, and the buckets of shared words that say "this file may have locks". Invariants: a committed lock has
+its bucket set; a waiter is registered in the same transaction that found the conflict, so that no wake-up is lost.
+
+The value of ``locks`` is the array of all locks of one stream, in the order in which they were granted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from smbd.sharing.records import (
+    BUCKET_PREFIX,
+    BUCKETS,
+    LOCK_KEY,
+    LOCK_ROW,
+    LOCK_STATE,
+    OWNER_KEY,
+    STREAM_KEY,
+    WAITER_KEY,
+    WAITER_STATE,
+    FileKey,
+    Lock,
+    Range,
+    Unlocked,
+    Waiter,
+    lock_bucket,
+    lock_key,
+    stream_key,
+)
+from smbd.sharing.rules import LockTuple, Owner, access_conflict, lock_conflict, valid_range
+from smbd.sharing.store import WAITER_COUNT, Store, Transaction, rows
+from smbd.smb2 import status
+from smbd.smb2.status import SmbError
+
+
+class Locks(Store):
+    """Locks of all processes."""
+
+    def lock(self, key: FileKey, file_id: int, ranges: Sequence[Range], waiter_id: int = 0) -> bool:
+        """Lock all of ``ranges`` or none. True when granted.
+
+        On a conflict: without ``waiter_id`` LOCK_NOT_GRANTED is raised; with one it is registered and the answer is False: LOCK_WAKE will
+        name it, then the caller asks again with the same ``waiter_id``. A range past the last offset is INVALID_LOCK_RANGE.
+        """
+        for wanted in ranges:
+            if not valid_range(wanted.offset, wanted.length):
+                raise SmbError(status.INVALID_LOCK_RANGE)
+        return self._write(self._lock, key, file_id, ranges, waiter_id)
+
+    def _lock(self, transaction: Transaction, key: FileKey, file_id: int, ranges: Sequence[Range], waiter_id: int) -> bool:
+        at = lock_key(key)
+        owner = Owner(self.slot, self.generation, file_id)
+        raw = transaction.get(at, db=self._locks) or b""
+        granted: list[LockTuple] = list(LOCK_ROW.iter_unpack(raw))
+        before = len(granted)
+        for wanted in ranges:
+            if self._stands_against(granted, owner, wanted):
+                if not waiter_id:
+                    raise SmbError(status.LOCK_NOT_GRANTED)
+                self._enlist(transaction, stream_key(key), file_id, waiter_id)
+                return False
+            granted.append((*owner, wanted.offset, wanted.length, int(wanted.exclusive)))
+        raw += b"".join(LOCK_STATE.pack(*lock) for lock in granted[before:])
+        transaction.put(at, raw, db=self._locks)
+        if waiter_id:
+            self._strike(transaction, stream_key(key), waiter_id)
+        self._mark(transaction, lock_bucket(key.dev, key.ino))
+        return True
+
+    def _stands_against(self, locks: list[LockTuple], owner: Owner, wanted: Range) -> bool:
+        """Whether a lock of a living process conflicts with ``wanted``."""
+        found = lock_conflict(locks, owner, wanted)
+        if found is None or self.is_alive(found[0], found[1]):
+            return found is not None
+        living = [lock for lock in locks if self.is_alive(lock[0], lock[1])]
+        return lock_conflict(living, owner, wanted) is not None
+
+    def unlock(self, key: FileKey, file_id: int, ranges: Sequence[Range]) -> Unlocked:
+        """Give back ranges exactly as they were locked, in order, up to the first that is not locked ([MS-SMB2] 3.3.5.14.1)."""
+        for wanted in ranges:
+            if not valid_range(wanted.offset, wanted.length):
+                raise SmbError(status.INVALID_LOCK_RANGE)
+        return self._write(self._unlock, key, file_id, ranges)
+
+    def _unlock(self, transaction: Transaction, key: FileKey, file_id: int, ranges: Sequence[Range]) -> Unlocked:
+        at = lock_key(key)
+        owner = (self.slot, self.generation, file_id)
+        raw = transaction.get(at, db=self._locks) or b""
+        locks: list[LockTuple] = list(LOCK_ROW.iter_unpack(raw))
+        complete = True
+        before = len(locks)
+        for wanted in ranges:
+            # [MS-FSA] 2.1.5.9: of several equal locks an exclusive one goes first; it was granted before those stacked on it.
+            mine = [lock for lock in locks if lock[:3] == owner and lock[3] == wanted.offset and lock[4] == wanted.length]
+            if not mine:
+                complete = False
+                break
+            locks.remove(next((lock for lock in mine if lock[5]), mine[-1]))
+        if len(locks) == before:
+            return Unlocked(complete, ())
+        self._store(transaction, at, locks)
+        return Unlocked(complete, self._waiting(transaction, stream_key(key)))
+
+    def _drop_locks(self, transaction: Transaction, key: FileKey, file_id: int) -> tuple[Waiter, ...]:
+        """Remove an open's locks and waits, at its close. Returns who may try again."""
+        if self._counts[WAITER_COUNT]:
+            self._strike(transaction, stream_key(key), 0, file_id)
+        if not self._buckets[lock_bucket(key.dev, key.ino)]:
+            return ()
+        at = lock_key(key)
+        raw = transaction.get(at, db=self._locks) or b""
+        # A lock begins with its owner's bytes: without them anywhere there is nothing of ours to look for.
+        if OWNER_KEY.pack(self.slot, self.generation, file_id) not in raw:
+            return ()
+        locks: list[LockTuple] = list(LOCK_ROW.iter_unpack(raw))
+        kept = [lock for lock in locks if lock[:3] != (self.slot, self.generation, file_id)]
+        if len(kept) == len(locks):
+            return ()
+        self._store(transaction, at, kept)
+        return self._waiting(transaction, stream_key(key))
+
+    def _store(self, transaction: Transaction, at: bytes, locks: list[LockTuple]) -> None:
+        if locks:
+            transaction.put(at, b"".join(LOCK_STATE.pack(*lock) for lock in locks), db=self._locks)
+        else:
+            transaction.delete(at, db=self._locks)
+        self._mark(transaction, LOCK_KEY.unpack(at).bucket)
+
+    def _mark(self, transaction: Transaction, bucket: int) -> None:
+        """Make a bucket's word say whether any of its files has locks.
+
+        It changes before the commit, under the writer's mutex. Set too early it costs a look-up; cleared too early it lets a READ through
+        while its lock is being removed. Should the commit fail, ``_attempt`` sets it again.
+        """
+        self._touched.append(bucket)
+        prefix = BUCKET_PREFIX.pack(bucket)
+        cursor = transaction.cursor(db=self._locks)
+        self._buckets[bucket] = cursor.set_range(prefix) and cursor.key().startswith(prefix)
+
+    def locks_conflict(self, key: FileKey, file_id: int, offset: int, length: int, write: bool) -> bool:
+        """Whether a lock forbids this READ or WRITE: then FILE_LOCK_CONFLICT. One byte is read when the file has no locks."""
+        if not self._buckets[(key.ino ^ key.dev * 31) % BUCKETS]:
+            return False
+        transaction = self._begin()
+        try:
+            raw = transaction.get(lock_key(key), db=self._locks)
+        finally:
+            transaction.abort()
+        if not raw:
+            return False
+        owner = Owner(self.slot, self.generation, file_id)
+        found = access_conflict(LOCK_ROW.iter_unpack(raw), owner, offset, length, write)
+        if found is None or self.is_alive(found[0], found[1]):
+            return found is not None
+        living = [lock for lock in LOCK_ROW.iter_unpack(raw) if self.is_alive(lock[0], lock[1])]
+        return access_conflict(living, owner, offset, length, write) is not None
+
+    def cancel_wait(self, key: FileKey, waiter_id: int) -> None:
+        """Forget a waiter: CANCEL, or its connection ends. Unknown ones are ignored: it may have been granted or closed."""
+        self._write(self._strike, stream_key(key), waiter_id)
+
+    def _enlist(self, transaction: Transaction, at: bytes, file_id: int, waiter_id: int) -> None:
+        sequence = 0
+        for row_key, raw in rows(transaction, self._waiters, at):
+            state = WAITER_STATE.unpack(raw)
+            if (state.slot, state.generation, state.waiter_id) == (self.slot, self.generation, waiter_id):
+                return
+            sequence = max(sequence, int.from_bytes(row_key[STREAM_KEY.size :], "big") + 1)
+        # Big-endian inside the key's last field: the table's order is then the order of arrival.
+        row = at + sequence.to_bytes(WAITER_KEY.size - STREAM_KEY.size, "big")
+        transaction.put(row, WAITER_STATE.pack(self.slot, self.generation, waiter_id, file_id), db=self._waiters)
+        self._count(transaction, self._waiters, WAITER_COUNT)
+
+    def _strike(self, transaction: Transaction, at: bytes, waiter_id: int, file_id: int | None = None) -> None:
+        """Remove one waiter of ours by its id, or all of an open's by ``file_id``."""
+        for row_key, raw in rows(transaction, self._waiters, at):
+            state = WAITER_STATE.unpack(raw)
+            if (state.slot, state.generation) == (self.slot, self.generation) and (
+                state.waiter_id == waiter_id if file_id is None else state.file_id == file_id
+            ):
+                transaction.delete(row_key, db=self._waiters)
+        self._count(transaction, self._waiters, WAITER_COUNT)
+
+    def _waiting(self, transaction: Transaction, at: bytes) -> tuple[Waiter, ...]:
+        """The living waiters of a stream, oldest first."""
+        states = (WAITER_STATE.unpack(raw) for _, raw in rows(transaction, self._waiters, at))
+        return tuple(Waiter(*state[:3]) for state in states if self.is_alive(state.slot, state.generation))
+
+    def locks(self) -> list[tuple[FileKey, Lock]]:
+        """Every lock of a living process. A named stream is shown by its number, since locks do not keep names: '#1f...'."""
+        return self._read(self._all_locks)
+
+    def _all_locks(self, transaction: Transaction) -> list[tuple[FileKey, Lock]]:
+        found: list[tuple[FileKey, Lock]] = []
+        for at, raw in rows(transaction, self._locks):
+            _, dev, ino, stream = LOCK_KEY.unpack(at)
+            key = FileKey(dev, ino, f"#{stream:x}" if stream else "")
+            found += [(key, Lock(*lock)) for lock in LOCK_ROW.iter_unpack(raw) if self.is_alive(lock[0], lock[1])]
+        return found

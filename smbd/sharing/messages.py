@@ -1,0 +1,107 @@
+"""Worker to worker: the kinds 0x0500 and their payloads.
+
+Owns: numbers, priorities and layouts of what workers (and services that close a client's things) tell each other.
+Invariant: each payload is a layout plus at most two counted strings; a receiver that does not know the id it is told ignores the message,
+because the thing it named has ended meanwhile.
+
+LOCK_WAKE, NOTIFY and BREAK_DONE want no answer. OPLOCK_BREAK, CLOSE_FILE and CLOSE_SESSION are answered by kind + 1 with STATUS_ANSWER
+when the work is done.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from pools.layout import U8, U32, U64, Layout, Raw16, Readable
+from pools.queue import Kind
+from smbd.sharing.records import pack_strings, unpack_strings
+
+_WORKERS = frozenset({"worker"})
+_CLOSERS = frozenset({"worker", "srvsvc", "broker", "master"})
+_WAKERS = frozenset({"worker", "broker"})
+
+NOTIFY = Kind(0x0500, "notify", 3, 0, 4096, _WAKERS)
+LOCK_WAKE = Kind(0x0502, "lock_wake", 0, 0, 64, _WAKERS)
+OPLOCK_BREAK = Kind(0x0504, "oplock_break", 0, 0, 128, _WORKERS)
+OPLOCK_BREAK_ANSWER = Kind(0x0505, "oplock_break_answer", 0, 0, 64, _WORKERS)
+BREAK_DONE = Kind(0x0506, "break_done", 0, 0, 64, _WAKERS)
+CLOSE_FILE = Kind(0x0508, "close_file", 3, 0, 64, _CLOSERS)
+CLOSE_FILE_ANSWER = Kind(0x0509, "close_file_answer", 3, 0, 64, _WORKERS)
+CLOSE_SESSION = Kind(0x050A, "close_session", 1, 0, 64, _CLOSERS)
+CLOSE_SESSION_ANSWER = Kind(0x050B, "close_session_answer", 1, 0, 64, _WORKERS)
+
+KINDS: tuple[Kind, ...] = (
+    NOTIFY, LOCK_WAKE, OPLOCK_BREAK, OPLOCK_BREAK_ANSWER, BREAK_DONE, CLOSE_FILE, CLOSE_FILE_ANSWER, CLOSE_SESSION, CLOSE_SESSION_ANSWER,
+)  # fmt: skip
+
+
+class Notify(NamedTuple):
+    """A change for one watch. ``action`` is [MS-FSCC] 2.7.1's; the name follows, and the new name after it for a rename (else '')."""
+
+    watch_id: U64
+    action: U32
+    reserved: U32
+
+
+class LockWake(NamedTuple):
+    """A range was unlocked: the waiter tries again."""
+
+    waiter_id: U64
+
+
+class OplockBreak(NamedTuple):
+    """The open's oplock or lease is to go down to ``level`` (oplock level, or lease state when ``lease`` is 1)."""
+
+    file_id: U64
+    level: U32
+    lease: U8
+    acknowledge: U8
+    epoch_low: U8
+    epoch_high: U8
+    lease_key: Raw16
+
+
+class BreakDone(NamedTuple):
+    """A break is over: an open that waits for it tries again."""
+
+    waiter_id: U64
+
+
+class CloseFile(NamedTuple):
+    """Close one open as if its client had."""
+
+    file_id: U64
+
+
+class CloseSession(NamedTuple):
+    """End one session as if its client had logged off. ``reason``: 0 administrator, 1 previous session."""
+
+    session_id: U64
+    reason: U32
+
+
+class StatusAnswer(NamedTuple):
+    """NTSTATUS of what was asked."""
+
+    status: U32
+
+
+NOTIFY_LAYOUT = Layout(Notify)
+LOCK_WAKE_LAYOUT = Layout(LockWake)
+OPLOCK_BREAK_LAYOUT = Layout(OplockBreak)
+BREAK_DONE_LAYOUT = Layout(BreakDone)
+CLOSE_FILE_LAYOUT = Layout(CloseFile)
+CLOSE_SESSION_LAYOUT = Layout(CloseSession)
+STATUS_ANSWER = Layout(StatusAnswer)
+
+
+def pack_notify(watch_id: int, action: int, name: str, new_name: str = "") -> bytes:
+    """Payload of NOTIFY."""
+    return NOTIFY_LAYOUT.pack(watch_id, action, 0) + pack_strings(name, new_name)
+
+
+def unpack_notify(payload: Readable) -> tuple[Notify, str, str]:
+    """Payload of NOTIFY: fixed part, name, new name ('' when there is none)."""
+    fixed = NOTIFY_LAYOUT.unpack(payload)
+    name, new_name = unpack_strings(payload, NOTIFY_LAYOUT.size, 2)
+    return fixed, name, new_name

@@ -1,0 +1,229 @@
+"""The environment: LMDB on tmpfs, and a page of shared words for what must cost nothing when there is nothing.
+
+Owns: the files of the lock directory, the tables, transactions. Invariants: a transaction begins and ends inside one call of this module;
+while a write transaction is open its clock cell tells since when; a shared word is never clear while what it stands for is committed.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Callable, Iterator, MutableSequence
+from time import monotonic_ns
+from typing import Protocol, TypeVar, TypeVarTuple, cast
+
+import lmdb
+
+from smbd.sharing.records import BUCKETS
+from smbd.smb2 import status
+from smbd.smb2.status import SmbError
+
+DATA = "data.mdb"
+LOCK = "lock.mdb"
+WORDS = "words"
+TABLES = (b"files", b"opens", b"locks", b"waiters", b"watchers", b"sessions", b"trees")
+WORDS_SIZE = 64 + BUCKETS
+WATCHER_COUNT = 0
+WAITER_COUNT = 1
+LEAST_SIZE = 1 << 20
+
+R = TypeVar("R")
+Ts = TypeVarTuple("Ts")
+
+
+class Table(Protocol):
+    """A named table of the environment (lmdb's ``_Database``)."""
+
+
+class Transaction(Protocol):
+    """The part of lmdb's transaction that is used."""
+
+    def get(self, key: bytes, *, db: Table) -> bytes | None: ...
+    def put(self, key: bytes, value: bytes, *, db: Table) -> bool: ...
+    def delete(self, key: bytes, *, db: Table) -> bool: ...
+    def cursor(self, db: Table) -> Cursor: ...
+    def stat(self, db: Table) -> dict[str, int]: ...
+    def commit(self) -> None: ...
+    def abort(self) -> None: ...
+
+
+class Cursor(Protocol):
+    """The part of lmdb's cursor that is used."""
+
+    def set_range(self, key: bytes) -> bool: ...
+    def first(self) -> bool: ...
+    def next(self) -> bool: ...
+    def key(self) -> bytes: ...
+    def value(self) -> bytes: ...
+
+
+def wipe(directory: str) -> None:
+    """Remove what an earlier server left. Only a starting master calls it, holding its lock file, before the first fork."""
+    for name in (DATA, LOCK, WORDS):
+        path = os.path.join(directory, name)
+        if os.path.lexists(path):
+            os.unlink(path)
+
+
+def prepare(directory: str, size: int, max_readers: int = 4096) -> None:
+    """Make the environment and reserve all of its space; what is there already stays, so a restarted broker may call it again.
+
+    Raises ``OSError``: a full tmpfs would otherwise be a SIGBUS in the middle of a transaction.
+    """
+    os.makedirs(directory, mode=0o700, exist_ok=True)
+    os.chmod(directory, 0o700)
+    _reserve(os.path.join(directory, WORDS), WORDS_SIZE)
+    environment = _environment(directory, max(size, LEAST_SIZE), max_readers)
+    try:
+        for name in TABLES:
+            environment.open_db(name)
+        _reserve(os.path.join(directory, DATA), environment.info()["map_size"])
+        _reserve(os.path.join(directory, LOCK), os.path.getsize(os.path.join(directory, LOCK)))
+    finally:
+        environment.close()
+
+
+def _reserve(path: str, size: int) -> None:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        if size:
+            os.posix_fallocate(descriptor, 0, size)
+    except OSError as error:
+        raise OSError(error.errno, f"cannot reserve {size} bytes for the shared state: {error.strerror}", path) from error
+    finally:
+        os.close(descriptor)
+
+
+def _environment(directory: str, size: int, max_readers: int) -> lmdb.Environment:
+    return lmdb.open(
+        directory,
+        map_size=size,
+        mode=0o600,
+        create=True,
+        writemap=True,
+        sync=False,
+        metasync=False,
+        map_async=True,
+        max_dbs=len(TABLES),
+        max_readers=max_readers,
+    )
+
+
+class Store:
+    """One process's view of the environment, opened after its fork. ``alive`` tells whether a (slot, generation) still runs.
+
+    ``clock`` is a sequence whose element 0 is the process's txn_since cell; None where nobody watches. The cell is 0 outside write
+    transactions, else a monotonic time in ns: even while the process waits for its turn, odd while it holds up everybody else.
+    """
+
+    def __init__(
+        self,
+        directory: str,
+        slot: int,
+        generation: int,
+        clock: MutableSequence[int] | memoryview | None,
+        alive: Callable[[int, int], bool],
+    ) -> None:
+        self.slot = slot
+        self.generation = generation
+        self._alive = alive
+        self._clock: MutableSequence[int] | memoryview = [0] if clock is None else clock
+        with open(os.path.join(directory, WORDS), "r+b") as words:
+            self._map = mmap.mmap(words.fileno(), WORDS_SIZE)
+        self._words = memoryview(self._map)
+        self._counts = self._words[:64].cast("Q")
+        self._buckets = self._words[64:WORDS_SIZE]
+        self._touched: list[int] = []
+        size = os.path.getsize(os.path.join(directory, DATA))
+        self._environment = _environment(directory, size, 4096)
+        self._begin = cast(Callable[..., Transaction], self._environment.begin)
+        tables = [self._environment.open_db(name, create=False) for name in TABLES]
+        self._files, self._opens, self._locks, self._waiters, self._watchers, self._sessions, self._trees = tables
+
+    def close_environment(self) -> None:
+        """Let go of the environment and the shared words. Nothing is removed: a sweep or the calls before did that."""
+        self._environment.close()
+        for view in (self._counts, self._buckets, self._words):
+            view.release()
+        self._map.close()
+
+    def tables(self) -> tuple[Table, ...]:
+        """All tables, for who counts or checks them."""
+        return self._files, self._opens, self._locks, self._waiters, self._watchers, self._sessions, self._trees
+
+    def _count(self, transaction: Transaction, table: Table, word: int) -> None:
+        """Tell all processes how many rows a table has. Before the commit, under the writer's mutex.
+
+        What a failed commit leaves behind is too high, or lacks a row that its owner was giving up.
+        """
+        self._counts[word] = transaction.stat(table)["entries"]
+
+    def check_readers(self) -> int:
+        """Free the reader slots of dead processes: each pins the pages it saw. Returns how many."""
+        return int(self._environment.reader_check())
+
+    def is_alive(self, slot: int, generation: int) -> bool:
+        """Whether the process that a record names still runs; our own always does."""
+        return (slot == self.slot and generation == self.generation) or self._alive(slot, generation)
+
+    def _write(self, work: Callable[[Transaction, *Ts], R], *args: *Ts) -> R:
+        """Run ``work`` in a write transaction: committed when it returns, undone when it raises.
+
+        A full map is INSUFFICIENT_RESOURCES, after one more try without the pages that dead readers pinned.
+        """
+        try:
+            return self._attempt(work, args)
+        except lmdb.MapFullError:
+            self.check_readers()
+        try:
+            return self._attempt(work, args)
+        except lmdb.MapFullError as error:
+            raise SmbError(status.INSUFFICIENT_RESOURCES) from error
+
+    def _attempt(self, work: Callable[[Transaction, *Ts], R], args: tuple[*Ts]) -> R:
+        # The clock is for whoever finds this process stopped while it holds the writer's mutex. Even: it wants the mutex; odd: it has it.
+        # Without the difference everyone who waits for a stopped process would look stopped too.
+        since = monotonic_ns() & ~1
+        self._clock[0] = since
+        try:
+            transaction = self._begin(write=True)
+            self._clock[0] = since | 1
+            try:
+                result = work(transaction, *args)
+                transaction.commit()
+            except BaseException:
+                transaction.abort()
+                for bucket in self._touched:
+                    self._buckets[bucket] = 1
+                raise
+            finally:
+                if self._touched:
+                    self._touched.clear()
+            return result
+        finally:
+            self._clock[0] = 0
+
+    def _read(self, work: Callable[[Transaction, *Ts], R], *args: *Ts) -> R:
+        """Run ``work`` in a read transaction: it sees one committed state and blocks nobody."""
+        transaction = self._begin()
+        try:
+            return work(transaction, *args)
+        finally:
+            transaction.abort()
+
+
+def walk(transaction: Transaction, table: Table, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+    """(key, value) of every row whose key starts with ``prefix``, in order, one at a time. The table must not change meanwhile."""
+    cursor = transaction.cursor(db=table)
+    there = cursor.set_range(prefix) if prefix else cursor.first()
+    while there:
+        key = cursor.key()
+        if not key.startswith(prefix):
+            break
+        yield key, cursor.value()
+        there = cursor.next()
+
+
+def rows(transaction: Transaction, table: Table, prefix: bytes = b"") -> list[tuple[bytes, bytes]]:
+    """What ``walk`` finds, all at once: the transaction may change the table while they are used."""
+    return list(walk(transaction, table, prefix))

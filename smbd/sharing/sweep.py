@@ -1,0 +1,192 @@
+"""The janitor's work: records of processes that are gone.
+
+Owns: ``Sharing``, the whole of the shared state, with the sweep on top. Invariant: a sweep may be killed at any point and done again: what
+is to be deleted keeps a witness row until ``finish_sweep``.
+
+The walks happen in read transactions; the writes follow in small transactions, so that no worker waits for a sweep.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
+
+from smbd.sharing.opens import Opens
+from smbd.sharing.records import (
+    LOCK_KEY,
+    LOCK_ROW,
+    OPEN_KEY,
+    OPEN_STATE,
+    SESSION_STATE,
+    STREAM_KEY,
+    TREE_STATE,
+    WAITER_STATE,
+    WATCH_KEY,
+    Deletion,
+    Doomed,
+    FileKey,
+    OpenKey,
+    SessionState,
+    Swept,
+    TreeState,
+    Waiter,
+    WaiterState,
+    WatchKey,
+    stream_number,
+    unpack_strings,
+)
+from smbd.sharing.sessions import Sessions
+from smbd.sharing.store import WAITER_COUNT, WATCHER_COUNT, Table, Transaction, rows
+from smbd.sharing.watches import Watches
+
+BATCH = 16
+"""Rows a transaction of a sweep: a quarter of a millisecond during which others wait."""
+
+Gone = Callable[[int, int], bool]
+
+
+class Sharing(Opens, Watches, Sessions):
+    """The shared file state, as one process sees it. One object a process, made after its fork."""
+
+    def sweep(self, slot: int, generation: int) -> Swept:
+        """Remove what the process (slot, generation), which is gone, has left."""
+        return self._sweep(lambda s, g: (s, g) == (slot, generation))
+
+    def sweep_dead(self) -> Swept:
+        """Remove what any process that is gone has left: at the janitor's start, and now and then."""
+        return self._sweep(lambda s, g: not self.is_alive(s, g))
+
+    def finish_sweep(self, doomed: Iterable[Doomed]) -> tuple[Doomed, ...]:
+        """The files are deleted, or cannot be: remove their witnesses. Returns what is now to be deleted (a file after its last stream)."""
+        further: list[Doomed] = []
+        for item in doomed:
+            again = self._write(self._finish_one, item)
+            if again is not None:
+                further.append(again)
+        return tuple(further)
+
+    def _sweep(self, gone: Gone) -> Swept:
+        self.check_readers()
+        locks, wake = self._sweep_locks(gone)
+        dead = self._read(self._dead_opens, gone)
+        doomed: list[Doomed] = []
+        for batch in _batches(dead):
+            doomed += self._write(self._retire_all, batch)
+        sessions = self._remove(self._sessions, self._read(self._dead_sessions, gone))
+        trees = self._remove(self._trees, self._read(self._dead_trees, gone))
+        watchers = self._remove(self._watchers, self._read(self._dead_watchers, gone))
+        self._write(self._count, self._watchers, WATCHER_COUNT)
+        self._write(self._count, self._waiters, WAITER_COUNT)
+        return Swept(len(dead), locks, sessions, trees, watchers, tuple(doomed), tuple(wake))
+
+    # ---- opens -------------------------------------------------------------------------------------------------------------------------
+
+    def _dead_opens(self, transaction: Transaction, gone: Gone) -> list[bytes]:
+        found: list[bytes] = []
+        for row_key, _ in rows(transaction, self._opens):
+            at: OpenKey = OPEN_KEY.unpack(row_key)
+            if gone(at.slot, at.generation):
+                found.append(row_key)
+        return found
+
+    def _retire_all(self, transaction: Transaction, row_keys: Sequence[bytes]) -> list[Doomed]:
+        doomed: list[Doomed] = []
+        for row_key in row_keys:
+            item = self._retire_dead(transaction, row_key, Deletion.NOTHING)
+            if item is not None:
+                doomed.append(item)
+        return doomed
+
+    def _finish_one(self, transaction: Transaction, item: Doomed) -> Doomed | None:
+        key = item.key
+        row_key = OPEN_KEY.pack(key.dev, key.ino, stream_number(key.stream), item.slot, item.generation, item.file_id)
+        return self._retire_dead(transaction, row_key, item.delete)
+
+    def _retire_dead(self, transaction: Transaction, row_key: bytes, done: Deletion) -> Doomed | None:
+        """End one dead row. A row that is no longer there was ended by an earlier sweep."""
+        raw = transaction.get(row_key, db=self._opens)
+        if raw is None:
+            return None
+        closed = self._retire(transaction, row_key, raw, done)
+        if not closed.delete:
+            return None
+        at: OpenKey = OPEN_KEY.unpack(row_key)
+        share, path, stream, _ = unpack_strings(raw, OPEN_STATE.size, 4)
+        key = FileKey(at.dev, at.ino, stream)
+        return Doomed(closed.delete, key, at.slot, at.generation, at.file_id, share, path, closed.uid, closed.gid)
+
+    # ---- locks -------------------------------------------------------------------------------------------------------------------------
+
+    def _sweep_locks(self, gone: Gone) -> tuple[int, list[Waiter]]:
+        removed = 0
+        wake: list[Waiter] = []
+        for at in self._read(self._streams_with_dead_locks, gone):
+            number, waiting = self._write(self._drop_dead_locks, at, gone)
+            removed += number
+            wake += waiting
+        self._remove(self._waiters, self._read(self._dead_waiters, gone))
+        return removed, wake
+
+    def _streams_with_dead_locks(self, transaction: Transaction, gone: Gone) -> list[bytes]:
+        found = rows(transaction, self._locks)
+        return [at for at, raw in found if any(gone(lock[0], lock[1]) for lock in LOCK_ROW.iter_unpack(raw))]
+
+    def _drop_dead_locks(self, transaction: Transaction, at: bytes, gone: Gone) -> tuple[int, tuple[Waiter, ...]]:
+        locks = list(LOCK_ROW.iter_unpack(transaction.get(at, db=self._locks) or b""))
+        kept = [lock for lock in locks if not gone(lock[0], lock[1])]
+        if len(kept) == len(locks):
+            return 0, ()
+        self._store(transaction, at, kept)
+        _, dev, ino, stream = LOCK_KEY.unpack(at)
+        return len(locks) - len(kept), self._waiting(transaction, STREAM_KEY.pack(dev, ino, stream))
+
+    def _dead_waiters(self, transaction: Transaction, gone: Gone) -> list[bytes]:
+        found: list[bytes] = []
+        for row_key, raw in rows(transaction, self._waiters):
+            state: WaiterState = WAITER_STATE.unpack(raw)
+            if gone(state.slot, state.generation):
+                found.append(row_key)
+        return found
+
+    # ---- the rest ----------------------------------------------------------------------------------------------------------------------
+
+    def _dead_sessions(self, transaction: Transaction, gone: Gone) -> list[bytes]:
+        found: list[bytes] = []
+        for row_key, raw in rows(transaction, self._sessions):
+            state: SessionState = SESSION_STATE.unpack(raw)
+            if gone(state.slot, state.generation):
+                found.append(row_key)
+        return found
+
+    def _dead_trees(self, transaction: Transaction, gone: Gone) -> list[bytes]:
+        found: list[bytes] = []
+        for row_key, raw in rows(transaction, self._trees):
+            state: TreeState = TREE_STATE.unpack(raw)
+            if gone(state.slot, state.generation):
+                found.append(row_key)
+        return found
+
+    def _dead_watchers(self, transaction: Transaction, gone: Gone) -> list[bytes]:
+        found: list[bytes] = []
+        for row_key, _ in rows(transaction, self._watchers):
+            at: WatchKey = WATCH_KEY.unpack(row_key)
+            if gone(at.slot, at.generation):
+                found.append(row_key)
+        return found
+
+    def _remove(self, table: Table, row_keys: Sequence[bytes]) -> int:
+        for batch in _batches(row_keys):
+            self._write(self._delete_all, table, batch)
+        return len(row_keys)
+
+    def _delete_all(self, transaction: Transaction, table: Table, row_keys: Sequence[bytes]) -> None:
+        for row_key in row_keys:
+            transaction.delete(row_key, db=table)
+
+
+def _batches(row_keys: Sequence[bytes]) -> list[list[bytes]]:
+    source = iter(row_keys)
+    batches: list[list[bytes]] = []
+    while batch := list(islice(source, BATCH)):
+        batches.append(batch)
+    return batches

@@ -1,0 +1,263 @@
+"""Names: from the wire to a checked ``Path`` and back, case folding, wildcards and 8.3 names.
+
+Owns: what a name may look like ([MS-FSCC] 2.1.5, [MS-SMB2] 2.2.13) and what matches what ([MS-FSA] 2.1.4.4). Invariant: a component of a
+``Path`` is never empty, '.', '..' and holds neither a separator nor NUL; whoever joins components stays beneath.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import NamedTuple
+
+from pools.layout import Readable
+from smbd.smb2 import status
+from smbd.smb2.status import SmbError
+
+COMPONENT_MAX = 255  # UTF-16 units; the file system's own limit (255 bytes on most) is met by its errno
+PATH_MAX = 32767
+DATA = "$DATA"
+INDEX_ALLOCATION = "$INDEX_ALLOCATION"
+
+_FORBIDDEN = re.compile(r'[\x00-\x1f"*/:<>?|]')
+_FORBIDDEN_STREAM = re.compile(r"[\x00/:\\]")
+_WILD = re.compile(r'[*?<>"]')
+# What a disk may hold and the wire may not: control characters and separators, what is no UTF-8, a dot or blank at the end.
+_STRANGE = re.compile('[\x01-\x1f"*:<>?\\\\|\udc80-\udcff]|[ .]$')
+# The private characters that macOS, Linux' cifs ("mapposix") and Services for Macintosh use for the same purpose.
+_PRIVATE = {0x22: 0xF020, 0x2A: 0xF021, 0x3A: 0xF022, 0x3C: 0xF023, 0x3E: 0xF024, 0x3F: 0xF025, 0x5C: 0xF026, 0x7C: 0xF027}
+_PRIVATE |= {control: 0xF000 + control for control in range(1, 32)}
+_PRIVATE |= {0xDC00 + byte: 0xF700 + byte for byte in range(0x80, 0x100)}
+_PRIVATE_END = {" ": "\uf028", ".": "\uf029"}
+
+
+class Path(NamedTuple):
+    """A place beneath a share's root, in the client's spelling or the disk's; ``components`` is empty for the root itself.
+
+    ``stream`` is '' for the unnamed stream. ``type`` is '' when the name said none, DATA when it named a data stream ("f::$DATA" may not
+    be a directory) and INDEX_ALLOCATION when it can only be a directory (also: it ended in a backslash).
+    """
+
+    components: tuple[str, ...] = ()
+    stream: str = ""
+    type: str = ""
+
+    @property
+    def name(self) -> str:
+        """The last component; '' for the root."""
+        return self.components[-1] if self.components else ""
+
+    @property
+    def parent(self) -> Path:
+        """The directory it is in; the root's parent is the root."""
+        return Path(self.components[:-1])
+
+    @property
+    def base(self) -> Path:
+        """The same file without stream and type."""
+        return Path(self.components)
+
+    def child(self, name: str) -> Path:
+        """``name`` in this directory."""
+        return Path((*self.components, name))
+
+    def wire(self) -> str:
+        """Backslashes between components, none in front; the stream as ":name"."""
+        joined = "\\".join(self.components)
+        return f"{joined}:{self.stream}" if self.stream else joined
+
+
+ROOT = Path()
+
+
+def decode(raw: Readable) -> str:
+    """A counted UTF-16LE string from the wire. OBJECT_NAME_INVALID for odd lengths and for halves of surrogate pairs."""
+    try:
+        return str(raw, "utf-16-le")
+    except UnicodeDecodeError as error:
+        raise SmbError(status.OBJECT_NAME_INVALID) from error
+
+
+def parse(raw: Readable) -> Path:
+    """The name of a CREATE request or of a rename target (share-relative, UTF-16LE)."""
+    return parse_text(decode(raw))
+
+
+def parse_text(text: str) -> Path:
+    """As ``parse``, from text."""
+    if not text:
+        return ROOT
+    if text[0] == "\\":
+        raise SmbError(status.INVALID_PARAMETER)  # [MS-SMB2] 3.3.5.9: a separator in front
+    if len(text) > PATH_MAX:
+        raise SmbError(status.NAME_TOO_LONG)
+    stream = kind = ""
+    if ":" in text:
+        text, stream, kind = _split_stream(text)
+        if not text:
+            return Path((), stream, kind)
+    elif text[-1] == "\\":
+        text, kind = text[:-1], INDEX_ALLOCATION
+    components = tuple(text.split("\\"))
+    for component in components:
+        _check(component)
+    return Path(components, stream, kind)
+
+
+def parse_stream(text: str) -> tuple[str, str]:
+    """(stream, type) of a target that starts with a colon, as a rename within a file has: ":new:$DATA"."""
+    rest, stream, kind = _split_stream(text)
+    if rest:
+        raise SmbError(status.INVALID_PARAMETER)
+    return stream, kind
+
+
+def _split_stream(text: str) -> tuple[str, str, str]:
+    """(path, stream, type). [MS-FSCC] 2.1.5.3: name:stream:type; only the last component may have one."""
+    cut = text.index(":")
+    path, rest = text[:cut], text[cut + 1 :]
+    parts = rest.split(":")
+    if len(parts) > 2 or "\\" in rest:
+        raise SmbError(status.OBJECT_NAME_INVALID)
+    stream, kind = parts[0], parts[1].upper() if len(parts) == 2 else DATA
+    if len(stream) > COMPONENT_MAX or _FORBIDDEN_STREAM.search(stream) or path.endswith("\\") or (len(parts) == 1 and not stream):
+        raise SmbError(status.OBJECT_NAME_INVALID)
+    if kind == INDEX_ALLOCATION and stream.upper() in ("", "$I30"):
+        return path, "", INDEX_ALLOCATION
+    if kind != DATA:
+        raise SmbError(status.OBJECT_NAME_INVALID)
+    return path, stream, DATA
+
+
+def _check(component: str) -> None:
+    """[MS-FSCC] 2.1.5.2; what Windows answers to dots was found by asking it: '..' is bad syntax, '.' a bad name."""
+    if not component or component == "." or _FORBIDDEN.search(component):
+        raise SmbError(status.OBJECT_NAME_INVALID)
+    if component == "..":
+        raise SmbError(status.OBJECT_PATH_SYNTAX_BAD)
+    if len(component) > COMPONENT_MAX:
+        raise SmbError(status.OBJECT_NAME_INVALID)
+
+
+def display(name: str) -> str:
+    """How a name from the disk (decoded with surrogateescape) appears to clients. ``name`` itself, unless it holds what SMB cannot say."""
+    if _STRANGE.search(name) is None:
+        return name
+    shown = name.translate(_PRIVATE)
+    return shown[:-1] + _PRIVATE_END.get(shown[-1], shown[-1])
+
+
+def fold(name: str) -> str:
+    """The key under which two spellings of a name are one. One character to one character, as an upcase table does it."""
+    if name.isascii():
+        return name.upper()
+    return "".join(map(_upper, name))
+
+
+def _upper(character: str) -> str:
+    upper = character.upper()
+    if len(upper) != 1 or character == "\u00b5" or (upper < "\x80" <= character):
+        return character  # no 'SS' for sharp s, no 'I' for a dotless i: Windows' table has neither
+    return upper
+
+
+Match = Callable[[str], bool]
+
+
+def has_wildcards(expression: str) -> bool:
+    """Whether ``matcher`` could match more than one name."""
+    return _WILD.search(expression) is not None
+
+
+def matcher(expression: str) -> Match:
+    """A predicate for one directory search. The empty expression is the caller's error; "*" and "*.*" match everything.
+
+    Never exponential: a search expression is a stranger's.
+    """
+    if expression in ("*", "*.*"):
+        return _everything
+    folded = fold(expression)
+    if not has_wildcards(folded):
+        return lambda name: fold(name) == folded
+    if folded.count("*") + folded.count("<") <= 2:
+        match = re.compile(_to_regex(folded), re.DOTALL).fullmatch
+        return lambda name: match(fold(name)) is not None
+    return lambda name: _simulate(folded, fold(name))
+
+
+def _everything(_name: str) -> bool:
+    return True
+
+
+# [MS-FSA] 2.1.4.4. DOS_STAR eats no final dot; DOS_QM is empty before a dot and at the end; DOS_DOT is a dot or the end.
+_REGEX = {"*": ".*", "?": ".", "<": r"(?:[^.]|\.(?=.*\.))*", ">": r"(?:[^.]|(?=\.)|\Z)", '"': r"(?:\.|\Z)"}
+
+
+def _to_regex(expression: str) -> str:
+    return "".join(_REGEX.get(character) or re.escape(character) for character in expression)
+
+
+def _simulate(expression: str, name: str) -> bool:
+    """The same language by sets of positions: len(name) * len(expression) steps at worst."""
+    states = _advance(expression, {0}, name, 0)
+    last_dot = name.rfind(".")
+    for index, character in enumerate(name):
+        stepped = {step for at in states for step in _step(expression, at, character, index == last_dot)}
+        states = _advance(expression, stepped, name, index + 1)
+        if not states:
+            return False
+    return any(all(character in '*<>"' for character in expression[at:]) for at in states)
+
+
+def _step(expression: str, at: int, character: str, final_dot: bool) -> tuple[int, ...]:
+    """Where position ``at`` leads to on ``character``."""
+    if at == len(expression):
+        return ()
+    wild = expression[at]
+    if wild == "*" or (wild == "<" and not final_dot):
+        return (at,)
+    if wild == "?" or (wild == ">" and character != ".") or (wild == '"' and character == ".") or (wild == character and wild not in '<>"'):
+        return (at + 1,)
+    return ()
+
+
+def _advance(expression: str, states: set[int], name: str, index: int) -> set[int]:
+    """Adds what is reached without a character: past stars, and past DOS_QM before a dot."""
+    before_dot = index < len(name) and name[index] == "."
+    reached = set(states)
+    for start in states:
+        at = start
+        while at < len(expression) and (expression[at] in "*<" or (expression[at] == ">" and before_dot)):
+            at += 1
+            reached.add(at)
+    return reached
+
+
+_SHORT = re.compile(r"[A-Z0-9!#$%&'()\-@^_`{}~]{1,8}(?:\.[A-Z0-9!#$%&'()\-@^_`{}~]{1,3})?")
+_NOT_SHORT = re.compile(r"[^A-Z0-9!#$%&'()\-@^_`{}~]")
+_DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+def is_short(name: str) -> bool:
+    """Whether ``name`` is its own 8.3 name ([MS-FSCC] 2.1.5.2.1)."""
+    return _SHORT.fullmatch(name.upper()) is not None
+
+
+def short_name(name: str) -> str:
+    """A stable 8.3 name made of the name alone: two characters, '~', four of a hash, the extension. '' where the name is short itself.
+
+    Made, not stored: nothing is found by it, so it is only to be shown where a share says so ("mangled names").
+    """
+    if is_short(name):
+        return ""
+    folded = fold(name)
+    stem, dot, extension = folded.rpartition(".")
+    if not dot or not stem:
+        stem, extension = folded, ""
+    value = 0x811C9DC5
+    for byte in folded.encode("utf-8", "surrogatepass"):
+        value = ((value ^ byte) * 0x01000193) & 0xFFFFFFFF  # FNV-1a
+    code = "".join(_DIGITS[value // 36**place % 36] for place in range(4))
+    short = f"{_NOT_SHORT.sub('', stem)[:3]}~{code}"
+    suffix = _NOT_SHORT.sub("", extension)[:3]
+    return f"{short}.{suffix}" if suffix else short

@@ -1,0 +1,1 @@
+"""The DCE/RPC server behind the named pipes of IPC$. See README.md."""

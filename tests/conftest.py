@@ -1,0 +1,68 @@
+"""What every test can ask for: a running server, and the options of the whole run.
+
+Owns: the fixtures ``server`` (one per test module), ``make_server`` (one with settings of its own) and the Hypothesis profile.
+Invariant: a server that a fixture started has ended cleanly, and without a traceback in its log, or the test fails.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+ROOT = Path(__file__).resolve().parents[1]
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
+
+from tests.server import Server  # noqa: E402  (the tree is importable from here on)
+
+settings.register_profile(
+    "millpond",
+    max_examples=int(os.environ.get("MILLPOND_EXAMPLES", "100")),
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("millpond")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The markers of this tree."""
+    config.addinivalue_line("markers", "slow: takes more than about ten seconds; part of the whole run, left out by -m 'not slow'")
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    """A server with default settings, shared by a module's tests."""
+    running = Server()
+    try:
+        running.start()
+        yield running
+        running.finish()
+    finally:
+        running.discard()
+
+
+@pytest.fixture
+def make_server() -> Iterator[Callable[..., Server]]:
+    """Makes servers with settings of their own: ``make_server(settings={...}, share_settings={...}, start=False)``."""
+    made: list[Server] = []
+
+    def make(*, start: bool = True, **options: Any) -> Server:
+        running = Server(**options)
+        made.append(running)
+        if start:
+            running.start()
+        return running
+
+    try:
+        yield make
+        for running in made:
+            running.finish()
+    finally:
+        for running in made:
+            running.discard()

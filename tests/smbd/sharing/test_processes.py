@@ -1,0 +1,170 @@
+"""Real processes on one state, killed at any moment: nothing is torn, nobody is left waiting."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import random
+import signal
+import time
+from collections import Counter
+from contextlib import suppress
+
+from smbd.sharing import Deletion, FileKey, OpenClaim, Range, Sharing, prepare
+from smbd.sharing.locks import Locks
+from smbd.sharing.opens import EMPTY
+from smbd.sharing.records import FILE_STATE, LOCK_KEY, OPEN_KEY, OPEN_STATE, STREAM_KEY, FileState
+from smbd.sharing.rules import count, count_named
+from smbd.sharing.store import rows
+from smbd.smb2.status import SmbError
+
+KEYS = [FileKey(1, 10), FileKey(1, 10, "s"), FileKey(1, 11), FileKey(2, 10)]
+SLOTS = 4
+ROUNDS = 40
+
+
+class Life:
+    """Which generation of each slot lives, in memory that parent and children share."""
+
+    def __init__(self) -> None:
+        self.generations = memoryview(mmap.mmap(-1, 4096)).cast("Q")
+
+    def alive(self, slot: int, generation: int) -> bool:
+        return self.generations[slot] == generation
+
+
+def random_work(one: Sharing, dice: random.Random, progress: memoryview) -> None:
+    """Whatever a worker does, in any order, for ever."""
+    held: list[tuple[FileKey, int]] = []
+    serial = 0
+    while True:
+        with suppress(SmbError):
+            step = dice.randrange(8)
+            if step < 3 or not held:
+                serial += 1
+                key = dice.choice(KEYS)
+                access, share = dice.choice([1, 3, 0x10003, 0x80]), dice.choice([7, 7, 7, 3, 0])
+                one.open(key, OpenClaim(serial, access, share, "p/" + "n" * dice.randrange(300), delete_on_close=dice.random() < 0.1))
+                held.append((key, serial))
+            elif step < 5:
+                key, file_id = held.pop(dice.randrange(len(held)))
+                closed = one.close(key, file_id)
+                while closed.delete is not Deletion.NOTHING:
+                    closed = one.finish_delete(key, file_id, closed.delete)
+            else:
+                key, file_id = dice.choice(held)
+                ranges = [Range(dice.randrange(50), dice.randrange(9), dice.random() < 0.5)]
+                if step == 5:
+                    one.lock(key, file_id, ranges, waiter_id=dice.randrange(2) * serial)
+                elif step == 6:
+                    one.unlock(key, file_id, ranges)
+                else:
+                    one.watch("data", dice.choice("abc"), 1, False, serial)
+                    one.sweep_dead() if dice.random() < 0.05 else one.unwatch("data", "a", serial)
+        progress[0] += 1
+
+
+def spawn(directory: str, life: Life, slot: int, generation: int) -> int:
+    life.generations[slot] = generation
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        one = Sharing(directory, slot, generation, None, life.alive)
+        random_work(one, random.Random(slot * 1000 + generation), life.generations[100 + slot :])
+    except KeyboardInterrupt:
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def check(one: Sharing) -> None:
+    """Sums equal rows, every lock's bucket is set, every watcher is counted."""
+    one._read(_check, one)
+
+
+def _check(transaction: object, one: Sharing) -> None:
+    sums: dict[bytes, FileState] = {}
+    for row_key, raw in rows(transaction, one._opens):  # type: ignore[arg-type]
+        at, row = OPEN_KEY.unpack(row_key), OPEN_STATE.unpack(raw)
+        stream, base = row_key[: STREAM_KEY.size], STREAM_KEY.pack(at.dev, at.ino, 0)
+        sums[stream] = count(sums.get(stream, EMPTY), row.access, row.share_access, 1)
+        if stream != base:
+            sums[base] = count_named(sums.get(base, EMPTY), row.access, row.share_access, 1)
+    found = {at: FILE_STATE.unpack(raw) for at, raw in rows(transaction, one._files)}  # type: ignore[arg-type]
+    assert {at: state[:10] for at, state in found.items()} == {at: state[:10] for at, state in sums.items()}
+    for at, _ in rows(transaction, one._locks):  # type: ignore[arg-type]
+        assert one._buckets[LOCK_KEY.unpack(at).bucket]
+    assert one._counts[0] >= len(rows(transaction, one._watchers))  # type: ignore[arg-type]
+
+
+def test_killed_at_any_moment(lock_directory: str) -> None:
+    prepare(lock_directory, 16 << 20, max_readers=64)
+    life, dice = Life(), random.Random(5)
+    children = {slot: spawn(lock_directory, life, slot, 1) for slot in range(SLOTS)}
+    generations = Counter(range(SLOTS))
+    try:
+        for _ in range(ROUNDS):
+            slot = dice.randrange(SLOTS)
+            before = list(life.generations[100 : 100 + SLOTS])
+            deadline = time.monotonic() + 20
+            # Each death comes after everybody has moved: a lost writer's mutex would show here.
+            while any(life.generations[100 + n] < before[n] + dice.randrange(20, 60) for n in range(SLOTS)):
+                assert time.monotonic() < deadline, "somebody waits for a dead process"
+                time.sleep(0.0005)
+            os.kill(children[slot], signal.SIGKILL)
+            assert os.waitpid(children[slot], 0)[1] == signal.SIGKILL
+            life.generations[slot] = 0
+            generations[slot] += 1
+            children[slot] = spawn(lock_directory, life, slot, generations[slot])
+    finally:
+        for pid in children.values():
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+    life.generations[:SLOTS] = memoryview(bytes(8 * SLOTS)).cast("Q")
+    one = Sharing(lock_directory, 50, 1, None, life.alive)
+    check(one)
+    doomed = one.sweep_dead().doomed
+    check(one)
+    while doomed:
+        doomed = one.finish_sweep(doomed)
+    assert one._read(lambda transaction: [table for table in one.tables() if rows(transaction, table)]) == []
+    assert not any(one._buckets)
+    assert one._counts[0] == 0
+    one.lock(KEYS[0], 1, [Range(0, 1)])
+    one.close_environment()
+
+
+def test_an_exclusive_lock_has_one_holder(lock_directory: str) -> None:
+    """Four processes increment a plain counter under one byte-range lock."""
+    prepare(lock_directory, 4 << 20, max_readers=64)
+    life = Life()
+    number = memoryview(mmap.mmap(-1, 4096)).cast("Q")
+    pids = []
+    for slot in range(SLOTS):
+        life.generations[slot] = 1
+        pid = os.fork()
+        if not pid:
+            code = 1
+            try:
+                _count(Sharing(lock_directory, slot, 1, None, life.alive), number)
+                code = 0
+            finally:
+                os._exit(code)
+        pids.append(pid)
+    assert [os.waitpid(pid, 0)[1] for pid in pids] == [0] * SLOTS
+    assert number[0] == SLOTS * 100
+
+
+def _count(locks: Locks, number: memoryview) -> None:
+    for _ in range(100):
+        while True:
+            with suppress(SmbError):
+                locks.lock(KEYS[0], 1, [Range(0, 1)])
+                break
+            os.sched_yield()
+        value = number[0]
+        os.sched_yield()
+        number[0] = value + 1
+        locks.unlock(KEYS[0], 1, [Range(0, 1)])

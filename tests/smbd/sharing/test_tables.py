@@ -1,0 +1,119 @@
+"""Watches, sessions, trees, messages, and the files of the lock directory."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pools.layout import WireError
+from smbd.sharing import SessionRecord, Sharing, TreeRecord, messages, prepare, wipe
+from smbd.sharing.records import pack_strings, unpack_strings
+
+from .conftest import House
+
+texts = st.text(st.characters(codec=None), max_size=20)
+
+
+def session(session_id: int, slot: int) -> SessionRecord:
+    return SessionRecord(session_id, slot, 1, 0x311, 5, 0, 2, 1, 1000, 100, bytes(16), "alice", "HOME", "S-1-5-21-1", "192.0.2.1", "PC")
+
+
+def tree(session_id: int, tree_id: int) -> TreeRecord:
+    return TreeRecord(session_id, tree_id, 16, 1, 9, 0, "data")
+
+
+def test_watches(house: House) -> None:
+    one, two = house.process(16), house.process(17)
+    assert one.watchers_of("data", "a/b/c", 1) == []
+    one.watch("data", "a", 3, True, 1)
+    two.watch("data", "a/b", 1, False, 2)
+    two.watch("data", "", 1, False, 3)
+    assert one.watchers_of("data", "a/b/c", 1) == [(17, 1, 2, 1, "c"), (16, 1, 1, 3, "b/c")]
+    assert one.watchers_of("DATA", "A/B/c", 2) == [(16, 1, 1, 3, "B/c")]
+    assert one.watchers_of("data", "x", 1) == [(17, 1, 3, 1, "x")]
+    assert one.watchers_of("data", "a/b/c", 4) == []
+    assert one.watchers_of("other", "a/b", 1) == []
+    house.dead.add((17, 1))
+    assert one.watchers_of("data", "x", 1) == []
+    assert one.sweep(17, 1).watchers == 2
+    one.unwatch("data", "a", 1)
+    one.unwatch("data", "a", 1)
+    assert list(one._counts) == [0] * 8
+
+
+def test_sessions_and_trees(house: House) -> None:
+    one, two = house.process(16), house.process(17)
+    one.add_session(session(1, 16))
+    two.add_session(session(2, 17))
+    one.add_tree(tree(1, 1))
+    one.add_tree(tree(1, 2))
+    assert two.session(1) == session(1, 16)
+    assert two.session(3) is None
+    assert {record.session_id for record in one.sessions()} == {1, 2}
+    assert one.trees() == [tree(1, 1), tree(1, 2)]
+    one.remove_tree(1, 2)
+    one.remove_session(1)
+    assert one.trees() == []
+    house.dead.add((17, 1))
+    assert one.session(2) is None
+    assert one.sessions() == []
+    assert one.sweep(17, 1).sessions == 1
+
+
+def test_prepare_keeps_what_is_there(lock_directory: str) -> None:
+    directory = os.path.join(lock_directory, "state")
+    prepare(directory, 4 << 20)
+    assert stat.S_IMODE(os.stat(directory).st_mode) == 0o700
+    assert os.stat(os.path.join(directory, "data.mdb")).st_blocks * 512 >= 4 << 20
+    one = Sharing(directory, 16, 1, None, lambda slot, generation: True)
+    one.add_session(session(1, 16))
+    one.close_environment()
+    prepare(directory, 4 << 20)
+    one = Sharing(directory, 16, 1, None, lambda slot, generation: True)
+    assert one.session(1) is not None
+    one.close_environment()
+    wipe(directory)
+    assert os.listdir(directory) == []
+    wipe(directory)
+    with pytest.raises(FileNotFoundError):
+        Sharing(directory, 16, 1, None, lambda slot, generation: True)
+
+
+def test_clock(lock_directory: str) -> None:
+    prepare(lock_directory, 4 << 20)
+    clock = [0]
+    one = Sharing(lock_directory, 16, 1, clock, lambda slot, generation: True)
+    seen: list[int] = []
+    one._write(lambda transaction: seen.append(clock[0]))
+    assert seen[0] & 1
+    assert clock == [0]
+    with pytest.raises(ZeroDivisionError):
+        one._write(lambda transaction: 1 // 0)
+    assert clock == [0]
+    one.close_environment()
+
+
+@given(st.lists(texts, max_size=4), st.binary(max_size=5))
+def test_strings(strings: list[str], tail: bytes) -> None:
+    raw = pack_strings(*strings)
+    assert unpack_strings(raw + tail, 0, len(strings)) == strings
+    for end in range(len(raw)):
+        with pytest.raises(WireError):
+            unpack_strings(raw[:end], 0, len(strings))
+
+
+@given(st.integers(0, (1 << 64) - 1), st.integers(0, 9), texts, texts)
+def test_notify(watch_id: int, action: int, name: str, new_name: str) -> None:
+    raw = messages.pack_notify(watch_id, action, name, new_name)
+    assert messages.unpack_notify(memoryview(raw)) == ((watch_id, action, 0), name, new_name)
+
+
+def test_kinds() -> None:
+    numbers = [kind.number for kind in messages.KINDS]
+    assert len(set(numbers)) == len(numbers)
+    assert all(0x0500 <= number < 0x0600 for number in numbers)
+    assert all(kind.number - 1 in numbers for kind in messages.KINDS if kind.number & 1)

@@ -1,0 +1,103 @@
+"""Who may connect from where and as whom, and what %-macros become."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from smbd.config import Share, parse
+from smbd.config.access import NO_ACCESS, access, find, listed, visible
+from smbd.config.hosts import admitted
+from smbd.config.macros import Client, expand, table
+
+
+@pytest.mark.parametrize(
+    ("allow", "deny", "address", "allowed"),
+    [
+        ("", "", "8.8.8.8", True),
+        ("192.168.", "", "192.168.4.5", True),
+        ("192.168.", "", "192.169.4.5", False),
+        ("192.168.", "", "127.0.0.1", True),
+        ("192.168.", "127.", "127.0.0.1", False),
+        ("10.0.0.0/255.0.0.0", "", "10.9.9.9", True),
+        ("10.0.0.0/8", "", "11.0.0.1", False),
+        ("", "ALL", "10.0.0.1", False),
+        ("10.0.0.1", "ALL", "10.0.0.1", True),
+        ("10.0.0.1", "10.0.0.2", "10.0.0.3", True),
+        ("10. EXCEPT 10.0.0.7", "", "10.0.0.7", False),
+        ("10. EXCEPT 10.0.0.7", "", "10.0.0.8", True),
+        ("fe80::/10", "", "fe80::1%eth0", True),
+        ("2001:db8::/32", "", "2001:db9::1", False),
+        ("192.168.0.0/16", "", "::ffff:192.168.1.1", True),
+        ("localhost", "ALL", "::1", True),
+        ("300.1.2.3/99", "", "10.0.0.1", False),
+        ("10.", "", "not an address", False),
+    ],
+)
+def test_hosts(allow: str, deny: str, address: str, allowed: bool) -> None:
+    assert admitted(allow.split(), deny.split(), address) is allowed
+
+
+def test_hosts_by_name_count_where_names_are_known() -> None:
+    assert admitted([".example.org"], [], "10.0.0.1", ["a.Example.org"])
+    assert not admitted([".example.org"], [], "10.0.0.1")
+
+
+def test_lists_of_users() -> None:
+    assert listed(["ANN"], "ann", [])
+    assert listed(["@Staff"], "bob", ["staff"])
+    assert listed(["+staff"], "bob", ["staff"])
+    assert not listed(["&staff"], "bob", ["staff"])
+    assert listed(["DOMAIN\\bob"], "bob", [])
+    assert listed(["%S"], "bob", [], "bob")
+    assert not listed(["staff"], "bob", ["staff"])
+
+
+def share(**parameters: object) -> Share:
+    return Share(name="x", path="/tmp", **parameters)  # type: ignore[arg-type]
+
+
+def test_access_of_users() -> None:
+    assert access(share(), "ann", []) == (True, True, False, False)
+    assert access(share(read_only=False), "ann", []) == (True, False, False, False)
+    assert access(share(valid_users=("bob",)), "ann", []) == NO_ACCESS
+    assert access(share(valid_users=("ann",), invalid_users=("@out",)), "ann", ["out"]) == NO_ACCESS
+    assert access(share(write_list=("ann",)), "ann", []).read_only is False
+    assert access(share(read_only=False, read_list=("ann",)), "ann", []).read_only is True
+    assert access(share(read_list=("ann",), write_list=("@g",)), "ann", ["g"]).read_only is False
+    assert access(share(admin_users=("ann",)), "ann", []).admin is True
+    assert access(share(available=False), "ann", []) == NO_ACCESS
+
+
+def test_access_of_guests() -> None:
+    assert access(share(), "nobody", [], guest=True) == NO_ACCESS
+    assert access(share(guest_ok=True), "nobody", [], guest=True).guest is True
+    assert access(share(guest_ok=True, guest_only=True, admin_users=("ann",)), "ann", []) == (True, True, False, True)
+
+
+def test_homes() -> None:
+    config = parse("[homes]\nread only = no\n[real]\npath = /srv")
+    homes = {"ann": "/home/ann%1"}
+    ann = find(config, "ann", "bob", homes.get)
+    assert ann is not None
+    assert (ann.name, ann.path, ann.read_only) == ("ann", "/home/ann%%1", False)
+    assert find(config, "HOMES", "ann", homes.get) == ann
+    assert find(config, "nobody", "ann", homes.get) is None
+    assert find(config, "REAL", "ann", homes.get) is config.shares["real"]
+    assert find(parse(""), "ann", "ann", homes.get) is None
+    assert [one.name for one in visible(config)] == ["real", "IPC$"]
+
+
+def test_macros() -> None:
+    letters = table(Client(session_user="ann", address="10.0.0.1", server="MILL"), share())
+    assert expand("/srv/%U on %L from %I (%S at %P) 100%% %X", letters) == "/srv/ann on MILL from 10.0.0.1 (x at /tmp) 100% %X"
+
+
+@given(st.text())
+def test_a_client_chooses_no_folder_by_its_name(name: str) -> None:
+    letters = table(Client(session_user=name, user=name, machine=name, domain=name))
+    for letter in "UumMD":
+        found = expand(f"%{letter}", letters)
+        assert "/" not in found
+        assert found not in (".", "..")

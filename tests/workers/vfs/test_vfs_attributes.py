@@ -1,0 +1,91 @@
+"""Golden values of the two xattrs shared with Samba (made by Samba's own NDR code), and hostile ones."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from workers.vfs import attributes, ntacl
+from workers.vfs.attributes import DosInfo
+
+CREATION = 0x01D0112233445566
+SD = bytes.fromhex(
+    "010004801400000020000000000000002c000000"  # revision, control, owner, group, SACL, DACL
+    "010100000000000512000000"  # S-1-5-18
+    "010100000000000512000000"
+    "04001c0001000000"  # ACL
+    "00001400ff010000010100000000000100000000"  # allow, S-1-1-0
+)
+PREFIX4 = (
+    "04000400000002000400020001000000"[:-4]  # version, tag, pointers, hash type
+    + bytes(range(64)).hex()
+    + b"posix_acl\0".hex()
+    + "8877665544332211"
+    + "09" * 64
+)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "307832320000" + "03000300" + "0000" + "11000000" + "22000000" + "00" * 20 + "665544332211d001" + "00" * 8,  # version 3
+        "0000" + "04000400" + "0000" + "11000000" + "22000000" + "00" * 8 + "665544332211d001",  # version 4
+        "0000" + "05000500" + "0000" + "11000000" + "22000000" + "665544332211d001",  # version 5
+    ],
+)
+def test_sambas_dosattrib(value):
+    assert attributes.unpack(bytes.fromhex(value)) == DosInfo(0x22, CREATION)
+
+
+def test_ours_is_sambas_version_5():
+    packed = attributes.pack(DosInfo(0x22, CREATION))
+    assert packed.hex() == "0000" + "05000500" + "0000" + "11000000" + "22000000" + "665544332211d001"
+
+
+def test_the_oldest_form_is_text():
+    assert attributes.unpack(b"0x23\0") == DosInfo(0x23, 0)
+
+
+@given(st.binary(max_size=80))
+def test_any_value_is_understood_or_ignored(value):
+    info = attributes.unpack(value)
+    assert info is None or isinstance(info, DosInfo)
+
+
+@given(st.integers(0, 0xFFFFFFFF), st.integers(0, 2**63 - 1))
+def test_round_trip(bits, creation):
+    info = attributes.unpack(attributes.pack(DosInfo(bits, creation)))
+    assert info is not None
+    assert info.creation == creation
+    assert info.attributes & ~bits == 0
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        "0100010000000200",
+        "020002000000020004000200" + bytes(range(1, 17)).hex(),
+        "0300030000000200040002000100" + bytes(range(64)).hex() + "0000",
+        PREFIX4,
+    ],
+)
+def test_sambas_ntacl(prefix):
+    assert ntacl.unpack(bytes.fromhex(prefix) + SD) == SD
+
+
+def test_ntacl_round_trip_and_rubbish():
+    assert ntacl.unpack(ntacl.pack(SD)) == SD
+    for rubbish in (b"", b"\1\0", b"\1\0\2\0\0\0\2\0xxxx", b"\x09\0\x09\0\0\0\2\0xxxx", b"\1\0\1\0\0\0\0\0xxxx"):
+        assert ntacl.unpack(rubbish) is None
+
+
+@given(st.binary(max_size=300))
+def test_ntacl_takes_anything(value):
+    found = ntacl.unpack(value)
+    assert found is None or value.endswith(found)
+
+
+def test_filetime():
+    assert attributes.from_ns(0) == attributes.EPOCH
+    assert attributes.to_ns(attributes.from_ns(1_700_000_000_123_456_700)) == 1_700_000_000_123_456_700

@@ -1,0 +1,118 @@
+"""No name, symlink or race leaves the share."""
+
+from __future__ import annotations
+
+import os
+import threading
+
+import pytest
+
+from smbd.smb2.names import Path, parse_text
+from smbd.smb2.status import SmbError
+from workers.vfs.interface import NewFile, PathNotFound
+
+REFUSED = (PermissionError, FileNotFoundError, PathNotFound, SmbError)
+
+
+@pytest.fixture
+def outside(share):
+    place = share.root.parent / "outside"
+    place.mkdir()
+    (place / "secret").write_text("secret")
+    return place
+
+
+def test_symlinks_inside_are_followed(share):
+    share.put("d", directory=True)
+    share.put("d\\f", b"in")
+    (share.root / "file").symlink_to("d/f")
+    (share.root / "dir").symlink_to("d")
+    (share.root / "d" / "up").symlink_to("../d")
+    assert share.read("file") == b"in"
+    assert share.read("dir\\f") == b"in"
+    assert share.read("DIR\\F") == b"in"
+    assert share.read("d\\up\\f") == b"in"
+    share.put("dir\\new", b"n")
+    assert share.read("d\\new") == b"n"
+    assert share.names() == {"d", "file", "dir"}
+
+
+def test_deleting_through_a_symlink_deletes_the_symlink(share):
+    share.put("target", b"t")
+    (share.root / "link").symlink_to("target")
+    handle = share.open("link")
+    share.vfs.unlink(handle)
+    handle.close()
+    assert share.names() == {"target"}
+
+
+@pytest.mark.parametrize("target", ["../outside/secret", "/etc/passwd", "../outside", "..", "/", "nowhere", "self", "/proc/self/root", "/proc/self/fd/0"])
+def test_symlinks_to_outside_lead_nowhere(share, outside, target):
+    (share.root / "self").symlink_to("self")
+    (share.root / "link").symlink_to(target)
+    for name in ("link", "LINK", "link\\secret", "link\\outside\\secret", "link:stream"):
+        with pytest.raises(REFUSED):
+            share.open(name)
+        with pytest.raises((*REFUSED, FileExistsError)):
+            share.vfs.create(parse_text(name), NewFile())
+    assert share.names() == set()
+    assert (outside / "secret").read_text() == "secret"
+    assert os.listdir(outside) == ["secret"]
+
+
+def test_dots_that_got_past_the_parser_are_stopped_by_the_kernel(share, outside):
+    for components in (("..", "outside", "secret"), ("x", "..", "..", "outside", "secret"), ("..",)):
+        with pytest.raises((*REFUSED, OSError)):
+            share.vfs.open(Path(components))
+        with pytest.raises((*REFUSED, OSError)):
+            share.vfs.create(Path((*components, "new")), NewFile())
+    assert os.listdir(outside) == ["secret"]
+
+
+def test_rename_and_link_do_not_leave(share, outside):
+    (share.root / "out").symlink_to("../outside")
+    share.put("f", b"f")
+    handle = share.open("f")
+    for call in (share.vfs.rename, share.vfs.link):
+        with pytest.raises((*REFUSED, OSError)):
+            call(handle, parse_text("out\\f"), True)
+    handle.close()
+    assert os.listdir(outside) == ["secret"]
+
+
+def test_a_racing_rename_never_shows_the_outside(share, outside):
+    """A directory and a symlink to the outside change places all the time; whatever an operation meets, it stays inside."""
+    inside = share.root / "d"
+    inside.mkdir()
+    (inside / "secret").write_text("public")
+    (share.root / "evil").symlink_to("../outside")
+    stop = threading.Event()
+
+    def swap():
+        while not stop.is_set():
+            os.rename(inside, share.root / "aside")
+            os.rename(share.root / "evil", inside)
+            os.rename(inside, share.root / "evil")
+            os.rename(share.root / "aside", inside)
+
+    racer = threading.Thread(target=swap)
+    racer.start()
+    made = refused = 0
+    try:
+        for attempt in range(1500):
+            try:
+                assert share.read("d\\secret") == b"public"
+                share.put(f"d\\n{attempt % 7}")
+                handle = share.open(f"d\\n{attempt % 7}")
+                share.vfs.rename(handle, parse_text(f"d\\m{attempt % 7}"), True)
+                share.vfs.unlink(handle)
+                handle.close()
+                made += 1
+            except (*REFUSED, FileExistsError, NotADirectoryError):
+                refused += 1
+    finally:
+        stop.set()
+        racer.join()
+    assert made
+    assert os.listdir(outside) == ["secret"]
+    assert (outside / "secret").read_text() == "secret"

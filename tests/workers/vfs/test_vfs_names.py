@@ -1,0 +1,103 @@
+"""The cache behind the case-insensitive fallback."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from workers.vfs.namecache import NameCache
+
+
+class Clock:
+    """Time that stands still until told."""
+
+    def __init__(self):
+        self.now = 1000.0
+        self.wall = 0
+
+    def monotonic(self):
+        return self.now
+
+    def time_ns(self):
+        return self.wall
+
+
+@pytest.fixture
+def directory(tmp_path):
+    fd = os.open(tmp_path, os.O_RDONLY)
+    yield tmp_path, fd
+    os.close(fd)
+
+
+def counting(monkeypatch):
+    reads = []
+    real = os.listdir
+    monkeypatch.setattr(os, "listdir", lambda fd: reads.append(fd) or real(fd))
+    return reads
+
+
+def test_an_old_directory_is_read_once(directory, monkeypatch):
+    path, fd = directory
+    (path / "Name").touch()
+    os.utime(path, (1, 1))
+    clock = Clock()
+    clock.wall = 1 << 62
+    cache = NameCache(clock.monotonic, clock.time_ns)
+    reads = counting(monkeypatch)
+    for _ in range(3):
+        assert cache.find(fd, "nAME") == "Name"
+        clock.now += 1000
+    assert len(reads) == 1
+
+
+def test_a_changed_directory_is_read_again(directory, monkeypatch):
+    path, fd = directory
+    clock = Clock()
+    clock.wall = 1 << 62
+    cache = NameCache(clock.monotonic, clock.time_ns)
+    assert cache.find(fd, "new") is None
+    (path / "NEW").touch()
+    os.utime(path, (2, 2))
+    assert cache.find(fd, "new") == "NEW"
+
+
+def test_a_young_directory_is_not_believed_for_long(directory, monkeypatch):
+    _path, fd = directory
+    clock = Clock()  # the wall clock says 1970: any mtime is too young
+    cache = NameCache(clock.monotonic, clock.time_ns)
+    reads = counting(monkeypatch)
+    cache.find(fd, "x")
+    clock.now += 1
+    cache.find(fd, "x")
+    assert len(reads) == 2
+
+
+def test_our_own_changes_keep_the_cache(directory, monkeypatch):
+    path, fd = directory
+    clock = Clock()
+    cache = NameCache(clock.monotonic, clock.time_ns)
+    cache.find(fd, "x")
+    reads = counting(monkeypatch)
+    for index in range(50):
+        (path / f"File{index}").touch()
+        cache.changed(fd, None, f"File{index}")
+        assert cache.find(fd, f"FILE{index}") == f"File{index}"
+    (path / "File0").unlink()
+    cache.changed(fd, "File0", None)
+    assert cache.find(fd, "file0") is None
+    assert reads == []
+
+
+def test_memory_is_bounded(tmp_path, monkeypatch):
+    monkeypatch.setattr("workers.vfs.namecache._TOTAL_NAMES", 10)
+    cache = NameCache()
+    for index in range(5):
+        directory = tmp_path / f"d{index}"
+        directory.mkdir()
+        for name in range(4):
+            (directory / f"n{name}").touch()
+        fd = os.open(directory, os.O_RDONLY)
+        assert cache.find(fd, "N3") == "n3"
+        os.close(fd)
+        assert cache._total <= 10

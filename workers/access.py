@@ -1,0 +1,120 @@
+"""Who may do what with a file: the stored descriptor when there is one, POSIX mode otherwise, and the share's limits on both.
+
+Owns: the calls of ``smbd.smb2.dtyp``'s checks. Invariant: nothing is granted that the share, or the descriptor, or the mode withholds;
+the kernel then has its own say when the file is opened with the user's identity.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pools.layout import WireError
+from smbd.smb2 import status
+from smbd.smb2.constants import (
+    ACCESS_SYSTEM_SECURITY,
+    DELETE,
+    FILE_ADD_FILE,
+    FILE_ADD_SUBDIRECTORY,
+    FILE_ALL_ACCESS,
+    FILE_DELETE_CHILD,
+    FILE_READ_ATTRIBUTES,
+    MAXIMUM_ALLOWED,
+)
+from smbd.smb2.dtyp import SecurityDescriptor, access_check, descriptor_from_mode, map_generic, maximum_access
+from smbd.smb2.status import SmbError
+
+if TYPE_CHECKING:
+    from smbd.smb2.names import Path
+    from workers.tree import TreeConnect
+    from workers.vfs.interface import FileInfo, Handle
+    from workers.worker import Worker
+
+INVALID_ACCESS = 0x0CE0FE00
+"""Bits of DesiredAccess that mean nothing ([MS-SMB2] 2.2.13.1): Windows answers ACCESS_DENIED."""
+
+
+def descriptor(worker: Worker, handle: Handle, info: FileInfo) -> SecurityDescriptor:
+    """The file's descriptor: stored, or made from owner, group and mode."""
+    stored = handle.security()
+    if stored is not None:
+        try:
+            return SecurityDescriptor.unpack(stored)
+        except WireError:
+            worker.log.warning("security descriptor of %s cannot be read; its POSIX mode counts instead", handle.path.wire())
+    return from_mode(worker, info)
+
+
+def from_mode(worker: Worker, info: FileInfo) -> SecurityDescriptor:
+    """What a file without a stored descriptor shows and is checked by."""
+    ids = worker.ids
+    return descriptor_from_mode(ids.user_sid(info.uid), ids.group_sid(info.gid), info.mode, info.directory)
+
+
+def check(worker: Worker, tree: TreeConnect, handle: Handle, desired: int) -> int:
+    """Access granted on an existing file for ``desired``, MAXIMUM_ALLOWED resolved. ``SmbError``: ACCESS_DENIED or PRIVILEGE_NOT_HELD."""
+    desired = map_generic(desired)
+    if desired & INVALID_ACCESS:
+        raise SmbError(status.ACCESS_DENIED)
+    found = descriptor(worker, handle, handle.opened)
+    limit = tree.maximal_access | ACCESS_SYSTEM_SECURITY | MAXIMUM_ALLOWED
+    if desired & ~limit:
+        raise SmbError(status.ACCESS_DENIED)
+    try:
+        granted = access_check(found, tree.token, desired)
+    except SmbError as error:
+        # The directory is asked only when the file's own word is not enough: most opens never need it.
+        if error.status != status.ACCESS_DENIED or not desired & DELETE or not may_delete_child(worker, tree, handle.path):
+            raise
+        granted = access_check(found, tree.token, desired, parent_delete=True)
+    if desired & MAXIMUM_ALLOWED and not granted & DELETE and may_delete_child(worker, tree, handle.path):
+        granted |= DELETE
+    return granted & limit
+
+
+def maximal(worker: Worker, tree: TreeConnect, handle: Handle) -> int:
+    """The most that the user could be granted ([MS-SMB2] 2.2.14.2.5)."""
+    most = maximum_access(descriptor(worker, handle, handle.opened), tree.token)
+    if not most & DELETE and may_delete_child(worker, tree, handle.path):
+        most |= DELETE
+    return most & tree.maximal_access
+
+
+def may_delete_child(worker: Worker, tree: TreeConnect, path: Path) -> bool:
+    """[MS-FSA] 2.1.5.1.2.1: DELETE is also granted by FILE_DELETE_CHILD on the directory, FILE_READ_ATTRIBUTES by FILE_LIST_DIRECTORY."""
+    if not path.components or path.stream:
+        return False
+    return bool(directory_access(worker, tree, path.parent) & FILE_DELETE_CHILD)
+
+
+def directory_access(worker: Worker, tree: TreeConnect, path: Path) -> int:
+    """The most the user has on a directory of the share."""
+    vfs = tree.vfs
+    assert vfs is not None
+    parent = vfs.open(path)
+    try:
+        return maximum_access(descriptor(worker, parent, parent.opened), tree.token) & tree.maximal_access
+    finally:
+        parent.close()
+
+
+def check_add(worker: Worker, tree: TreeConnect, parent: SecurityDescriptor, directory: bool) -> None:
+    """May the user add a file, or a directory, to the directory that ``parent`` describes?"""
+    wanted = FILE_ADD_SUBDIRECTORY if directory else FILE_ADD_FILE
+    if not tree.maximal_access & wanted:
+        raise SmbError(status.ACCESS_DENIED)
+    access_check(parent, tree.token, wanted)
+
+
+def of_new(desired: int, limit: int) -> int:
+    """Access on a file that this very open created: its creator gets what he asks for ([MS-FSA] 2.1.5.1.1)."""
+    desired = map_generic(desired)
+    if desired & INVALID_ACCESS:
+        raise SmbError(status.ACCESS_DENIED)
+    granted = desired & ~MAXIMUM_ALLOWED
+    if granted & ACCESS_SYSTEM_SECURITY:
+        raise SmbError(status.PRIVILEGE_NOT_HELD)
+    if granted & ~limit:
+        raise SmbError(status.ACCESS_DENIED)
+    if desired & MAXIMUM_ALLOWED:
+        granted |= FILE_ALL_ACCESS & limit
+    return granted or FILE_READ_ATTRIBUTES

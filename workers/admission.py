@@ -1,0 +1,147 @@
+"""Who gets into which share, as which Unix user.
+
+Owns: the lists of the share's configuration applied to a session, the forced user, and the VFS stack under a tree connect.
+Invariant: a tree connect that returns from ``admit`` has an identity, and it is never root's unless the share names the user an admin.
+"""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from smbd.config import Share
+from smbd.config.access import access, find
+from smbd.config.hosts import admitted
+from smbd.config.macros import Client, expand, table
+from smbd.smb2 import status
+from smbd.smb2.dtyp import SID, Token
+from smbd.smb2.status import SmbError
+from workers import identity
+from workers.identity import Identity
+from workers.vfs.posix import PosixVfs
+from workers.vfs.root import VfsSettings
+
+if TYPE_CHECKING:
+    from workers.session import Session
+    from workers.tree import TreeConnect
+    from workers.worker import Worker
+
+
+def find_share(worker: Worker, name: str, session: Session) -> Share | None:
+    """The share a client means by ``name``."""
+    return find(worker.config, name, session.require_token().name, _home)
+
+
+def admit(worker: Worker, tree: TreeConnect) -> None:
+    """Let the session into ``tree.share`` or raise ACCESS_DENIED; sets identity, limits and the VFS."""
+    share, session = tree.share, tree.session
+    if not admitted(share.hosts_allow, share.hosts_deny, worker.client_address):
+        raise SmbError(status.ACCESS_DENIED)
+    identify(worker, tree)
+    assert tree.identity is not None
+    path = expand(share.path, table(_client(worker, session), share))
+    identity.assume(tree.identity)
+    try:
+        tree.vfs = PosixVfs(path, settings(share))
+    except (FileNotFoundError, NotADirectoryError):
+        worker.log.error("share %s: %s is not there", share.name, path)
+        raise SmbError(status.BAD_NETWORK_NAME) from None
+
+
+def identify(worker: Worker, tree: TreeConnect) -> None:
+    """Work out as whom the session acts on the share: at connect and after each reauthentication."""
+    share, token = tree.share, tree.session.require_token()
+    word = access(share, token.name, _group_names(token), token.guest or token.anonymous)
+    if not word.allowed:
+        raise SmbError(status.ACCESS_DENIED)
+    tree.read_only = word.read_only
+    tree.forced = _forced(worker, share, token)
+    acting = tree.token
+    if word.guest and not share.force_user:
+        acting = tree.forced = _as_unix_user(worker, acting, worker.config.guest_account)
+    ids = Identity(acting.uid, acting.gid, acting.groups)
+    tree.identity = identity.ROOT if word.admin else ids
+
+
+def _forced(worker: Worker, share: Share, token: Token) -> Token | None:
+    """``force user`` and ``force group``: names from the administrator's file, so a missing one is his mistake."""
+    forced = None
+    if share.force_user:
+        forced = _as_unix_user(worker, token, share.force_user)
+    if share.force_group:
+        name = share.force_group.lstrip("+@&")
+        try:
+            gid = grp.getgrnam(name).gr_gid
+        except KeyError:
+            worker.log.error("share %s: force group names %s, who does not exist", share.name, name)
+            raise SmbError(status.ACCESS_DENIED) from None
+        forced = replace(forced or token, gid=gid, group_sids=(worker.ids.group_sid(gid), *(forced or token).group_sids))
+    return forced
+
+
+def _as_unix_user(worker: Worker, token: Token, name: str) -> Token:
+    """``token`` acting as the Unix user ``name``. Without root there is one Unix user, and nothing changes."""
+    if not identity.privileged():
+        return token
+    try:
+        entry = pwd.getpwnam(name)
+    except KeyError:
+        worker.log.error("user %s, named in the configuration, does not exist", name)
+        raise SmbError(status.ACCESS_DENIED) from None
+    groups = tuple(gid for gid in os.getgrouplist(name, entry.pw_gid) if gid != entry.pw_gid)
+    sids = (worker.ids.group_sid(entry.pw_gid), *(worker.ids.group_sid(gid) for gid in groups), *_well_known(token))
+    user_sid = worker.ids.user_sid(entry.pw_uid)
+    return replace(token, user_sid=user_sid, group_sids=sids, uid=entry.pw_uid, gid=entry.pw_gid, groups=groups, name=name)
+
+
+def _well_known(token: Token) -> tuple[SID, ...]:
+    """Everyone, Network, Authenticated Users: what belongs to the logon and not to the account."""
+    return tuple(sid for sid in token.group_sids if not str(sid).startswith("S-1-5-21-"))
+
+
+def _group_names(token: Token) -> set[str]:
+    names = set()
+    for gid in (token.gid, *token.groups):
+        try:
+            names.add(grp.getgrgid(gid).gr_name)
+        except KeyError:
+            continue
+    return names
+
+
+def _home(user: str) -> str | None:
+    try:
+        return pwd.getpwnam(user).pw_dir
+    except KeyError:
+        return None
+
+
+def _client(worker: Worker, session: Session) -> Client:
+    token = session.require_token()
+    config = worker.config
+    return Client(
+        session_user=token.name,
+        user=token.name,
+        home=_home(token.name) or "",
+        domain=token.domain,
+        address=worker.client_address,
+        protocol="SMB3" if worker.connection.dialect is not None and worker.connection.dialect.smb3 else "SMB2",
+        server=config.netbios_name,
+        host=os.uname().nodename,
+    )
+
+
+def settings(share: Share) -> VfsSettings:
+    """The part of a share's configuration that its file system needs."""
+    return VfsSettings(
+        create_mask=share.create_mask,
+        force_create_mode=share.force_create_mode,
+        directory_mask=share.directory_mask,
+        force_directory_mode=share.force_directory_mode,
+        hide_dot_files=share.hide_dot_files,
+        store_dos_attributes=share.store_dos_attributes,
+        follow_symlinks=share.follow_symlinks,
+    )

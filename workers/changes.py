@@ -1,0 +1,99 @@
+"""Telling watchers what this worker changed ([MS-SMB2] 3.3.4.4).
+
+Owns: the way from a change to the CHANGE_NOTIFY requests it concerns, in this worker and in others.
+Invariant: nothing here fails a request: a watcher that cannot be told loses the news and is told so by its own overflow.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pools.queue import AskBusy
+from smbd.sharing.messages import NOTIFY, pack_notify
+from smbd.smb2.constants import (
+    FILE_ACTION_ADDED,
+    FILE_ACTION_ADDED_STREAM,
+    FILE_ACTION_MODIFIED,
+    FILE_ACTION_MODIFIED_STREAM,
+    FILE_ACTION_REMOVED,
+    FILE_ACTION_REMOVED_STREAM,
+    FILE_ACTION_RENAMED_OLD_NAME,
+    FILE_NOTIFY_CHANGE_DIR_NAME,
+    FILE_NOTIFY_CHANGE_FILE_NAME,
+    FILE_NOTIFY_CHANGE_LAST_WRITE,
+    FILE_NOTIFY_CHANGE_SIZE,
+    FILE_NOTIFY_CHANGE_STREAM_NAME,
+    FILE_NOTIFY_CHANGE_STREAM_SIZE,
+    FILE_NOTIFY_CHANGE_STREAM_WRITE,
+)
+
+if TYPE_CHECKING:
+    from smbd.smb2.names import Path
+    from workers.open import Open
+    from workers.request import Request
+    from workers.tree import TreeConnect
+    from workers.worker import Worker
+
+
+def joined(path: Path) -> str:
+    """The path as the shared state keeps it: '/' between components, ':' before a stream."""
+    text = "/".join(path.components)
+    return f"{text}:{path.stream}" if path.stream else text
+
+
+def tell(where: tuple[Worker, TreeConnect], path: Path, action: int, change: int, new: Path | None = None) -> None:
+    """``action`` happened to ``path``; ``change`` is the FILE_NOTIFY_CHANGE bit it counts as. ``new`` is a rename's second name."""
+    worker, tree = where
+    share = tree.share.name
+    for watcher in worker.sharing.watchers_of(share, joined(path), change):
+        new_name = "" if new is None else joined(new)[len(joined(path)) - len(watcher.name) :]
+        if watcher.slot == worker.slot:
+            worker.notices.deliver(watcher.watch_id, action, watcher.name, new_name)
+            continue
+        try:
+            worker.mailbox.send(watcher.slot, NOTIFY.number, pack_notify(watcher.watch_id, action, watcher.name, new_name))
+        except AskBusy:
+            continue
+
+
+def modified(request: Request, opened: Open, change: int) -> None:
+    """Data, times, attributes or security of an open file changed."""
+    assert opened.path is not None
+    action = FILE_ACTION_MODIFIED
+    if opened.path.stream:
+        action = FILE_ACTION_MODIFIED_STREAM
+        streams = 0
+        if change & FILE_NOTIFY_CHANGE_SIZE:
+            streams |= FILE_NOTIFY_CHANGE_STREAM_SIZE
+        if change & FILE_NOTIFY_CHANGE_LAST_WRITE:
+            streams |= FILE_NOTIFY_CHANGE_STREAM_WRITE
+        change = streams or change
+    tell((request.worker, opened.tree), opened.path, action, change)
+
+
+def name_change(directory: bool, stream: str) -> int:
+    """The filter bit for the coming and going of a name."""
+    if stream:
+        return FILE_NOTIFY_CHANGE_STREAM_NAME
+    return FILE_NOTIFY_CHANGE_DIR_NAME if directory else FILE_NOTIFY_CHANGE_FILE_NAME
+
+
+def added(worker: Worker, tree: TreeConnect, path: Path, directory: bool) -> None:
+    """A file, directory or stream was created."""
+    action = FILE_ACTION_ADDED_STREAM if path.stream else FILE_ACTION_ADDED
+    tell((worker, tree), path, action, name_change(directory, path.stream))
+
+
+def removed(worker: Worker, tree: TreeConnect, path: Path, directory: bool) -> None:
+    """A file, directory or stream was deleted."""
+    action = FILE_ACTION_REMOVED_STREAM if path.stream else FILE_ACTION_REMOVED
+    tell((worker, tree), path, action, name_change(directory, path.stream))
+
+
+def renamed(worker: Worker, tree: TreeConnect, old: Path, new: Path, directory: bool) -> None:
+    """A name changed. Across directories watchers see a removal and an addition."""
+    if old.components[:-1] == new.components[:-1]:
+        tell((worker, tree), old, FILE_ACTION_RENAMED_OLD_NAME, name_change(directory, ""), new)
+        return
+    removed(worker, tree, old, directory)
+    added(worker, tree, new, directory)

@@ -1,0 +1,129 @@
+"""CHANGE_NOTIFY: [MS-SMB2] 2.2.35, 3.3.5.19; what is told is gathered here until somebody asks."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any
+
+from smbd.smb2 import fscc, status
+from smbd.smb2.constants import WATCH_TREE
+from smbd.smb2.header import HEADER_SIZE
+from smbd.smb2.messages.directory import (
+    CHANGE_NOTIFY_RESPONSE,
+    CHANGE_NOTIFY_RESPONSE_STRUCTURE_SIZE,
+    ChangeNotifyRequest,
+)
+from smbd.smb2.status import SmbError
+from workers.changes import joined
+from workers.loop import Cancelled, Completion
+from workers.open import Notify, Open
+from workers.request import Answer, Request
+
+if TYPE_CHECKING:
+    from workers.worker import Worker
+
+OUTPUT_AT = HEADER_SIZE + CHANGE_NOTIFY_RESPONSE.size
+KEPT = 65536  # bytes of changes kept for a client that does not ask for them; beyond that it has to enumerate
+ALL_FILTERS = 0x00000FFF
+
+
+class Notices:
+    """The watches of one worker: who watches, what has come, who waits for it."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self._watched: dict[int, Open] = {}
+        self._waiting: dict[int, deque[Completion[int]]] = {}
+        self._news: set[int] = set()
+
+    def watch(self, opened: Open, changes: int, recursive: bool) -> Notify:
+        """Start watching the directory that ``opened`` has open. The first request's filter holds as long as the open does."""
+        assert opened.path is not None
+        watch_id = self._worker.next_id()
+        opened.notify = notify = Notify(watch_id, changes, recursive)
+        self._watched[watch_id] = opened
+        self._waiting[watch_id] = deque()
+        self._worker.sharing.watch(opened.tree.share.name, joined(opened.path), changes, recursive, watch_id)
+        return notify
+
+    def deliver(self, watch_id: int, action: int, name: str, new_name: str = "") -> None:
+        """A change happened. Whoever waits hears of it at the end of this turn, so that what belongs together arrives together."""
+        opened = self._watched.get(watch_id)
+        if opened is None or opened.notify is None:
+            return
+        notify = opened.notify
+        if not notify.overflowed:
+            notify.add(action, name.replace("/", "\\"))
+            if new_name:
+                notify.add(fscc.RENAMED_NEW_NAME, new_name.replace("/", "\\"))
+            if notify.bytes > KEPT:
+                notify.overflow()
+        if watch_id not in self._news:
+            self._news.add(watch_id)
+            self._worker.loop.soon(lambda: self._answer(watch_id))
+
+    def _answer(self, watch_id: int) -> None:
+        self._news.discard(watch_id)
+        waiting = self._waiting.get(watch_id)
+        if waiting:
+            waiting.popleft().finish(status.SUCCESS)
+
+    async def wait(self, notify: Notify) -> int:
+        """The status with which the wait ended: SUCCESS when there are changes, NOTIFY_CLEANUP when the open was closed."""
+        done: Completion[int] = Completion()
+        waiting = self._waiting[notify.watch_id]
+        waiting.append(done)
+        try:
+            return await done
+        except Cancelled:
+            waiting.remove(done)
+            raise
+
+    def close(self, opened: Open) -> None:
+        """The open ends: so do its watch and those who wait on it."""
+        notify = opened.notify
+        assert notify is not None
+        assert opened.path is not None
+        self._watched.pop(notify.watch_id, None)
+        self._worker.sharing.unwatch(opened.tree.share.name, joined(opened.path), notify.watch_id)
+        for done in self._waiting.pop(notify.watch_id, ()):
+            done.finish(status.NOTIFY_CLEANUP)
+        opened.notify = None
+
+
+def change_notify(request: Request, body: ChangeNotifyRequest) -> bytes | Answer | Coroutine[Any, None, bytes | Answer]:
+    """Answer with the changes since the last time, or wait for one."""
+    opened = request.open
+    if body.output_buffer_length > request.worker.max_transact:
+        raise SmbError(status.INVALID_PARAMETER)
+    request.check_charge(body.output_buffer_length)
+    if not opened.is_directory or not body.completion_filter & ALL_FILTERS:
+        raise SmbError(status.INVALID_PARAMETER)
+    notify = opened.notify
+    if notify is None:
+        notify = request.worker.notices.watch(opened, body.completion_filter, bool(body.flags & WATCH_TREE))
+    if notify.changes or notify.overflowed:
+        return respond(notify, body.output_buffer_length)
+    return wait(request, notify, body.output_buffer_length)
+
+
+async def wait(request: Request, notify: Notify, room: int) -> Answer:
+    """Until something changes, the request is cancelled or the directory is closed."""
+    request.pend()
+    code = await request.worker.notices.wait(notify)
+    return respond(notify, room) if code == status.SUCCESS else empty(code)
+
+
+def respond(notify: Notify, room: int) -> Answer:
+    """3.3.4.4: the changes, or NOTIFY_ENUM_DIR when they do not fit: the client then enumerates."""
+    changes, overflowed = notify.take()
+    output = b"" if overflowed else fscc.pack_notify(changes)
+    if overflowed or len(output) > room:
+        return empty(status.NOTIFY_ENUM_DIR)
+    return Answer(CHANGE_NOTIFY_RESPONSE.pack(CHANGE_NOTIFY_RESPONSE_STRUCTURE_SIZE, OUTPUT_AT, len(output)) + output)
+
+
+def empty(code: int) -> Answer:
+    """A response without changes."""
+    return Answer(CHANGE_NOTIFY_RESPONSE.pack(CHANGE_NOTIFY_RESPONSE_STRUCTURE_SIZE, 0, 0), code)

@@ -1,0 +1,113 @@
+"""CLOSE: [MS-SMB2] 2.2.15, 3.3.5.10, and the one place where an Open ends."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any
+
+from pools.queue import AskBusy
+from smbd.sharing import Deletion
+from smbd.sharing.messages import LOCK_WAKE, LOCK_WAKE_LAYOUT
+from smbd.smb2.constants import CLOSE_FLAG_POSTQUERY_ATTRIB
+from smbd.smb2.messages.file import CLOSE_RESPONSE, CLOSE_RESPONSE_STRUCTURE_SIZE, CloseRequest
+from smbd.smb2.status import SmbError
+from workers import changes
+from workers.commands import pipe
+from workers.request import Answer, Request
+
+if TYPE_CHECKING:
+    from smbd.sharing import FileKey, Waiter
+    from workers.open import Open
+    from workers.worker import Worker
+
+PLAIN = CLOSE_RESPONSE.pack(CLOSE_RESPONSE_STRUCTURE_SIZE, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+
+
+def close(request: Request, body: CloseRequest) -> bytes | Coroutine[Any, None, bytes | Answer]:
+    """End an Open; its attributes as they are afterwards when asked for."""
+    opened = request.open
+    if opened.pipe is not None:
+        return pipe.close(request)
+    response = PLAIN
+    if body.flags & CLOSE_FLAG_POSTQUERY_ATTRIB:
+        assert opened.handle is not None
+        info = opened.handle.info()
+        response = CLOSE_RESPONSE.pack(
+            CLOSE_RESPONSE_STRUCTURE_SIZE,
+            CLOSE_FLAG_POSTQUERY_ATTRIB,
+            0,
+            info.creation_time,
+            info.last_access_time,
+            info.last_write_time,
+            info.change_time,
+            info.allocation,
+            info.size,
+            info.attributes,
+        )
+    close_open(request.worker, opened)
+    return response
+
+
+def close_open(worker: Worker, opened: Open) -> None:
+    """Give back all that ``opened`` holds: notification, shared record, locks, the file itself when it is to be deleted, the handle."""
+    worker.remove_open(opened)
+    if opened.notify is not None:
+        worker.notices.close(opened)
+    if opened.pipe is not None:
+        pipe.release(worker, opened.pipe)
+    handle = opened.handle
+    if handle is None:
+        return
+    try:
+        if opened.key is not None:
+            _end_claim(worker, opened, opened.key)
+    finally:
+        opened.handle = None
+        if opened.in_flight:
+            opened.orphan = handle
+        else:
+            handle.close()
+
+
+def _end_claim(worker: Worker, opened: Open, key: FileKey) -> None:
+    """Take the open's record away and delete what its end leaves to be deleted: a stream first, then perhaps the file."""
+    closed = worker.sharing.close(key, opened.persistent)
+    wake(worker, closed.wake)
+    while closed.delete:
+        _delete(worker, opened, closed.delete)
+        closed = worker.sharing.finish_delete(key, opened.persistent, closed.delete)
+
+
+def _delete(worker: Worker, opened: Open, what: Deletion) -> None:
+    """The last close of a file marked for deletion. A failure is logged: the client's CLOSE succeeds ([MS-FSA] 2.1.5.5)."""
+    vfs, handle = opened.tree.vfs, opened.handle
+    assert vfs is not None
+    assert handle is not None
+    path = handle.path.base if what is Deletion.FILE else handle.path
+    doomed = handle
+    try:
+        if handle.stream and what is Deletion.FILE:
+            doomed = vfs.open(path)
+        if doomed.key[:2] == handle.key[:2]:
+            vfs.unlink(doomed)
+    except FileNotFoundError:
+        return  # somebody on the server was faster
+    except (OSError, SmbError) as error:
+        worker.log.warning("cannot delete %s in share %s: %s", path.wire(), opened.tree.share.name, error)
+        return
+    finally:
+        if doomed is not handle:
+            doomed.close()
+    changes.removed(worker, opened.tree, path, opened.is_directory)
+
+
+def wake(worker: Worker, waiters: tuple[Waiter, ...]) -> None:
+    """Tell lock requests that wait that they may try again."""
+    for waiter in waiters:
+        if waiter.slot == worker.slot:
+            worker.lock_woken(waiter.waiter_id)
+            continue
+        try:
+            worker.mailbox.send(waiter.slot, LOCK_WAKE.number, LOCK_WAKE_LAYOUT.pack(waiter.waiter_id))
+        except AskBusy:
+            continue  # it also tries again by itself

@@ -1,0 +1,134 @@
+"""CREATE: [MS-SMB2] 2.2.13, 3.3.5.9."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from typing import Any
+
+from smbd.smb2 import status
+from smbd.smb2.constants import (
+    FILE_CREATE_TREE_CONNECTION,
+    FILE_OPEN_BY_FILE_ID,
+    FILE_RESERVE_OPFILTER,
+    IMPERSONATION_DELEGATE,
+    OPLOCK_LEVEL_NONE,
+)
+from smbd.smb2.dtyp import SecurityDescriptor
+from smbd.smb2.fscc import lists
+from smbd.smb2.header import HEADER_SIZE
+from smbd.smb2.messages import create_contexts as contexts
+from smbd.smb2.messages.create import CREATE_REQUEST, CREATE_RESPONSE, CREATE_RESPONSE_STRUCTURE_SIZE, CreateRequest
+from smbd.smb2.names import parse
+from smbd.smb2.status import SmbError
+from workers import access
+from workers.commands import pipe
+from workers.commands.close import close_open
+from workers.open import Open
+from workers.opening import Wish, check_disposition, open_file
+from workers.request import Answer, Request
+
+INVALID_OPTIONS = 0xFF000000
+UNSUPPORTED_OPTIONS = FILE_CREATE_TREE_CONNECTION | FILE_OPEN_BY_FILE_ID | FILE_RESERVE_OPFILTER
+INVALID_ATTRIBUTES = 0xFFFF8048
+ALL_SHARED = 0x7
+NAME_MINIMUM = HEADER_SIZE + CREATE_REQUEST.size
+CONTEXTS_AT = HEADER_SIZE + CREATE_RESPONSE.size
+
+Contexts = dict[bytes, memoryview]
+
+
+def create(request: Request, body: CreateRequest) -> bytes | Coroutine[Any, None, bytes | Answer]:
+    """Open or create what the name says, on a disk share or among the pipes."""
+    if body.impersonation_level > IMPERSONATION_DELEGATE:
+        raise SmbError(status.BAD_IMPERSONATION_LEVEL)
+    if request.tree.is_pipe:
+        return pipe.open_pipe(request, request.text(body.name_offset, body.name_length))
+    found = contexts.parse_chain(request.variable(body.create_contexts_offset, body.create_contexts_length, NAME_MINIMUM))
+    wish = read_wish(request, body, found)
+    if len(request.worker.opens) >= request.worker.config.max_open_files:
+        raise SmbError(status.TOO_MANY_OPENED_FILES)
+    opened = request.worker.new_open(request.tree)
+    action = open_file(request, wish, opened)
+    try:
+        response = respond(request, opened, action, found)
+    except BaseException:
+        close_open(request.worker, opened)
+        raise
+    request.worker.add_open(opened)
+    if request.chain is not None:
+        request.chain.open = opened
+    return response
+
+
+def read_wish(request: Request, body: CreateRequest, found: Contexts) -> Wish:
+    """Decode the request and refuse what makes no sense on any file."""
+    if body.file_attributes & INVALID_ATTRIBUTES or body.create_options & INVALID_OPTIONS or body.share_access & ~ALL_SHARED:
+        raise SmbError(status.INVALID_PARAMETER)
+    if body.create_options & UNSUPPORTED_OPTIONS:
+        raise SmbError(status.NOT_SUPPORTED)
+    check_disposition(body.create_disposition, body.create_options)
+    path = parse(request.variable(body.name_offset, body.name_length, NAME_MINIMUM))
+    if not body.desired_access or body.desired_access & access.INVALID_ACCESS:
+        raise SmbError(status.ACCESS_DENIED)
+    wish = Wish(path, body.desired_access, body.share_access, body.create_disposition, body.create_options, body.file_attributes)
+    _apply_contexts(wish, found)
+    return wish
+
+
+def _apply_contexts(wish: Wish, found: Contexts) -> None:
+    """The contexts that shape the file (2.2.13.2.1, .2, .6, .7)."""
+    if contexts.DURABLE_HANDLE_RECONNECT in found or contexts.DURABLE_HANDLE_RECONNECT_V2 in found:
+        raise SmbError(status.OBJECT_NAME_NOT_FOUND)  # no handle outlives its connection yet
+    timewarp = found.get(contexts.TIMEWARP_TOKEN)
+    if timewarp is not None and contexts.TIMEWARP.unpack(timewarp).timestamp:
+        raise SmbError(status.OBJECT_NAME_NOT_FOUND)  # there is no snapshot of any time
+    allocation = found.get(contexts.ALLOCATION_SIZE)
+    if allocation is not None:
+        wish.allocation = contexts.ALLOCATION.unpack(allocation).allocation_size
+    security = found.get(contexts.SD_BUFFER)
+    if security is not None:
+        wish.security = SecurityDescriptor.unpack(security)
+    eas = found.get(contexts.EA_BUFFER)
+    if eas is not None:
+        wish.eas = tuple(lists.parse_full_eas(eas))
+
+
+def respond(request: Request, opened: Open, action: int, found: Contexts) -> bytes:
+    """2.2.14, with the response contexts that were asked for."""
+    assert opened.handle is not None
+    info = opened.handle.info()
+    extra = contexts.build_chain(_response_contexts(request, opened, found))
+    return (
+        CREATE_RESPONSE.pack(
+            CREATE_RESPONSE_STRUCTURE_SIZE,
+            OPLOCK_LEVEL_NONE,
+            0,
+            action,
+            info.creation_time,
+            info.last_access_time,
+            info.last_write_time,
+            info.change_time,
+            info.allocation,
+            info.size,
+            info.attributes,
+            0,
+            opened.persistent,
+            opened.volatile,
+            CONTEXTS_AT if extra else 0,
+            len(extra),
+        )
+        + extra
+    )
+
+
+def _response_contexts(request: Request, opened: Open, found: Contexts) -> list[tuple[bytes, bytes]]:
+    made = []
+    handle = opened.handle
+    assert handle is not None
+    if contexts.QUERY_MAXIMAL_ACCESS_REQUEST in found:
+        most = access.maximal(request.worker, opened.tree, handle)
+        made.append((contexts.QUERY_MAXIMAL_ACCESS_REQUEST, contexts.MAXIMAL_ACCESS_RESPONSE.pack(status.SUCCESS, most)))
+    if contexts.QUERY_ON_DISK_ID in found:
+        dev, ino, _ = handle.key
+        made.append((contexts.QUERY_ON_DISK_ID, contexts.ON_DISK_ID.pack(ino, dev & 0xFFFFFFFFFFFFFFFF, bytes(16))))
+    return made

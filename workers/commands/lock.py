@@ -1,0 +1,110 @@
+"""LOCK: [MS-SMB2] 2.2.26, 3.3.5.14."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from typing import Any
+
+from smbd.sharing import Range
+from smbd.smb2 import status
+from smbd.smb2.constants import (
+    LOCKFLAG_EXCLUSIVE_LOCK,
+    LOCKFLAG_FAIL_IMMEDIATELY,
+    LOCKFLAG_SHARED_LOCK,
+    LOCKFLAG_UNLOCK,
+)
+from smbd.smb2.header import HEADER_SIZE
+from smbd.smb2.messages.file import LOCK_ELEMENT, LOCK_REQUEST, LOCK_RESPONSE, LOCK_RESPONSE_STRUCTURE_SIZE, LockElement, LockRequest
+from smbd.smb2.status import SmbError
+from workers.commands.close import wake
+from workers.loop import Cancelled, Completion
+from workers.request import Answer, Request
+
+RESPONSE = LOCK_RESPONSE.pack(LOCK_RESPONSE_STRUCTURE_SIZE, 0)
+ELEMENTS_AT = HEADER_SIZE + LOCK_REQUEST.size
+MAX_ELEMENTS = 1024  # far beyond what clients send; each is a record in the shared state
+RETRY = 1.0  # seconds: a wake-up that was lost on the way costs no more than this
+WAITS = (LOCKFLAG_SHARED_LOCK, LOCKFLAG_EXCLUSIVE_LOCK)
+AT_ONCE = tuple(flags | LOCKFLAG_FAIL_IMMEDIATELY for flags in WAITS)
+
+
+def lock(request: Request, body: LockRequest) -> bytes | Coroutine[Any, None, bytes | Answer]:
+    """Lock or unlock byte ranges; a single lock that may wait does so."""
+    opened = request.open
+    if opened.is_directory or opened.key is None:
+        raise SmbError(status.INVALID_PARAMETER)
+    if not 0 < body.lock_count <= MAX_ELEMENTS:
+        raise SmbError(status.INVALID_PARAMETER)
+    request.variable(ELEMENTS_AT, body.lock_count * LOCK_ELEMENT.size)
+    elements = [LOCK_ELEMENT.unpack(request.view, ELEMENTS_AT + index * LOCK_ELEMENT.size) for index in range(body.lock_count)]
+    if elements[0].flags & LOCKFLAG_UNLOCK:
+        return unlock(request, elements)
+    return lock_all(request, elements)
+
+
+def unlock(request: Request, elements: list[LockElement]) -> bytes:
+    """3.3.5.14.1: each element in turn; what was unlocked before a failure stays unlocked."""
+    worker, opened = request.worker, request.open
+    assert opened.key is not None
+    good = 0
+    while good < len(elements) and elements[good].flags == LOCKFLAG_UNLOCK:
+        good += 1
+    if not good:
+        raise SmbError(status.INVALID_PARAMETER)
+    ranges = [Range(element.offset, element.length) for element in elements[:good]]
+    done = worker.sharing.unlock(opened.key, opened.persistent, ranges)
+    wake(worker, done.wake)
+    if not done.complete:
+        raise SmbError(status.RANGE_NOT_LOCKED)
+    if good < len(elements):
+        raise SmbError(status.INVALID_PARAMETER)
+    return RESPONSE
+
+
+def lock_all(request: Request, elements: list[LockElement]) -> bytes | Coroutine[Any, None, bytes | Answer]:
+    """3.3.5.14.2: all of them or none; several only without waiting."""
+    for element in elements:
+        if element.flags not in WAITS and element.flags not in AT_ONCE:
+            raise SmbError(status.INVALID_PARAMETER)
+        if len(elements) > 1 and element.flags not in AT_ONCE:
+            raise SmbError(status.INVALID_PARAMETER)
+    ranges = [Range(element.offset, element.length, bool(element.flags & LOCKFLAG_EXCLUSIVE_LOCK)) for element in elements]
+    worker, opened = request.worker, request.open
+    assert opened.key is not None
+    if elements[0].flags in AT_ONCE:
+        worker.sharing.lock(opened.key, opened.persistent, ranges)
+        return RESPONSE
+    waiter = worker.next_id()
+    if worker.sharing.lock(opened.key, opened.persistent, ranges, waiter):
+        return RESPONSE
+    return wait_for(request, ranges, waiter)
+
+
+async def wait_for(request: Request, ranges: list[Range], waiter: int) -> bytes:
+    """Try again at each wake-up until it is granted, cancelled, or the file is closed."""
+    worker, opened = request.worker, request.open
+    key = opened.key
+    assert key is not None
+    try:
+        request.pend()
+        while True:
+            await _woken(request, waiter)
+            if worker.opens.get(opened.volatile) is not opened:
+                raise SmbError(status.RANGE_NOT_LOCKED)  # what Windows answers when the file is closed under a waiting lock
+            if worker.sharing.lock(key, opened.persistent, ranges, waiter):
+                return RESPONSE
+    except (Cancelled, SmbError):
+        worker.sharing.cancel_wait(key, waiter)
+        raise
+    finally:
+        worker.lock_waits.pop(waiter, None)
+
+
+async def _woken(request: Request, waiter: int) -> None:
+    woken: Completion[None] = Completion()
+    request.worker.lock_waits[waiter] = woken
+    timer = request.worker.loop.later(RETRY, lambda: woken.finish(None))
+    try:
+        await woken
+    finally:
+        timer.cancel()

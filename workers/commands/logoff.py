@@ -1,0 +1,16 @@
+"""LOGOFF: [MS-SMB2] 2.2.7, 3.3.5.6."""
+
+from __future__ import annotations
+
+from smbd.smb2.messages.session import LOGOFF_RESPONSE, LOGOFF_STRUCTURE_SIZE, LogoffRequest
+from workers.request import Request
+
+RESPONSE = LOGOFF_RESPONSE.pack(LOGOFF_STRUCTURE_SIZE, 0)
+
+
+def logoff(request: Request, body: LogoffRequest) -> bytes:
+    """End the session, its tree connects and opens; requests of it that wait are answered first."""
+    session, worker = request.session, request.worker
+    worker.engine.cancel_session(session.session_id)
+    worker.end_session(session)
+    return RESPONSE

@@ -1,0 +1,151 @@
+"""QUERY_DIRECTORY: [MS-SMB2] 2.2.33, 3.3.5.18."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import chain
+
+from pools.pool import HEADROOM
+from smbd.smb2 import status
+from smbd.smb2.constants import INDEX_SPECIFIED, REOPEN, RESTART_SCANS, RETURN_SINGLE_ENTRY
+from smbd.smb2.fscc.directory import FILE_NAMES_INFORMATION, MINIMUM, Listing
+from smbd.smb2.header import HEADER_SIZE
+from smbd.smb2.messages.directory import (
+    QUERY_DIRECTORY_REQUEST,
+    QUERY_DIRECTORY_RESPONSE,
+    QUERY_DIRECTORY_RESPONSE_STRUCTURE_SIZE,
+    QueryDirectoryRequest,
+)
+from smbd.smb2.names import Match, has_wildcards, matcher
+from smbd.smb2.status import SmbError
+from workers.open import Enumeration, Open
+from workers.request import Answer, Request
+from workers.vfs.interface import FileInfo
+
+PATTERN_MINIMUM = HEADER_SIZE + QUERY_DIRECTORY_REQUEST.size
+OUTPUT_AT = HEADER_SIZE + QUERY_DIRECTORY_RESPONSE.size
+
+
+def query_directory(request: Request, body: QueryDirectoryRequest) -> Answer:
+    """The next entries that match, as many as there is room for, packed where they are sent from."""
+    opened = request.open
+    if body.output_buffer_length > request.worker.max_transact:
+        raise SmbError(status.INVALID_PARAMETER)
+    request.check_charge(body.output_buffer_length)
+    if not opened.is_directory:
+        raise SmbError(status.INVALID_PARAMETER)
+    info_class = body.file_information_class
+    if info_class not in MINIMUM:
+        raise SmbError(status.INVALID_INFO_CLASS)
+    if body.output_buffer_length < MINIMUM[info_class]:
+        raise SmbError(status.INFO_LENGTH_MISMATCH)
+    if body.flags & INDEX_SPECIFIED and body.file_index:
+        raise SmbError(status.NOT_SUPPORTED)  # 3.3.5.18: this file system has no resume by index
+    pattern = request.text(body.file_name_offset, body.file_name_length)
+    fresh = position(request, opened, pattern, body.flags, info_class == FILE_NAMES_INFORMATION)
+    return fill(request, body, fresh)
+
+
+def position(request: Request, opened: Open, pattern: str, flags: int, names_only: bool) -> bool:
+    """Start, restart or go on; True when the enumeration is at its beginning. The first pattern stays until a REOPEN."""
+    current = opened.enumeration
+    if current is not None and not flags & (RESTART_SCANS | REOPEN):
+        return not current.started
+    if current is not None and not flags & REOPEN and not pattern:
+        pattern = current.pattern
+    if current is not None and flags & RESTART_SCANS and not flags & REOPEN:
+        pattern = pattern or current.pattern
+    opened.enumeration = Enumeration(pattern or "*", entries(request, opened, pattern or "*", names_only))
+    return True
+
+
+def entries(request: Request, opened: Open, pattern: str, names_only: bool) -> Iterator[tuple[str, FileInfo]]:
+    """What matches: '.' and '..' first, as Windows does, then the directory's entries in its own order."""
+    vfs, handle = request.tree.vfs, opened.handle
+    assert vfs is not None
+    assert handle is not None
+    match = matcher(pattern)
+    if not has_wildcards(pattern):
+        exact = _exactly(request, opened, pattern)
+        if exact is not None:
+            return iter((exact,))
+    return _matching(chain(_dots(request, opened), vfs.scan(handle, names_only)), match)
+
+
+def _matching(found: Iterator[tuple[str, FileInfo]], match: Match) -> Iterator[tuple[str, FileInfo]]:
+    return (entry for entry in found if match(entry[0]))
+
+
+def _exactly(request: Request, opened: Open, name: str) -> tuple[str, FileInfo] | None:
+    """A pattern without wildcards names one file: found without reading the directory."""
+    vfs = request.tree.vfs
+    assert vfs is not None
+    assert opened.handle is not None
+    if name in (".", "..") or not name or "\\" in name or ":" in name or "/" in name:
+        return None
+    try:
+        handle = vfs.open(opened.handle.path.child(name))
+    except OSError:
+        return None
+    try:
+        return handle.path.name, handle.opened
+    finally:
+        handle.close()
+
+
+def _dots(request: Request, opened: Open) -> Iterator[tuple[str, FileInfo]]:
+    """The directory itself and its parent; the share's root is its own parent, so nothing outside is shown."""
+    vfs = request.tree.vfs
+    assert vfs is not None
+    assert opened.handle is not None
+    here = opened.handle.info()
+    yield ".", here
+    above = here
+    if opened.handle.path.components:
+        try:
+            parent = vfs.open(opened.handle.path.parent)
+        except OSError:
+            yield "..", above
+            return
+        try:
+            above = parent.opened
+        finally:
+            parent.close()
+    yield "..", above
+
+
+def fill(request: Request, body: QueryDirectoryRequest, fresh: bool) -> Answer:
+    """Pack entries into a reply buffer until it is full. None at all: NO_SUCH_FILE at the beginning, NO_MORE_FILES later."""
+    enumeration = request.open.enumeration
+    assert enumeration is not None
+    room = body.output_buffer_length
+    buffer = request.worker.pool.allocate(room)
+    try:
+        listing = Listing(body.file_information_class, buffer.view[HEADROOM : HEADROOM + room], room)
+        _pack(enumeration, listing, bool(body.flags & RETURN_SINGLE_ENTRY))
+        if not listing.count:
+            if enumeration.pending is not None:
+                # 3.3.5.18: not even one entry fits
+                raise SmbError(status.INFO_LENGTH_MISMATCH if fresh else status.BUFFER_OVERFLOW)
+            raise SmbError(status.NO_SUCH_FILE if fresh else status.NO_MORE_FILES)
+    except BaseException:
+        buffer.release()
+        raise
+    enumeration.started = True
+    fixed = QUERY_DIRECTORY_RESPONSE.pack(QUERY_DIRECTORY_RESPONSE_STRUCTURE_SIZE, OUTPUT_AT, listing.length)
+    return Answer(fixed, status.SUCCESS, buffer, listing.length)
+
+
+def _pack(enumeration: Enumeration, listing: Listing, single: bool) -> None:
+    entry = enumeration.pending
+    enumeration.pending = None
+    add = listing.add
+    if entry is None:
+        entry = next(enumeration.entries, None)
+    while entry is not None:
+        if not add(entry[0], entry[1]):
+            enumeration.pending = entry
+            return
+        if single:
+            return
+        entry = next(enumeration.entries, None)

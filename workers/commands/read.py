@@ -1,0 +1,54 @@
+"""READ: [MS-SMB2] 2.2.19, 3.3.5.12."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from typing import Any
+
+from pools.pool import HEADROOM
+from smbd.smb2 import status
+from smbd.smb2.constants import CHANNEL_NONE
+from smbd.smb2.messages.file import READ_RESPONSE, READ_RESPONSE_STRUCTURE_SIZE, ReadRequest
+from smbd.smb2.status import SmbError
+from workers.commands import pipe
+from workers.request import Answer, Request
+
+DATA_OFFSET = 80  # header and fixed response
+LAST_OFFSET = 0x7FFFFFFFFFFFFFFF
+
+
+def read(request: Request, body: ReadRequest) -> Answer | Coroutine[Any, None, bytes | Answer]:
+    """Bytes of a file or a pipe, at the place in the reply buffer from which they are sent."""
+    if body.length > request.worker.max_read:
+        raise SmbError(status.INVALID_PARAMETER)
+    request.check_charge(body.length)
+    if body.channel != CHANNEL_NONE:
+        raise SmbError(status.INVALID_PARAMETER)  # no RDMA here
+    if request.open.pipe is not None:
+        return pipe.read(request, body)
+    return read_file(request, body)
+
+
+def read_file(request: Request, body: ReadRequest) -> Answer:
+    """3.3.5.12: fewer bytes than MinimumCount, or none where some were asked for, is END_OF_FILE."""
+    opened, length, offset = request.open, body.length, body.offset
+    if opened.is_directory:
+        raise SmbError(status.INVALID_DEVICE_REQUEST)
+    if offset > LAST_OFFSET or offset + length > LAST_OFFSET:
+        raise SmbError(status.INVALID_PARAMETER)
+    worker = request.worker
+    assert opened.key is not None
+    assert opened.handle is not None
+    if length and worker.sharing.locks_conflict(opened.key, opened.persistent, offset, length, False):
+        raise SmbError(status.FILE_LOCK_CONFLICT)
+    buffer = worker.pool.allocate(length)
+    try:
+        got = opened.handle.pread_into(buffer.view[HEADROOM : HEADROOM + length], offset) if length else 0
+        if (got == 0 and length) or got < body.minimum_count:
+            raise SmbError(status.END_OF_FILE)
+    except BaseException:
+        buffer.release()
+        raise
+    opened.position = offset + got
+    worker.count_read(got)
+    return Answer(READ_RESPONSE.pack(READ_RESPONSE_STRUCTURE_SIZE, DATA_OFFSET, 0, got, 0, 0), status.SUCCESS, buffer, got)

@@ -1,0 +1,116 @@
+"""TREE_CONNECT and TREE_DISCONNECT: [MS-SMB2] 2.2.9 to 2.2.12, 3.3.5.7, 3.3.5.8."""
+
+from __future__ import annotations
+
+from smbd.config import Config, Share
+from smbd.smb2 import status
+from smbd.smb2.constants import (
+    FILE_ALL_ACCESS,
+    FILE_GENERIC_EXECUTE,
+    FILE_GENERIC_READ,
+    SHARE_TYPE_DISK,
+    SHARE_TYPE_PIPE,
+    SHAREFLAG_ACCESS_BASED_DIRECTORY_ENUM,
+    SHAREFLAG_AUTO_CACHING,
+    SHAREFLAG_ENCRYPT_DATA,
+    SHAREFLAG_MANUAL_CACHING,
+    SHAREFLAG_NO_CACHING,
+    SHAREFLAG_VDO_CACHING,
+    TREE_CONNECT_FLAG_EXTENSION_PRESENT,
+)
+from smbd.smb2.header import HEADER_SIZE
+from smbd.smb2.messages.tree import (
+    TREE_CONNECT_REQUEST,
+    TREE_CONNECT_REQUEST_EXTENSION,
+    TREE_CONNECT_RESPONSE,
+    TREE_CONNECT_RESPONSE_STRUCTURE_SIZE,
+    TREE_DISCONNECT_RESPONSE,
+    TREE_DISCONNECT_STRUCTURE_SIZE,
+    TreeConnectRequest,
+    TreeDisconnectRequest,
+)
+from smbd.smb2.status import SmbError
+from workers.admission import admit
+from workers.request import Request
+from workers.tree import TreeConnect
+
+PATH_MINIMUM = HEADER_SIZE + TREE_CONNECT_REQUEST.size
+READ_ONLY_ACCESS = FILE_GENERIC_READ | FILE_GENERIC_EXECUTE
+PIPE_ACCESS = 0x001F00A9
+CACHING = {
+    "manual": SHAREFLAG_MANUAL_CACHING,
+    "documents": SHAREFLAG_AUTO_CACHING,
+    "programs": SHAREFLAG_VDO_CACHING,
+    "disable": SHAREFLAG_NO_CACHING,
+}
+DISCONNECTED = TREE_DISCONNECT_RESPONSE.pack(TREE_DISCONNECT_STRUCTURE_SIZE, 0)
+
+
+def tree_connect(request: Request, body: TreeConnectRequest) -> bytes:
+    """Connect the session to a share, if it is there and lets the user in."""
+    name = share_name(request, body)
+    worker, session = request.worker, request.session
+    share = worker.find_share(name, session)
+    if share is None:
+        raise SmbError(status.BAD_NETWORK_NAME)
+    tree = TreeConnect(worker.next_tree_id(), session, share, worker.now())
+    tree.encrypt = encryption_required(request, worker.config, share)
+    if tree.encrypt and not can_encrypt(request):
+        raise SmbError(status.ACCESS_DENIED)  # 3.3.5.7: the client cannot encrypt and the share insists
+    tree.maximal_access = PIPE_ACCESS
+    if share.kind != "pipe":
+        admit(worker, tree)
+        tree.maximal_access = READ_ONLY_ACCESS if tree.read_only else FILE_ALL_ACCESS
+    worker.add_tree(tree)
+    request.answer_tree = tree.tree_id
+    if request.chain is not None:
+        request.chain.tree_id = tree.tree_id
+    kind = SHARE_TYPE_PIPE if share.kind == "pipe" else SHARE_TYPE_DISK
+    return TREE_CONNECT_RESPONSE.pack(TREE_CONNECT_RESPONSE_STRUCTURE_SIZE, kind, 0, share_flags(tree), 0, tree.maximal_access)
+
+
+def share_name(request: Request, body: TreeConnectRequest) -> str:
+    r"""The share in ``\\server\share``. The server part is not compared: clients use every name we have."""
+    offset = body.path_offset
+    dialect = request.worker.connection.dialect
+    if body.flags & TREE_CONNECT_FLAG_EXTENSION_PRESENT and dialect is not None and dialect.preauth:
+        TREE_CONNECT_REQUEST_EXTENSION.unpack(request.view, PATH_MINIMUM)
+        offset += PATH_MINIMUM  # 2.2.9: then the offset counts from the end of this structure
+    raw = request.variable(offset, body.path_length, PATH_MINIMUM)
+    if len(raw) & 1:
+        raise SmbError(status.INVALID_PARAMETER)
+    path = bytes(raw).decode("utf-16-le", "surrogatepass")
+    parts = path.split("\\")
+    if len(parts) != 4 or parts[0] or parts[1] or not parts[3]:
+        raise SmbError(status.BAD_NETWORK_NAME)
+    return parts[3]
+
+
+def encryption_required(request: Request, config: Config, share: Share) -> bool:
+    """Tree connect's EncryptData: the share's word, or that of the whole server."""
+    word = share.smb_encrypt if share.smb_encrypt != "default" else config.server_smb_encrypt
+    if word == "required":
+        return True
+    return word == "desired" and can_encrypt(request)
+
+
+def can_encrypt(request: Request) -> bool:
+    """Whether the session has a cipher."""
+    return request.channel is not None and request.channel.cipher is not None
+
+
+def share_flags(tree: TreeConnect) -> int:
+    """2.2.10 ShareFlags."""
+    flags = CACHING.get(tree.share.csc_policy, SHAREFLAG_MANUAL_CACHING) if not tree.is_pipe else 0
+    if tree.encrypt:
+        flags |= SHAREFLAG_ENCRYPT_DATA
+    if tree.share.hide_unreadable and not tree.is_pipe:
+        flags |= SHAREFLAG_ACCESS_BASED_DIRECTORY_ENUM
+    return flags
+
+
+def tree_disconnect(request: Request, body: TreeDisconnectRequest) -> bytes:
+    """End the tree connect and its opens."""
+    request.worker.engine.cancel_tree(request.tree)
+    request.worker.end_tree(request.tree)
+    return DISCONNECTED

@@ -1,0 +1,83 @@
+"""WRITE: [MS-SMB2] 2.2.21, 3.3.5.13."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from typing import Any
+
+from smbd.smb2 import status
+from smbd.smb2.constants import (
+    CHANNEL_NONE,
+    FILE_APPEND_DATA,
+    FILE_NOTIFY_CHANGE_LAST_WRITE,
+    FILE_NOTIFY_CHANGE_SIZE,
+    FILE_WRITE_DATA,
+    WRITEFLAG_WRITE_THROUGH,
+)
+from smbd.smb2.header import HEADER_SIZE
+from smbd.smb2.messages.file import WRITE_REQUEST, WRITE_RESPONSE, WRITE_RESPONSE_STRUCTURE_SIZE, WriteRequest
+from smbd.smb2.status import SmbError
+from workers.changes import modified
+from workers.commands import pipe
+from workers.request import Answer, Request
+
+DATA_MINIMUM = HEADER_SIZE + WRITE_REQUEST.size
+DATA_MAXIMUM = 0x100  # 3.3.5.13: a DataOffset beyond this is invalid
+LAST_OFFSET = 0x7FFFFFFFFFFFFFFF
+TO_END_OF_FILE = 0xFFFFFFFFFFFFFFFF  # [MS-FSA] 2.1.5.4: ByteOffset -1
+
+
+def write(request: Request, body: WriteRequest) -> bytes | Coroutine[Any, None, bytes | Answer]:
+    """Bytes into a file or a pipe, from the place in the receive buffer where they arrived."""
+    if body.length > request.worker.max_write:
+        raise SmbError(status.INVALID_PARAMETER)
+    request.check_charge(body.length)
+    if body.channel != CHANNEL_NONE or body.data_offset > DATA_MAXIMUM:
+        raise SmbError(status.INVALID_PARAMETER)
+    data = request.variable(body.data_offset, body.length, DATA_MINIMUM)
+    if request.open.pipe is not None:
+        return pipe.write(request, data)
+    if request.open.is_directory:
+        raise SmbError(status.INVALID_DEVICE_REQUEST)
+    through = body.flags & WRITEFLAG_WRITE_THROUGH
+    if through or request.open.write_through:
+        return write_through(request, body.offset, data)
+    write_file(request, body.offset, data)
+    return response(len(data))
+
+
+def response(count: int) -> bytes:
+    """2.2.22."""
+    return WRITE_RESPONSE.pack(WRITE_RESPONSE_STRUCTURE_SIZE, 0, count, 0, 0, 0)
+
+
+def write_file(request: Request, offset: int, data: memoryview) -> None:
+    """Write at once. What the file system refuses is the answer; what it took before stands."""
+    opened, length, worker = request.open, len(data), request.worker
+    assert opened.handle is not None
+    assert opened.key is not None
+    if offset == TO_END_OF_FILE:
+        offset = opened.handle.info().size
+    if offset > LAST_OFFSET or offset + length > LAST_OFFSET:
+        raise SmbError(status.INVALID_PARAMETER)
+    if not opened.granted & FILE_WRITE_DATA and opened.granted & FILE_APPEND_DATA and offset < opened.handle.info().size:
+        raise SmbError(status.ACCESS_DENIED)
+    if not length:
+        return
+    if worker.sharing.locks_conflict(opened.key, opened.persistent, offset, length, True):
+        raise SmbError(status.FILE_LOCK_CONFLICT)
+    opened.handle.pwrite(data, offset)
+    opened.position = offset + length
+    worker.count_written(length)
+    if not opened.wrote:
+        opened.wrote = True
+    modified(request, opened, FILE_NOTIFY_CHANGE_SIZE | FILE_NOTIFY_CHANGE_LAST_WRITE)
+
+
+async def write_through(request: Request, offset: int, data: memoryview) -> bytes:
+    """Write, and answer when the disk has it. The sync waits on a VFS thread."""
+    write_file(request, offset, data)
+    handle = request.open.handle
+    assert handle is not None
+    await request.worker.blocking(handle.fsync, request.open)
+    return response(len(data))

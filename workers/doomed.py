@@ -1,0 +1,56 @@
+"""Deleting what a dead process's last open left to be deleted.
+
+Owns: the way from a record of the shared state to the file beneath its share. Invariant: only the very file, directory or stream of the
+record is deleted, by the file system module that its share uses, with the rights of the user who asked for the deletion.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import pwd
+
+from smbd.config import Config
+from smbd.sharing import NOBODY, Doomed
+from smbd.sharing.records import Deletion
+from smbd.smb2.names import Path
+from workers import identity
+from workers.identity import Identity
+from workers.vfs.posix import PosixVfs
+
+
+def remove(config: Config, item: Doomed) -> None:
+    """``OSError`` when it cannot be deleted; FileNotFoundError when it is not there any more, or another file has its name."""
+    share = config.share(item.share)
+    if share is None or "%" in share.path:
+        raise OSError(errno.ESTALE, "the share's folder is not known without its client")
+    vfs = PosixVfs(share.path)
+    before = identity.current()
+    try:
+        identity.assume(_asker(item))
+        _unlink(vfs, item)
+    finally:
+        identity.assume(before)
+        vfs.close()
+
+
+def _unlink(vfs: PosixVfs, item: Doomed) -> None:
+    stream = item.key.stream if item.delete is Deletion.STREAM else ""
+    handle = vfs.open(Path(tuple(item.path.split("/")), stream))
+    try:
+        if handle.key()[:2] != item.key[:2]:
+            raise FileNotFoundError(errno.ENOENT, "another file has this name now", item.path)
+        vfs.unlink(handle)
+    finally:
+        handle.close()
+
+
+def _asker(item: Doomed) -> Identity:
+    """The user, with the groups the system gives it; whoever serves where none is known."""
+    if NOBODY in (item.uid, item.gid):
+        return identity.current()
+    try:
+        groups = tuple(os.getgrouplist(pwd.getpwuid(item.uid).pw_name, item.gid))
+    except KeyError:
+        groups = (item.gid,)
+    return Identity(item.uid, item.gid, groups)

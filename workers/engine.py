@@ -1,0 +1,275 @@
+"""The protocol engine: frames from the transport in, replies to the transport out.
+
+Owns: the order of things. READ, WRITE and ECHO run to their end on the spot; a handler that waits is a task; a compound is one task whose
+elements run in order. Invariant: every element received is answered exactly once, except CANCEL, which never is.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from pools.pool import HEADROOM, PoolExhausted
+from smbd.smb2 import status
+from smbd.smb2.connection import Disconnect, Element
+from smbd.smb2.constants import FLAGS_RELATED_OPERATIONS, Command
+from smbd.smb2.header import ERROR_BODY, TRANSFORM_SIZE, TRANSPORT_SIZE
+from smbd.smb2.header import async_id as async_id_of
+from smbd.smb2.reply import Reply, reply_size
+from smbd.smb2.status import SmbError
+from workers.dispatch import ERRORS, answer_of, execute
+from workers.request import Answer, Chain, Request
+from workers.rows import ROWS
+
+if TYPE_CHECKING:
+    from smbd.smb2.crypto import Channel
+    from workers.tree import TreeConnect
+    from workers.worker import Worker
+
+FRONT = TRANSPORT_SIZE + TRANSFORM_SIZE
+BEHIND = 16  # the authentication tag of a sealed reply
+CANCEL = int(Command.CANCEL)
+NEGOTIATE = int(Command.NEGOTIATE)
+IN_PROGRESS_LIMIT = 4096  # requests that may wait at once: far more than honest clients have credits for in waits
+
+
+class Engine:
+    """Runs requests of one connection. ``waiting`` holds those whose handler has not ended, by MessageId."""
+
+    __slots__ = ("_async_ids", "_by_async_id", "waiting", "worker")
+
+    def __init__(self, worker: Worker) -> None:
+        self.worker = worker
+        self.waiting: dict[int, Request] = {}
+        self._by_async_id: dict[int, Request] = {}
+        self._async_ids = itertools.count(1)
+
+    def frame(self, view: memoryview, start: int, end: int) -> None:
+        """Execute what the frame ``view[start:end]`` holds. ``Disconnect`` and ``WireError`` end the connection."""
+        elements = self.worker.connection.receive(view, start, end)
+        if len(elements) > 1:
+            self._compound(elements)
+        elif elements[0].header.command == NEGOTIATE and not elements[0].error:
+            self._negotiate(elements[0])
+        else:
+            self._single(elements[0])
+
+    def _negotiate(self, element: Element) -> None:
+        """NEGOTIATE is the core's own business ([MS-SMB2] 3.3.5.3, 3.3.5.4)."""
+        self._queue([self.worker.connection.negotiate(element, self.worker.now())], None)
+
+    # one element
+
+    def _single(self, element: Element) -> None:
+        request = Request(self.worker, element, None)
+        if request.header.command == CANCEL:
+            self.cancel(request)
+            return
+        result = self.start(request, element)
+        if isinstance(result, (bytes, Answer)):
+            self._reply(request, result)
+            return
+        buffer = self.worker.receiver.buffer
+        assert buffer is not None
+        buffer.hold()  # the task may look at its request after the transport has moved on
+        self._enter(request)
+
+        def ended(value: Any, error: BaseException | None) -> None:
+            buffer.release()
+            self.forget(request)
+            if error is not None:
+                value = self._answer_or_raise(error, request)
+            self._reply(request, value)
+            self.worker.flush_soon()
+
+        request.task = self.worker.loop.spawn(result, ended)
+
+    def start(self, request: Request, element: Element) -> Any:
+        """Run the handler to its end or its first wait, unless the core has refused the element."""
+        if element.error:
+            return Answer(ERROR_BODY, element.error)
+        self.worker.count_request(request.header.command)
+        return execute(ROWS[request.header.command], request)
+
+    def _answer_or_raise(self, error: BaseException, request: Request) -> Answer:
+        if isinstance(error, ERRORS):
+            return answer_of(error, request)
+        raise error
+
+    def _enter(self, request: Request) -> None:
+        if len(self.waiting) >= IN_PROGRESS_LIMIT:
+            raise Disconnect(f"{IN_PROGRESS_LIMIT} requests wait already")
+        self.waiting[request.header.message_id] = request
+
+    def forget(self, request: Request) -> None:
+        """The handler has ended: nothing is left to cancel."""
+        self.waiting.pop(request.header.message_id, None)
+        if request.async_id:
+            self._by_async_id.pop(request.async_id, None)
+
+    # cancelling
+
+    def cancel(self, request: Request) -> None:
+        """[MS-SMB2] 3.3.5.16: find the request by AsyncId or MessageId; nothing is answered."""
+        async_id = async_id_of(request.header)
+        target = self.waiting.get(request.header.message_id) if async_id is None else self._by_async_id.get(async_id)
+        if target is not None and target.header.session_id == request.header.session_id:
+            target.cancel()
+
+    def cancel_session(self, session_id: int) -> None:
+        """The session ends: every request of it that waits is cancelled."""
+        for request in list(self.waiting.values()):
+            if request.header.session_id == session_id and request.async_id:
+                request.cancel()
+
+    def cancel_tree(self, tree: TreeConnect) -> None:
+        """The tree connect ends: likewise."""
+        for request in list(self.waiting.values()):
+            if request.async_id and request.has_tree(tree):
+                request.cancel()
+
+    # compounds
+
+    def _compound(self, elements: Sequence[Element]) -> None:
+        buffer = self.worker.receiver.buffer
+        assert buffer is not None
+        buffer.hold()
+        chain = _ChainRun(self, elements)
+
+        def ended(_: Any, error: BaseException | None) -> None:
+            buffer.release()
+            if error is not None:
+                raise error
+            self.worker.flush_soon()
+
+        self.worker.loop.spawn(chain.run(), ended)
+
+    # replies
+
+    def pend(self, request: Request) -> None:
+        """Send the interim response ([MS-SMB2] 3.3.4.2); all credits are granted with it."""
+        chain = request.chain
+        if chain is not None:
+            if not chain.last:
+                raise SmbError(status.INTERNAL_ERROR)  # what Windows answers in the middle of a compound
+            chain.flush()
+        request.async_id = next(self._async_ids)
+        self._by_async_id[request.async_id] = request
+        self.waiting[request.header.message_id] = request
+        self._queue([self._element(request, status.PENDING, ERROR_BODY, None)], request.seal)
+        self.worker.flush_soon()
+
+    def make_reply(self, request: Request, answer: Answer | bytes) -> Reply:
+        """The element that answers ``request``. An answer's payload buffer is copied: only single replies leave in place."""
+        if isinstance(answer, bytes):
+            return self._element(request, status.SUCCESS, answer, None)
+        body = answer.body
+        if answer.buffer is not None:
+            body += bytes(answer.buffer.view[HEADROOM : HEADROOM + answer.length])
+            answer.buffer.release()
+            answer.buffer = None
+        reply = self._element(request, answer.status, body, answer.channel)
+        reply.preauth = answer.preauth
+        return reply
+
+    def _element(self, request: Request, code: int, body: bytes, channel: Channel | None) -> Reply:
+        header = request.header
+        granted = 0
+        if not request.async_id or code == status.PENDING:
+            granted = self.worker.grant(header.credit)
+        reply = Reply(header, code, body, granted, None if code == status.PENDING else channel or request.sign)
+        chain = request.chain
+        if chain is not None and header.flags & FLAGS_RELATED_OPERATIONS:
+            if chain.session_id is not None:
+                reply.session_id = chain.session_id
+            if chain.tree_id is not None:
+                reply.tree_id = chain.tree_id
+        reply.session_id = request.answer_session or reply.session_id
+        reply.tree_id = request.answer_tree or reply.tree_id
+        if request.async_id:
+            reply.async_id = request.async_id
+        if status.is_error(code):
+            self.worker.count_error()
+        return reply
+
+    def _reply(self, request: Request, answer: Answer | bytes) -> None:
+        """Queue the answer to a single request."""
+        if isinstance(answer, Answer) and answer.buffer is not None:
+            buffer = answer.buffer
+            reply = self._element(request, answer.status, b"", answer.channel)
+            connection = self.worker.connection
+            data = connection.reply_in_place(buffer.view, HEADROOM, answer.length, answer.body, reply, seal=request.seal)
+            self.worker.sender.queue(data, buffer)
+        else:
+            self._queue([self.make_reply(request, answer)], request.seal)
+        if request.after_reply is not None:
+            request.after_reply()
+
+    def _queue(self, replies: Sequence[Reply], seal: Channel | None) -> None:
+        size = reply_size([reply.body for reply in replies])
+        try:
+            buffer, start = self.worker.sender.room(FRONT + size + BEHIND)
+        except PoolExhausted:
+            # Without its answer the client would wait for ever, and the credits would be gone: better it comes back.
+            raise Disconnect("no buffer for a reply") from None
+        self.worker.sender.queue(self.worker.connection.reply(buffer.view, start + FRONT, replies, seal), buffer)
+
+    def send_chain(self, request: Request, replies: Sequence[Reply]) -> None:
+        """Queue the replies of a compound, protected as its first request was."""
+        self._queue(replies, request.seal)
+
+
+class _ChainRun(Chain):
+    """One compound on its way: elements in order, replies gathered until the end or until the last element pends."""
+
+    __slots__ = ("_elements", "_engine", "_first", "_replies")
+
+    def __init__(self, engine: Engine, elements: Sequence[Element]) -> None:
+        super().__init__()
+        self._engine = engine
+        self._elements = elements
+        self._replies: list[Reply] = []
+        self._first: Request | None = None
+
+    async def run(self) -> None:
+        """Execute every element; an unrelated one starts a new family."""
+        engine = self._engine
+        for index, element in enumerate(self._elements):
+            self.last = index == len(self._elements) - 1
+            if not element.header.flags & FLAGS_RELATED_OPERATIONS:
+                self.reset()
+            request = Request(engine.worker, element, self)
+            self._first = self._first or request
+            if element.header.command == CANCEL:
+                engine.cancel(request)
+                continue
+            answer = await self._one(request, element)
+            self.status = answer.status if isinstance(answer, Answer) else status.SUCCESS
+            self._replies.append(engine.make_reply(request, answer))
+            if request.after_reply is not None:
+                request.after_reply()
+        self.flush()
+
+    async def _one(self, request: Request, element: Element) -> Answer | bytes:
+        engine = self._engine
+        if element.header.command == NEGOTIATE:
+            raise Disconnect("NEGOTIATE in a compound")
+        result = engine.start(request, element)
+        if isinstance(result, (bytes, Answer)):
+            return result
+        request.task = engine.worker.loop.current
+        engine.waiting[request.header.message_id] = request
+        try:
+            return await result  # type: ignore[no-any-return]  # Any only because of the rows' common type
+        except ERRORS as error:
+            return answer_of(error, request)
+        finally:
+            engine.forget(request)
+
+    def flush(self) -> None:
+        """Send the replies gathered so far as one compound."""
+        if self._replies:
+            assert self._first is not None
+            self._engine.send_chain(self._first, self._replies)
+            self._replies = []

@@ -1,0 +1,99 @@
+"""FSCTLs about the connection and about pipes: [MS-SMB2] 3.3.5.15.2, .8, .11, .12 and [MS-FSCC] 2.3.45 to 2.3.50."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Coroutine
+from typing import Any
+
+from smbd.smb2 import status
+from smbd.smb2.messages.ioctl import (
+    NETWORK_INTERFACE_INFO,
+    PIPE_PEEK_REPLY,
+    RSS_CAPABLE,
+    SOCKADDR_FAMILY_IPV4,
+    SOCKADDR_FAMILY_IPV6,
+    SOCKADDR_IN,
+    SOCKADDR_IN6,
+    SOCKADDR_STORAGE_SIZE,
+)
+from smbd.smb2.status import SmbError
+from workers.commands import pipe
+from workers.request import Request
+
+CONNECTED = 3  # [MS-FSCC] 2.3.46 FILE_PIPE_CONNECTED_STATE
+DEFAULT_SPEED = 1_000_000_000  # bits per second, where the interface does not say
+
+
+def validate_negotiate(request: Request, data: memoryview, max_output: int) -> bytes:
+    """3.3.5.15.12: a difference ends the connection."""
+    return request.worker.connection.validate_negotiate(data, max_output)
+
+
+def network_interfaces(request: Request, data: memoryview, max_output: int) -> bytes:
+    """3.3.5.15.11: one entry per address, with the interface's speed."""
+    dialect = request.worker.connection.dialect
+    if dialect is None or not dialect.smb3:
+        raise SmbError(status.INVALID_DEVICE_REQUEST)
+    entries = list(_interfaces())
+    size = NETWORK_INTERFACE_INFO.size + SOCKADDR_STORAGE_SIZE
+    output = b""
+    for number, (index, speed, address) in enumerate(entries):
+        following = size if number + 1 < len(entries) else 0
+        output += NETWORK_INTERFACE_INFO.pack(following, index, RSS_CAPABLE, 0, speed) + _sockaddr(address)
+    return output
+
+
+def _interfaces() -> list[tuple[int, int, str]]:
+    """(index, bits per second, address) of every interface that is up; loopback only when there is nothing else."""
+    import psutil  # noqa: PLC0415 - asked for once a connection at most, and its import costs memory
+
+    stats = psutil.net_if_stats()
+    found: list[tuple[int, int, str]] = []
+    loopback: list[tuple[int, int, str]] = []
+    for name, addresses in psutil.net_if_addrs().items():
+        if name not in stats or not stats[name].isup:
+            continue
+        speed = stats[name].speed * 1_000_000 or DEFAULT_SPEED
+        for entry in addresses:
+            if entry.family not in (socket.AF_INET, socket.AF_INET6):
+                continue
+            address = entry.address.partition("%")[0]
+            row = (socket.if_nametoindex(name), speed, address)
+            (loopback if ipaddress.ip_address(address).is_loopback else found).append(row)
+    return found or loopback
+
+
+def _sockaddr(address: str) -> bytes:
+    """2.2.32.5.1 SOCKADDR_STORAGE."""
+    parsed = ipaddress.ip_address(address)
+    if parsed.version == 4:
+        packed = SOCKADDR_IN.pack(SOCKADDR_FAMILY_IPV4, 0, int.from_bytes(parsed.packed, "little"), 0)
+    else:
+        packed = SOCKADDR_IN6.pack(SOCKADDR_FAMILY_IPV6, 0, 0, parsed.packed, 0)
+    return packed.ljust(SOCKADDR_STORAGE_SIZE, b"\0")
+
+
+def no_referrals(request: Request, data: memoryview, max_output: int) -> bytes:
+    """3.3.5.15.2: no DFS here."""
+    raise SmbError(status.NOT_FOUND)
+
+
+def pipe_transceive(request: Request, data: memoryview, max_output: int) -> Coroutine[Any, None, tuple[bytes, int]]:
+    """[MS-FSCC] 2.3.49: one write, one read."""
+    return pipe.transceive(request, data, max_output)
+
+
+def pipe_peek(request: Request, data: memoryview, max_output: int) -> bytes:
+    """[MS-FSCC] 2.3.45: the pipe is connected; what lies in it is read by READ."""
+    if max_output < PIPE_PEEK_REPLY.size:
+        raise SmbError(status.BUFFER_TOO_SMALL)
+    return PIPE_PEEK_REPLY.pack(CONNECTED, 0, 0, 0)
+
+
+def pipe_wait(request: Request, data: memoryview, max_output: int) -> bytes:
+    """[MS-FSCC] 2.3.49: our pipes always have a free instance."""
+    if not request.tree.is_pipe:
+        raise SmbError(status.INVALID_DEVICE_REQUEST)
+    return b""

@@ -1,0 +1,47 @@
+"""FSCTLs about one file that change nothing: [MS-FSCC] 2.3."""
+
+from __future__ import annotations
+
+from smbd.smb2 import status
+from smbd.smb2.messages.ioctl import COMPRESSION_STATE, FILE_OBJECT_ID_BUFFER, SRV_SNAPSHOT_ARRAY
+from smbd.smb2.status import SmbError
+from workers.request import Request
+
+NOT_COMPRESSED = 0
+
+
+def object_id(request: Request, data: memoryview, max_output: int) -> bytes:
+    """2.3.1: an id made of what names the file on this server: device and inode."""
+    key = request.open.key
+    assert key is not None
+    name = key.dev.to_bytes(8, "little") + key.ino.to_bytes(8, "little")
+    return FILE_OBJECT_ID_BUFFER.pack(name, bytes(16), name, bytes(16))
+
+
+def get_compression(request: Request, data: memoryview, max_output: int) -> bytes:
+    """2.3.18: nothing is compressed."""
+    return COMPRESSION_STATE.pack(NOT_COMPRESSED)
+
+
+def set_compression(request: Request, data: memoryview, max_output: int) -> bytes:
+    """2.3.62: only "none" can be set."""
+    if COMPRESSION_STATE.unpack(data).compression_state != NOT_COMPRESSED:
+        raise SmbError(status.NOT_SUPPORTED)
+    return b""
+
+
+def get_reparse_point(request: Request, data: memoryview, max_output: int) -> bytes:
+    """2.3.23: no file here is one."""
+    raise SmbError(status.NOT_A_REPARSE_POINT)
+
+
+def no_snapshots(request: Request, data: memoryview, max_output: int) -> bytes:
+    """[MS-SMB2] 3.3.5.15.1: an empty list."""
+    if max_output < SRV_SNAPSHOT_ARRAY.size + 4:
+        raise SmbError(status.INVALID_PARAMETER)
+    return SRV_SNAPSHOT_ARRAY.pack(0, 0, 0) + bytes(4)
+
+
+def path_is_valid(request: Request, data: memoryview, max_output: int) -> bytes:
+    """2.3.33: the server may always say yes."""
+    return b""

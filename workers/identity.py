@@ -1,0 +1,79 @@
+"""Whose rights a thread of the worker acts with.
+
+Owns: the calling thread's identity. Invariant: what ``assume`` says is what the kernel has, thread by thread; a failed change ends in
+root's own identity being recorded as unknown, so that the next ``assume`` sets everything again.
+
+This is the ``switch`` form: effective ids move for each request, only when they differ from the last one's. The interface says nothing of
+how: a form that drops to one user for good refuses, in ``assume``, any identity but its own, and asks elsewhere for what ``as_root`` is
+for.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from pools.port import credentials
+
+
+class Identity(NamedTuple):
+    """A Unix user as the kernel knows one: no names, no SIDs."""
+
+    uid: int
+    gid: int
+    groups: tuple[int, ...] = ()
+
+
+ROOT = Identity(0, 0, ())
+
+
+class _State(threading.local):
+    current: Identity | None = None
+
+
+_state = _State()
+_privileged: bool | None = None
+
+
+def privileged() -> bool:
+    """Whether identities can be switched at all. Asked once a process; a fork inherits the answer, which a fork does not change."""
+    global _privileged
+    if _privileged is None:
+        _privileged = credentials.can_switch()
+    return _privileged
+
+
+def assume(identity: Identity) -> None:
+    """Act as ``identity`` from here on, in this thread. Costs nothing when it already does, or when the process is not root's."""
+    if identity == _state.current or not privileged():
+        return
+    _state.current = None
+    credentials.set_effective(*identity)
+    _state.current = identity
+
+
+def current() -> Identity:
+    """The identity of this thread."""
+    return _state.current or Identity(os.geteuid(), os.getegid(), tuple(os.getgroups()))
+
+
+@contextmanager
+def as_root() -> Iterator[None]:
+    """For the few calls that need it, after the user's right to the result was checked: reading and writing security.NTACL, hidden files.
+
+    Without root's powers it does nothing: the call inside then fails or not on the serving user's own rights.
+    """
+    before = _state.current
+    if before is None or before.uid == 0 or not privileged():
+        yield
+        return
+    credentials.set_effective_uid(0)
+    _state.current = None  # should coming back fail, the next assume() sets everything again
+    try:
+        yield
+    finally:
+        credentials.set_effective_uid(before.uid)
+        _state.current = before

@@ -1,0 +1,291 @@
+"""The worker's event loop: descriptors, timers, coroutines and the few threads that wait for slow disks.
+
+Owns: one epoll set, the timer heap, the tasks and the VFS thread pool of one worker.
+Invariant: everything but the body of an ``in_thread`` call runs on the thread that calls ``run``; a coroutine is resumed
+only from there, so protocol state needs no lock.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import select
+import socket
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine, Generator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+READ = select.EPOLLIN | select.EPOLLRDHUP
+WRITE = select.EPOLLOUT
+
+
+class Cancelled(Exception):
+    """Thrown into a coroutine whose request was cancelled or whose connection ended."""
+
+
+class Completion(Generic[T]):
+    """A value that arrives once. ``await`` it from a task of the loop; ``finish`` or ``fail`` it from the loop's thread."""
+
+    __slots__ = ("_error", "_task", "_value", "done")
+
+    def __init__(self) -> None:
+        self.done = False
+        self._value: T | None = None
+        self._error: BaseException | None = None
+        self._task: Task | None = None
+
+    def finish(self, value: T) -> None:
+        """Deliver ``value``; later deliveries are ignored (an answer that lost against its time-out)."""
+        if not self.done:
+            self.done = True
+            self._value = value
+            self._wake()
+
+    def fail(self, error: BaseException) -> None:
+        """Deliver an error; later deliveries are ignored."""
+        if not self.done:
+            self.done = True
+            self._error = error
+            self._wake()
+
+    def attach(self, task: Task) -> None:
+        """The task to resume on delivery: at most one."""
+        self._task = task
+
+    def _wake(self) -> None:
+        task, self._task = self._task, None
+        if task is not None:
+            task.loop.soon(task.step)
+
+    def __await__(self) -> Generator[Completion[T], None, T]:
+        while not self.done:  # a task may be stepped for another reason, such as a cancel
+            yield self
+        if self._error is not None:
+            raise self._error
+        return self._value  # type: ignore[return-value]  # set whenever done without error
+
+
+class Task:
+    """One coroutine on its way. ``ended(result, error)`` is called exactly once."""
+
+    __slots__ = ("_coroutine", "_ended", "_thrown", "loop", "over")
+
+    def __init__(self, loop: Loop, coroutine: Coroutine[Any, None, Any], ended: Callable[[Any, BaseException | None], None]) -> None:
+        self.loop = loop
+        self.over = False
+        self._coroutine = coroutine
+        self._ended = ended
+        self._thrown: BaseException | None = None
+
+    def step(self) -> None:
+        """Run the coroutine to its next wait or its end."""
+        if self.over:
+            return
+        thrown, self._thrown = self._thrown, None
+        outer, self.loop.current = self.loop.current, self
+        try:
+            waiting = self._coroutine.send(None) if thrown is None else self._coroutine.throw(thrown)
+        except StopIteration as stop:
+            self.over = True
+            self._ended(stop.value, None)
+        except BaseException as error:  # noqa: BLE001 - handed over whole to the owner, who knows the three kinds
+            self.over = True
+            self._ended(None, error)
+        else:
+            waiting.attach(self)
+            if waiting.done:
+                self.loop.soon(self.step)
+        finally:
+            self.loop.current = outer
+
+    def cancel(self) -> None:
+        """Throw ``Cancelled`` into the coroutine at its present wait."""
+        if not self.over and self._thrown is None:
+            self._thrown = Cancelled()
+            self.loop.soon(self.step)
+
+
+class Timer:
+    """One call in the future, until cancelled."""
+
+    __slots__ = ("_call", "due")
+
+    def __init__(self, due: float, call: Callable[[], None]) -> None:
+        self.due = due
+        self._call: Callable[[], None] | None = call
+
+    def cancel(self) -> None:
+        """Forget the call. Harmless when it has happened."""
+        self._call = None
+
+    def fire(self) -> None:
+        """Make the call, once."""
+        call, self._call = self._call, None
+        if call is not None:
+            call()
+
+
+class Loop:
+    """Descriptors, timers and tasks of one thread."""
+
+    def __init__(self, threads: int = 4) -> None:
+        self._epoll = select.epoll()
+        self._readers: dict[int, Callable[[], None]] = {}
+        self._writers: dict[int, Callable[[], None]] = {}
+        self._timers: list[tuple[float, int, Timer]] = []
+        self._order = itertools.count()
+        self._soon: deque[Callable[[], None]] = deque()
+        self._threads = threads
+        self._executor: ThreadPoolExecutor | None = None
+        self._finished: deque[tuple[Completion[Any], Any, BaseException | None]] = deque()
+        self._bell: tuple[socket.socket, socket.socket] | None = None
+        self._stopping = False
+        self.current: Task | None = None  # the task that is being stepped
+
+    # descriptors
+
+    def watch(self, fd: int, reader: Callable[[], None] | None, writer: Callable[[], None] | None = None) -> None:
+        """Call ``reader`` when ``fd`` has bytes or its end, ``writer`` when it has room. Replaces what was watched before."""
+        known = fd in self._readers or fd in self._writers
+        self._readers.pop(fd, None)
+        self._writers.pop(fd, None)
+        events = 0
+        if reader is not None:
+            self._readers[fd] = reader
+            events |= READ
+        if writer is not None:
+            self._writers[fd] = writer
+            events |= WRITE
+        if not events:
+            if known:
+                self._epoll.unregister(fd)
+        elif known:
+            self._epoll.modify(fd, events)
+        else:
+            self._epoll.register(fd, events)
+
+    # time
+
+    def later(self, seconds: float, call: Callable[[], None]) -> Timer:
+        """``call()`` after ``seconds``."""
+        timer = Timer(time.monotonic() + seconds, call)
+        heapq.heappush(self._timers, (timer.due, next(self._order), timer))
+        return timer
+
+    def soon(self, call: Callable[[], None]) -> None:
+        """``call()`` before the loop waits again."""
+        self._soon.append(call)
+
+    async def sleep(self, seconds: float) -> None:
+        """Suspend the calling coroutine."""
+        done: Completion[None] = Completion()
+        timer = self.later(seconds, lambda: done.finish(None))
+        try:
+            await done
+        finally:
+            timer.cancel()
+
+    # coroutines and threads
+
+    def spawn(self, coroutine: Coroutine[Any, None, T], ended: Callable[[Any, BaseException | None], None]) -> Task:
+        """Run ``coroutine`` to its first wait at once; ``ended`` may have been called when this returns."""
+        task = Task(self, coroutine, ended)
+        task.step()
+        return task
+
+    def in_thread(self, call: Callable[[], T]) -> Completion[T]:
+        """Run a blocking ``call`` on a VFS thread; await what is returned."""
+        completion: Completion[T] = Completion()
+        if self._executor is None:
+            self._executor = ThreadPoolExecutor(self._threads, thread_name_prefix="vfs")
+            self._bell = socket.socketpair()
+            for end in self._bell:
+                end.setblocking(False)
+            self.watch(self._bell[0].fileno(), self._deliver)
+        self._executor.submit(self._run_blocking, completion, call)
+        return completion
+
+    def _run_blocking(self, completion: Completion[T], call: Callable[[], T]) -> None:
+        value: T | None = None
+        error: BaseException | None = None
+        try:
+            value = call()
+        except BaseException as caught:  # noqa: BLE001 - carried to the awaiting coroutine, where it belongs
+            error = caught
+        self._finished.append((completion, value, error))
+        assert self._bell is not None
+        try:
+            self._bell[1].send(b"\0")
+        except BlockingIOError:
+            return  # the bell is already ringing
+
+    def _deliver(self) -> None:
+        assert self._bell is not None
+        self._bell[0].recv(4096)
+        while self._finished:
+            completion, value, error = self._finished.popleft()
+            if error is None:
+                completion.finish(value)
+            else:
+                completion.fail(error)
+
+    # running
+
+    def stop(self) -> None:
+        """Leave ``run`` after the present turn."""
+        self._stopping = True
+
+    def run(self) -> None:
+        """Serve until ``stop``."""
+        while not self._stopping:
+            self.turn()
+
+    def turn(self) -> None:
+        """One wait and everything it brought."""
+        self._run_soon()
+        if self._stopping:
+            return
+        for fd, events in self._epoll.poll(self._patience()):
+            # Looked up one at a time: an earlier callback of this turn may have unwatched a later descriptor.
+            if events & (READ | select.EPOLLHUP | select.EPOLLERR):
+                reader = self._readers.get(fd)
+                if reader is not None:
+                    reader()
+            if events & (WRITE | select.EPOLLHUP | select.EPOLLERR):
+                writer = self._writers.get(fd)
+                if writer is not None:
+                    writer()
+        self._fire_timers()
+        self._run_soon()
+
+    def _patience(self) -> float:
+        if self._soon:
+            return 0.0
+        if not self._timers:
+            return -1
+        return max(0.0, self._timers[0][0] - time.monotonic())
+
+    def _fire_timers(self) -> None:
+        timers = self._timers
+        if not timers:
+            return
+        now = time.monotonic()
+        while timers and timers[0][0] <= now:
+            heapq.heappop(timers)[2].fire()
+
+    def _run_soon(self) -> None:
+        queue = self._soon
+        while queue:
+            queue.popleft()()
+
+    def close(self) -> None:
+        """Give the descriptors and threads back; a blocking call under way is waited for."""
+        if self._executor is not None:
+            self._executor.shutdown(wait=True)
+        if self._bell is not None:
+            for end in self._bell:
+                end.close()
+        self._epoll.close()

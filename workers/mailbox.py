@@ -1,0 +1,94 @@
+"""The worker's end of the message queue, on its event loop.
+
+Owns: the questions under way. Invariant: every ``ask`` ends, by its answer, by BUSY or GONE from the hub, or by its time-out;
+an answer that comes too late is dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pools.queue import ANSWER_BUSY, ANSWER_GONE, AskBusy, AskGone, AskTimeout, Endpoint, HubClosed, Message
+from workers.loop import Completion, Loop
+
+Route = Callable[[Message], None]
+
+
+class Mailbox:
+    """Sends, asks, and hands what arrives unasked to the route of its kind."""
+
+    def __init__(self, loop: Loop, endpoint: Endpoint, lost: Callable[[], None]) -> None:
+        self._loop = loop
+        self._endpoint = endpoint
+        self._lost = lost
+        self._asked: dict[int, Completion[Message]] = {}
+        self._routes: dict[int, Route] = {}
+        self._writing = False
+        loop.watch(endpoint.fileno(), self._readable)
+
+    def route(self, kind: int, call: Route) -> None:
+        """``call(message)`` for every message of ``kind`` that answers nothing."""
+        self._routes[kind] = call
+
+    def send(self, destination: int, kind: int, payload: bytes = b"", *, id: int = 0) -> None:
+        """Hand a message over; it leaves at once or as soon as the hub takes it."""
+        self._endpoint.send(destination, kind, payload, id=id)
+        self._arm()
+
+    def soon(self, call: Callable[[], None]) -> None:
+        """``call()`` at the loop's next turn."""
+        self._loop.soon(call)
+
+    def answer(self, request: Message, payload: bytes = b"") -> None:
+        """Answer what another process asked."""
+        self._endpoint.answer(request, payload)
+        self._arm()
+
+    async def ask(self, destination: int, kind: int, payload: bytes = b"", timeout: float = 30.0) -> Message:
+        """The answer to a question. Raises ``AskTimeout``, ``AskBusy`` or ``AskGone``."""
+        number = self._endpoint.next_id()
+        completion: Completion[Message] = Completion()
+        self._asked[number] = completion
+        timer = self._loop.later(timeout, lambda: completion.fail(AskTimeout(f"no answer to kind {kind:#06x} in {timeout:g} s")))
+        try:
+            self.send(destination, kind, payload, id=number)
+            return await completion
+        finally:
+            timer.cancel()
+            self._asked.pop(number, None)
+
+    def _readable(self) -> None:
+        while True:
+            try:
+                message = self._endpoint.receive()
+            except HubClosed:
+                self._lost()
+                return
+            if message is None:
+                return
+            self._deliver(message)
+
+    def _deliver(self, message: Message) -> None:
+        asked = self._asked.get(message.id) if message.kind & 1 else None
+        if asked is None:
+            route = self._routes.get(message.kind)
+            if route is not None:
+                route(message)
+            else:
+                message.close_descriptors()
+        elif message.kind == ANSWER_BUSY:
+            asked.fail(AskBusy("the destination has too much to do"))
+        elif message.kind == ANSWER_GONE:
+            asked.fail(AskGone("the destination does not exist"))
+        else:
+            asked.finish(message)
+
+    def _arm(self) -> None:
+        wants = self._endpoint.wants_write
+        if wants != self._writing:
+            self._writing = wants
+            self._loop.watch(self._endpoint.fileno(), self._readable, self._writable if wants else None)
+
+    def _writable(self) -> None:
+        self._endpoint.flush()
+        self._arm()

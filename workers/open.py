@@ -1,0 +1,120 @@
+"""Opens ([MS-SMB2] 3.3.1.10): a client's handle on a file, a directory, a stream or a pipe.
+
+Owns: what one CREATE granted and the position of its directory enumeration.
+Invariant: an Open in the table has a handle that is open and, unless it is a pipe, a record in the shared state;
+``workers.commands.close.close_open`` is the one place that ends both.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from smbd.sharing import FileKey
+    from smbd.smb2.names import Path
+    from workers.session import Session
+    from workers.tree import TreeConnect
+    from workers.vfs.interface import FileInfo, Handle
+
+
+class Enumeration:
+    """Where a QUERY_DIRECTORY stands: its pattern, what is still to come and the entry that did not fit."""
+
+    __slots__ = ("entries", "pattern", "pending", "started")
+
+    def __init__(self, pattern: str, entries: Iterator[tuple[str, FileInfo]]) -> None:
+        self.pattern = pattern
+        self.entries = entries
+        self.pending: tuple[str, FileInfo] | None = None
+        self.started = False  # whether anything has been returned
+
+
+class Open:
+    """One row of the worker's open table."""
+
+    __slots__ = (
+        "append_only",
+        "create_options",
+        "delete_on_close",
+        "enumeration",
+        "granted",
+        "handle",
+        "in_flight",
+        "is_directory",
+        "key",
+        "mode",
+        "notify",
+        "oplock",
+        "orphan",
+        "path",
+        "persistent",
+        "pipe",
+        "pipe_name",
+        "position",
+        "session",
+        "share_access",
+        "tree",
+        "volatile",
+        "write_through",
+        "wrote",
+    )
+
+    def __init__(self, persistent: int, volatile: int, tree: TreeConnect) -> None:
+        self.persistent = persistent
+        self.volatile = volatile
+        self.tree = tree
+        self.session: Session = tree.session
+        self.handle: Handle | None = None
+        self.pipe: int | None = None  # the RPC service's name for it
+        self.pipe_name = ""
+        self.path: Path | None = None
+        self.key: FileKey | None = None
+        self.granted = 0
+        self.share_access = 0
+        self.create_options = 0
+        self.is_directory = False
+        self.delete_on_close = False
+        self.append_only = False
+        self.wrote = False
+        self.write_through = False
+        self.in_flight = 0  # calls on VFS threads that use the handle: it is closed after the last of them
+        self.orphan: Handle | None = None
+        self.mode = 0
+        self.position = 0
+        self.oplock = 0
+        self.enumeration: Enumeration | None = None
+        self.notify: Notify | None = None
+
+
+class Notify:
+    """Change notification of one directory Open ([MS-SMB2] 3.3.5.19): what is watched and what has come since it was last asked for."""
+
+    __slots__ = ("bytes", "changes", "filter", "overflowed", "recursive", "watch_id")
+
+    def __init__(self, watch_id: int, completion_filter: int, recursive: bool) -> None:
+        self.watch_id = watch_id
+        self.filter = completion_filter
+        self.recursive = recursive
+        self.changes: list[tuple[int, str]] = []
+        self.bytes = 0
+        self.overflowed = False
+
+    def add(self, action: int, name: str) -> None:
+        """Remember a change; the same one twice in a row is one."""
+        change = (action, name)
+        if not self.changes or self.changes[-1] != change:
+            self.changes.append(change)
+            self.bytes += 16 + 2 * len(name)
+
+    def overflow(self) -> None:
+        """Too much for a client that does not ask: it will have to enumerate."""
+        self.overflowed = True
+        self.changes.clear()
+
+    def take(self) -> tuple[list[tuple[int, str]], bool]:
+        """What has come, and whether something was lost; both are forgotten here."""
+        taken = self.changes, self.overflowed
+        self.changes, self.overflowed, self.bytes = [], False, 0
+        return taken

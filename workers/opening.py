@@ -1,0 +1,326 @@
+"""Opening and creating files: the rules of [MS-FSA] 2.1.5.1 between the CREATE request and the file system.
+
+Owns: the order of the checks: name, existence, type, access, sharing, then the disk. Invariant: nothing on the disk changes before every
+check has passed, and whatever a failure leaves behind is undone here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from smbd.sharing import FileKey, OpenClaim
+from smbd.smb2 import status
+from smbd.smb2.constants import (
+    DELETE,
+    FILE_APPEND_DATA,
+    FILE_ATTRIBUTE_ARCHIVE,
+    FILE_ATTRIBUTE_ENCRYPTED,
+    FILE_ATTRIBUTE_HIDDEN,
+    FILE_ATTRIBUTE_READONLY,
+    FILE_ATTRIBUTE_SYSTEM,
+    FILE_CREATE,
+    FILE_CREATED,
+    FILE_DELETE_ON_CLOSE,
+    FILE_DIRECTORY_FILE,
+    FILE_EXECUTE,
+    FILE_NON_DIRECTORY_FILE,
+    FILE_NOTIFY_CHANGE_LAST_WRITE,
+    FILE_NOTIFY_CHANGE_SIZE,
+    FILE_OPEN,
+    FILE_OPEN_IF,
+    FILE_OPENED,
+    FILE_OVERWRITE,
+    FILE_OVERWRITE_IF,
+    FILE_OVERWRITTEN,
+    FILE_READ_DATA,
+    FILE_SUPERSEDE,
+    FILE_SUPERSEDED,
+    FILE_WRITE_DATA,
+    FILE_WRITE_THROUGH,
+    MAXIMUM_ALLOWED,
+)
+from smbd.smb2.dtyp import SecurityDescriptor, create_descriptor, map_generic
+from smbd.smb2.names import DATA, INDEX_ALLOCATION, Path
+from smbd.smb2.status import SmbError
+from workers import access, changes
+from workers.vfs.interface import NewFile
+
+if TYPE_CHECKING:
+    from workers.open import Open
+    from workers.request import Request
+    from workers.tree import TreeConnect
+    from workers.vfs.interface import Handle
+    from workers.worker import Worker
+
+OVERWRITING = (FILE_SUPERSEDE, FILE_OVERWRITE, FILE_OVERWRITE_IF)
+CREATING = (FILE_SUPERSEDE, FILE_CREATE, FILE_OPEN_IF, FILE_OVERWRITE_IF)
+SETTABLE_ATTRIBUTES = 0x00003127
+DATA_ACCESS = FILE_READ_DATA | FILE_WRITE_DATA | FILE_APPEND_DATA | FILE_EXECUTE
+WRITING = FILE_WRITE_DATA | FILE_APPEND_DATA
+RACES = 8  # turns between finding and creating before somebody else's haste is our failure
+
+
+@dataclass(slots=True)
+class Wish:
+    """What a CREATE asks for, decoded and checked for sense, before anything is looked up."""
+
+    path: Path
+    desired: int
+    share_access: int
+    disposition: int
+    options: int
+    attributes: int
+    allocation: int = 0
+    security: SecurityDescriptor | None = None
+    eas: tuple[tuple[str, bytes], ...] = ()
+
+    @property
+    def directory(self) -> bool:
+        """Only a directory will do."""
+        return bool(self.options & FILE_DIRECTORY_FILE) or self.path.type == INDEX_ALLOCATION
+
+    @property
+    def file(self) -> bool:
+        """Only a file will do."""
+        return bool(self.options & FILE_NON_DIRECTORY_FILE) or self.path.type == DATA
+
+
+def open_file(request: Request, wish: Wish, opened: Open) -> int:
+    """Fill ``opened`` for ``wish``; the CreateAction. Nothing stays behind when it raises."""
+    vfs = request.tree.vfs
+    assert vfs is not None
+    for _ in range(RACES):
+        try:
+            handle = vfs.open(wish.path)
+        except FileNotFoundError:
+            if wish.disposition not in CREATING:
+                raise
+        else:
+            return _keep(handle, request, wish, opened)
+        try:
+            return _create(request, wish, opened)
+        except FileExistsError:
+            continue  # somebody was faster: then it exists
+    raise SmbError(status.OBJECT_NAME_COLLISION)
+
+
+def _keep(handle: Handle, request: Request, wish: Wish, opened: Open) -> int:
+    try:
+        return _open_existing(handle, request, wish, opened)
+    except BaseException:
+        handle.close()
+        raise
+
+
+# What exists
+
+
+def _open_existing(handle: Handle, request: Request, wish: Wish, opened: Open) -> int:
+    worker, tree = request.worker, request.tree
+    _check_type(handle, wish)
+    if wish.disposition == FILE_CREATE:
+        raise SmbError(status.OBJECT_NAME_COLLISION)
+    overwriting = wish.disposition in OVERWRITING
+    desired = map_generic(wish.desired)
+    needed = desired
+    if overwriting:
+        needed |= DELETE if wish.disposition == FILE_SUPERSEDE else FILE_WRITE_DATA
+    granted = access.check(worker, tree, handle, needed)
+    if not desired & MAXIMUM_ALLOWED:
+        granted &= desired
+    granted = _mind_readonly(handle, wish, granted)
+    claim(worker, opened, handle, wish, granted)
+    try:
+        opened.granted = granted = _activate(handle, granted, wish, overwriting)
+        if overwriting:
+            _overwrite(handle, wish)
+            changes.modified(request, opened, FILE_NOTIFY_CHANGE_SIZE | FILE_NOTIFY_CHANGE_LAST_WRITE)
+    except BaseException:
+        release_claim(worker, opened)
+        raise
+    if not overwriting:
+        return FILE_OPENED
+    return FILE_SUPERSEDED if wish.disposition == FILE_SUPERSEDE else FILE_OVERWRITTEN
+
+
+def _check_type(handle: Handle, wish: Wish) -> None:
+    if handle.directory and not handle.stream:
+        if wish.file:
+            raise SmbError(status.FILE_IS_A_DIRECTORY)
+        if wish.disposition in OVERWRITING:
+            raise SmbError(status.INVALID_PARAMETER if wish.directory else status.OBJECT_NAME_COLLISION)
+    elif wish.directory:
+        raise SmbError(status.OBJECT_NAME_COLLISION if wish.disposition == FILE_CREATE else status.NOT_A_DIRECTORY)
+
+
+def _mind_readonly(handle: Handle, wish: Wish, granted: int) -> int:
+    """[MS-FSA] 2.1.5.1.2.1: what the READONLY, HIDDEN and SYSTEM attributes forbid; the access that is left."""
+    attributes = handle.opened.attributes
+    if wish.disposition in (FILE_OVERWRITE, FILE_OVERWRITE_IF, FILE_SUPERSEDE):
+        kept = attributes & (FILE_ATTRIBUTE_HIDDEN | FILE_ATTRIBUTE_SYSTEM)
+        if kept & ~wish.attributes and not handle.stream:
+            raise SmbError(status.ACCESS_DENIED)
+    if not attributes & FILE_ATTRIBUTE_READONLY or handle.directory:
+        return granted
+    if wish.disposition in OVERWRITING or map_generic(wish.desired) & WRITING:
+        raise SmbError(status.ACCESS_DENIED)
+    if wish.options & FILE_DELETE_ON_CLOSE:
+        raise SmbError(status.CANNOT_DELETE)
+    return granted & ~WRITING
+
+
+def claim(worker: Worker, opened: Open, handle: Handle, wish: Wish, granted: int) -> None:
+    """Enter the open into the shared state; SHARING_VIOLATION, DELETE_PENDING and the like come from there."""
+    tree = opened.tree
+    opened.handle = handle
+    opened.key = FileKey(*handle.key)
+    opened.path = handle.path
+    opened.is_directory = handle.directory and not handle.stream
+    opened.share_access = wish.share_access
+    opened.granted = granted
+    opened.create_options = wish.options
+    opened.delete_on_close = bool(wish.options & FILE_DELETE_ON_CLOSE)
+    opened.write_through = bool(wish.options & FILE_WRITE_THROUGH) and tree.share.strict_sync
+    if opened.delete_on_close:
+        _check_delete_on_close(opened, tree)
+    worker.sharing.open(
+        opened.key,
+        OpenClaim(
+            file_id=opened.persistent,
+            access=granted,
+            share_access=wish.share_access,
+            path="/".join(handle.path.components),
+            share=tree.share.name,
+            user=tree.token.name,
+            session_id=tree.session.session_id,
+            tree_id=tree.tree_id,
+            delete_on_close=opened.delete_on_close,
+            directory=opened.is_directory,
+            uid=tree.token.uid,
+            gid=tree.token.gid,
+            opened=worker.now(),
+            overwrite=wish.disposition in OVERWRITING,
+        ),
+    )
+
+
+def release_claim(worker: Worker, opened: Open) -> None:
+    """Take the record of a failed open back. It deletes nothing: the open never was."""
+    assert opened.key is not None
+    worker.sharing.abandon(opened.key, opened.persistent)
+
+
+def _check_delete_on_close(opened: Open, tree: TreeConnect) -> None:
+    if not opened.granted & DELETE:
+        raise SmbError(status.ACCESS_DENIED)
+    assert opened.path is not None
+    if not opened.path.components and not opened.path.stream:
+        raise SmbError(status.CANNOT_DELETE)  # the share's root
+
+
+def _activate(handle: Handle, granted: int, wish: Wish, overwriting: bool) -> int:
+    """Open the data where data access was granted. What POSIX withholds from MAXIMUM_ALLOWED is taken out of it."""
+    if handle.directory and not handle.stream:
+        if granted & FILE_READ_DATA:
+            try:
+                handle.activate(True, False)
+            except PermissionError:
+                if map_generic(wish.desired) & FILE_READ_DATA:
+                    raise
+                granted &= ~FILE_READ_DATA
+        return granted
+    reads = bool(granted & (FILE_READ_DATA | FILE_EXECUTE))
+    writes = bool(granted & WRITING) or overwriting
+    if not reads and not writes:
+        return granted
+    explicit = map_generic(wish.desired)
+    try:
+        handle.activate(reads, writes)
+    except PermissionError:
+        if overwriting or not explicit & MAXIMUM_ALLOWED or explicit & DATA_ACCESS & granted:
+            raise
+        return _activate_less(handle, granted)
+    return granted
+
+
+def _activate_less(handle: Handle, granted: int) -> int:
+    for reads, writes, lost in ((True, False, WRITING), (False, True, FILE_READ_DATA | FILE_EXECUTE)):
+        try:
+            handle.activate(reads, writes)
+        except PermissionError:
+            continue
+        return granted & ~lost
+    return granted & ~DATA_ACCESS
+
+
+def _overwrite(handle: Handle, wish: Wish) -> None:
+    """[MS-FSA] 2.1.5.1.2: length 0, the new attributes, streams and extended attributes gone."""
+    handle.clear()
+    if not handle.stream:
+        handle.set_attributes((wish.attributes & SETTABLE_ATTRIBUTES) | FILE_ATTRIBUTE_ARCHIVE)
+        for name, value in wish.eas:
+            handle.set_ea(name, value)
+    if wish.allocation:
+        handle.allocate(wish.allocation)
+
+
+# What does not
+
+
+def _create(request: Request, wish: Wish, opened: Open) -> int:
+    """[MS-FSA] 2.1.5.1.1."""
+    worker, tree, vfs = request.worker, request.tree, request.tree.vfs
+    assert vfs is not None
+    if wish.attributes & FILE_ATTRIBUTE_ENCRYPTED:
+        raise SmbError(status.ACCESS_DENIED)
+    if tree.read_only:
+        raise SmbError(status.ACCESS_DENIED)
+    if wish.attributes & FILE_ATTRIBUTE_READONLY and wish.options & FILE_DELETE_ON_CLOSE:
+        raise SmbError(status.CANNOT_DELETE)
+    granted = access.of_new(wish.desired, tree.maximal_access)
+    directory = wish.directory and not wish.path.stream
+    security = _security_of_new(worker, tree, wish, directory)
+    attributes = (wish.attributes & SETTABLE_ATTRIBUTES) | (0 if directory else FILE_ATTRIBUTE_ARCHIVE)
+    new = NewFile(directory, attributes, security.pack() if security is not None else None, wish.eas, wish.allocation)
+    handle = vfs.create(wish.path, new)
+    claimed = False
+    try:
+        claim(worker, opened, handle, wish, granted)
+        claimed = True
+        opened.granted = _activate(handle, granted, wish, False)
+    except BaseException:
+        if claimed:
+            release_claim(worker, opened)
+        vfs.unlink(handle)
+        handle.close()
+        raise
+    changes.added(worker, tree, handle.path, directory)
+    return FILE_CREATED
+
+
+def _security_of_new(worker: Worker, tree: TreeConnect, wish: Wish, directory: bool) -> SecurityDescriptor | None:
+    """The descriptor to store: given, inherited, or None where POSIX mode says it all ([MS-DTYP] 2.5.3.4)."""
+    vfs = tree.vfs
+    assert vfs is not None
+    if wish.path.stream:
+        return None  # a stream has its file's
+    parent = vfs.open(wish.path.parent)
+    try:
+        stored = parent.security()
+        found = SecurityDescriptor.unpack(stored) if stored is not None else access.from_mode(worker, parent.opened)
+    finally:
+        parent.close()
+    access.check_add(worker, tree, found, directory)
+    if wish.security is None and stored is None:
+        return None
+    return create_descriptor(found if stored is not None else None, tree.token, directory, wish.security)
+
+
+def check_disposition(disposition: int, options: int) -> None:
+    """[MS-FSA] 2.1.5.1: combinations that never work."""
+    if disposition > FILE_OVERWRITE_IF:
+        raise SmbError(status.INVALID_PARAMETER)
+    never = options & FILE_NON_DIRECTORY_FILE or disposition not in (FILE_OPEN, FILE_CREATE, FILE_OPEN_IF)
+    if options & FILE_DIRECTORY_FILE and never:
+        raise SmbError(status.INVALID_PARAMETER)

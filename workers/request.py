@@ -1,0 +1,149 @@
+"""One request on its way through the engine, and the one gate through which offsets sent by a peer pass.
+
+Owns: ``Request``, ``Answer`` and ``Chain`` (what a compound's elements share). Invariant: no byte of a PDU is reached through an offset
+or length of the peer's except through ``Request.variable``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from pools.layout import WireError
+from smbd.smb2 import status
+from smbd.smb2.header import HEADER_SIZE, Header
+from smbd.smb2.status import SmbError
+
+if TYPE_CHECKING:
+    from pools.pool import Buffer
+    from smbd.smb2.connection import Element
+    from smbd.smb2.crypto import Channel, PreauthHash
+    from workers.loop import Task
+    from workers.open import Open
+    from workers.session import Session
+    from workers.tree import TreeConnect
+    from workers.worker import Worker
+
+CREDIT_UNIT = 65536
+
+
+class Answer:
+    """A response that is more than a body with status SUCCESS.
+
+    ``buffer`` holds ``length`` bytes of payload behind its headroom, to follow ``body`` on the wire; the answer owns one reference to it.
+    ``channel`` signs the response in place of the request's channel (the end of SESSION_SETUP).
+    """
+
+    __slots__ = ("body", "buffer", "channel", "length", "preauth", "status")
+
+    def __init__(self, body: bytes, code: int = status.SUCCESS, buffer: Buffer | None = None, length: int = 0) -> None:
+        self.body = body
+        self.status = code
+        self.buffer = buffer
+        self.length = length
+        self.channel: Channel | None = None
+        self.preauth: PreauthHash | None = None
+
+
+class Chain:
+    """What related elements of a compound inherit from the element before ([MS-SMB2] 3.3.5.2.7.2)."""
+
+    __slots__ = ("last", "open", "session_id", "status", "tree_id")
+
+    def __init__(self) -> None:
+        self.last = False
+        self.reset()
+
+    def flush(self) -> None:
+        """Send the replies gathered so far: an element is about to pend."""
+        raise NotImplementedError
+
+    def reset(self) -> None:
+        """An unrelated element: it inherits nothing."""
+        self.session_id: int | None = None
+        self.tree_id: int | None = None
+        self.open: Open | None = None
+        self.status = status.SUCCESS
+
+
+class Request:
+    """``view`` is the element from its header on. ``session``, ``tree`` and ``open`` are set by dispatch as the command's row asks."""
+
+    __slots__ = (
+        "after_reply",
+        "answer_session",
+        "answer_tree",
+        "async_id",
+        "chain",
+        "channel",
+        "encrypted",
+        "header",
+        "open",
+        "seal",
+        "session",
+        "sign",
+        "task",
+        "tree",
+        "view",
+        "when_cancelled",
+        "worker",
+    )
+
+    session: Session
+    tree: TreeConnect
+    open: Open
+
+    def __init__(self, worker: Worker, element: Element, chain: Chain | None) -> None:
+        self.worker = worker
+        self.header: Header = element.header
+        self.view: memoryview = element.view
+        self.channel: Channel | None = element.channel
+        self.encrypted: bool = element.encrypted
+        self.chain = chain
+        self.sign: Channel | None = element.sign
+        self.seal: Channel | None = element.seal
+        self.async_id = 0
+        self.task: Task | None = None
+        self.answer_session = 0  # in the response's header, where the request could not name it yet
+        self.answer_tree = 0
+        self.after_reply: Callable[[], None] | None = None  # once the response is on its way
+        self.when_cancelled: Callable[[], None] | None = None
+
+    def variable(self, offset: int, length: int, minimum: int = HEADER_SIZE) -> memoryview:
+        """``length`` bytes at ``offset`` from the start of the header; ``WireError`` unless all lie in this element, after ``minimum``."""
+        if length == 0:
+            return self.view[:0]
+        if offset < minimum or offset + length > len(self.view):
+            raise WireError(f"{length} bytes at {offset} of a request of {len(self.view)}")
+        return self.view[offset : offset + length]
+
+    def text(self, offset: int, length: int) -> str:
+        """A UTF-16LE string of the request. Lone surrogates pass: names on the wire may hold them."""
+        if length & 1:
+            raise SmbError(status.OBJECT_NAME_INVALID)
+        return bytes(self.variable(offset, length)).decode("utf-16-le", "surrogatepass")
+
+    def check_charge(self, payload: int) -> None:
+        """[MS-SMB2] 3.3.5.2.5: the credits charged must cover what is sent or asked for."""
+        if payload > CREDIT_UNIT:
+            self.worker.connection.check_charge(self.header, payload, 0)
+
+    def has_open(self) -> bool:
+        """Whether the request was resolved to an Open."""
+        return getattr(self, "open", None) is not None
+
+    def has_tree(self, tree: TreeConnect) -> bool:
+        """Whether the request was resolved to ``tree``."""
+        return getattr(self, "tree", None) is tree
+
+    def pend(self) -> None:
+        """Tell the client that the answer will take a while ([MS-SMB2] 3.3.4.2). Call once, before the first long wait."""
+        self.worker.engine.pend(self)
+
+    def cancel(self) -> None:
+        """End the wait this request is in; harmless when it waits for nothing that can be cancelled."""
+        if self.when_cancelled is not None:
+            call, self.when_cancelled = self.when_cancelled, None
+            call()
+        elif self.task is not None and self.async_id:
+            self.task.cancel()

@@ -1,0 +1,43 @@
+"""Tree connects ([MS-SMB2] 3.3.1.9): a session's use of one share.
+
+Owns: the share's settings as they were at connect, the VFS stack beneath it and the identity its requests run under.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from smbd.config import Share
+    from smbd.smb2.dtyp import Token
+    from workers.identity import Identity
+    from workers.session import Session
+    from workers.vfs.interface import Vfs
+
+
+class TreeConnect:
+    """``vfs`` is None for IPC$: its names are pipes. ``forced`` replaces the session's token (``force user``)."""
+
+    __slots__ = ("encrypt", "forced", "identity", "maximal_access", "read_only", "session", "share", "started", "tree_id", "vfs")
+
+    def __init__(self, tree_id: int, session: Session, share: Share, started: int) -> None:
+        self.tree_id = tree_id
+        self.session = session
+        self.share = share
+        self.forced: Token | None = None
+        self.started = started
+        self.vfs: Vfs | None = None
+        self.identity: Identity | None = None
+        self.maximal_access = 0
+        self.read_only = False
+        self.encrypt = False
+
+    @property
+    def token(self) -> Token:
+        """Who acts on this share."""
+        return self.forced or self.session.require_token()
+
+    @property
+    def is_pipe(self) -> bool:
+        """Whether this is IPC$."""
+        return self.vfs is None

@@ -1,0 +1,358 @@
+"""An opened file or directory of the posix module.
+
+Owns: one descriptor and what was learnt when it was opened. Invariant: everything goes through the descriptor; the path is only ever used
+again by ``PosixVfs``, which then checks that it still leads to the same inode. ``close`` is called once.
+
+The descriptor is opened for reading when the user may read (xattrs then need no detour through /proc), else O_PATH.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable
+from typing import TypeVar
+
+from pools.port import files
+from smbd.smb2 import constants as c
+from smbd.smb2 import status
+from smbd.smb2.names import Path
+from smbd.smb2.status import SmbError
+from workers import identity
+from workers.vfs import attributes, ntacl, streamstore, xattrs
+from workers.vfs.attributes import DosInfo
+from workers.vfs.copying import copy_range
+from workers.vfs.interface import FileInfo, Handle, StreamInfo
+from workers.vfs.root import Root, displayed
+
+MAX_OFFSET = 0x7FFF_FFFF_FFFF_FFFF
+_MAX_RANGES = 4096
+_ZEROES = bytes(1 << 20)
+_FREEZE, _THAW = -1, -2
+_REOPEN = os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+T = TypeVar("T")
+
+
+class PosixHandle:
+    """See ``interface.Handle``."""
+
+    __slots__ = (
+        "_frozen_access",
+        "_frozen_write",
+        "_opened",
+        "_readable",
+        "_writable",
+        "dev",
+        "directory",
+        "fd",
+        "ino",
+        "link",
+        "path",
+        "real",
+        "root",
+    )
+
+    stream = ""
+
+    def __init__(self, fd: int, readable: bool, place: tuple[Path, bytes, bool], root: Root) -> None:
+        """``place``: the path as clients see it, relative on disk, and whether a symlink led there. Owns ``fd`` from here on."""
+        self.fd = fd
+        self._readable = readable
+        self._writable = False
+        self.path, self.real, self.link = place
+        self.root = root
+        self._frozen_write: int | None = None
+        self._frozen_access: int | None = None
+        try:
+            info = self._opened = self.info()
+            if stat.S_IFMT(info.mode) not in (stat.S_IFREG, stat.S_IFDIR):
+                raise PermissionError(errno.EACCES, "devices, sockets and pipes are not served")
+        except OSError:
+            self.close()
+            raise
+        self.dev = info.dev
+        self.ino = info.ino
+        self.directory = info.directory
+
+    @property
+    def key(self) -> tuple[int, int, str]:
+        return self.dev, self.ino, ""
+
+    @property
+    def opened(self) -> FileInfo:
+        return self._opened
+
+    @property
+    def target(self) -> int | str:
+        """What xattr calls take: the descriptor, or the path of an O_PATH one."""
+        return self.fd if self._readable or self._writable else files.proc_path(self.fd)
+
+    def made(self, writable: bool) -> None:
+        """It was created just now, with a descriptor of this kind."""
+        self._writable = writable
+
+    def refresh(self) -> None:
+        """What was learnt at the open is out of date: creating set more than the file."""
+        self._opened = self.info()
+
+    def close(self) -> None:
+        fd, self.fd = self.fd, -1
+        os.close(fd)
+
+    # What it is
+
+    def info(self) -> FileInfo:
+        settings = self.root.settings
+        st = files.stat_fd(self.fd)
+        value = self.get_xattr(attributes.XATTR) if settings.store_dos_attributes else None
+        return attributes.file_info(st, value, settings.hide_dot_files and self.path.name[:1] == ".")
+
+    def get_xattr(self, name: str) -> bytes | None:
+        """With root's help where the user may not read the file itself but, as its descriptor says, its attributes."""
+        try:
+            return files.get_xattr(self.target, name)
+        except PermissionError:
+            try:
+                with identity.as_root():
+                    return files.get_xattr(files.proc_path(self.fd), name)
+            except PermissionError:
+                return None
+
+    def as_owner(self, call: Callable[[], T]) -> T:
+        return xattrs.owner_call(self.fd, call)
+
+    def ea_size(self) -> int:
+        return xattrs.ea_size(self)
+
+    def current_path(self) -> Path | None:
+        real = self.root.relative(self.fd)
+        return None if real is None else displayed(real)
+
+    # Data
+
+    def activate(self, read: bool, write: bool) -> None:
+        if self.directory and write:
+            raise SmbError(status.FILE_IS_A_DIRECTORY)
+        if (not read or self._readable) and (not write or self._writable):
+            return
+        read = read or self._readable
+        write = write or self._writable
+        mode = os.O_RDWR if read and write else os.O_WRONLY if write else os.O_RDONLY
+        fd = os.open(files.proc_path(self.fd), mode | _REOPEN)
+        os.close(self.fd)
+        self.fd = fd
+        self._readable, self._writable = read, write
+
+    def pread_into(self, view: memoryview, offset: int, nowait: bool = False) -> int:
+        if offset > MAX_OFFSET:
+            return 0
+        fd, wanted = self.fd, len(view)
+        done = self._pread_warm(view, offset) if nowait else os.preadv(fd, (view,), offset)
+        while 0 < done < wanted:
+            more = os.preadv(fd, (view[done:],), offset + done)
+            if not more:
+                break
+            done += more
+        if self._frozen_access is not None:
+            files.set_times(fd, self._frozen_access, None)
+        return done
+
+    def _pread_warm(self, view: memoryview, offset: int) -> int:
+        try:
+            done = os.preadv(self.fd, (view,), offset, os.RWF_NOWAIT)
+        except OSError as error:
+            if error.errno != errno.EOPNOTSUPP:
+                raise
+            return os.preadv(self.fd, (view,), offset)  # tmpfs and its like are memory anyway
+        if done < len(view) and offset + done < os.fstat(self.fd).st_size:
+            raise BlockingIOError(errno.EAGAIN, "the rest is on the disk")
+        return done
+
+    def pwrite(self, view: memoryview | bytes, offset: int) -> int:
+        total = len(view)
+        if offset + total > MAX_OFFSET:
+            raise OSError(errno.EFBIG, "beyond the largest offset")
+        done = os.pwrite(self.fd, view, offset)
+        while done < total:
+            done += os.pwrite(self.fd, view[done:], offset + done)
+        if self._frozen_write is not None:
+            self._stay()
+        return total
+
+    def _stay(self) -> None:
+        """[MS-FSA] 2.1.5.15.2: a write time set through this open stays as set, whatever this open then writes."""
+        if self._frozen_write is not None:
+            frozen = self._frozen_write
+            self.as_owner(lambda: files.set_times(self.fd, None, frozen))
+
+    def fsync(self) -> None:
+        if self._readable or self._writable:
+            os.fsync(self.fd)
+
+    def truncate(self, size: int) -> None:
+        if size > MAX_OFFSET:
+            raise OSError(errno.EINVAL, "beyond the largest offset")
+        os.ftruncate(self.fd, size)
+        self._stay()
+
+    def allocate(self, size: int) -> None:
+        if size > MAX_OFFSET:
+            raise OSError(errno.ENOSPC, "beyond the largest offset")
+        end = os.fstat(self.fd).st_size
+        if size < end:
+            self.truncate(size)
+        elif size > end:
+            try:
+                files.fallocate(self.fd, files.FALLOC_KEEP_SIZE, 0, size)
+            except OSError as error:
+                if error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS):
+                    raise
+
+    # Times and attributes
+
+    def set_times(self, creation: int = 0, access: int = 0, write: int = 0, change: int = 0) -> None:
+        del change  # the kernel's alone
+        st = files.stat_fd(self.fd)
+        if access == _FREEZE:
+            self._frozen_access = st.atime * 1_000_000_000 + st.atime_ns
+        elif access:
+            self._frozen_access = None
+        if write == _FREEZE:
+            self._frozen_write = st.mtime * 1_000_000_000 + st.mtime_ns
+        elif write:
+            self._frozen_write = attributes.to_ns(write) if write > 0 else None
+        access_ns = attributes.to_ns(access) if access > 0 else None
+        write_ns = attributes.to_ns(write) if write > 0 else None
+        if access_ns is not None or write_ns is not None:
+            self.as_owner(lambda: files.set_times(self.fd, access_ns, write_ns))
+        if creation > 0:
+            self._store(DosInfo(self._dos().attributes, creation))
+
+    def set_attributes(self, attributes_: int) -> None:
+        if not attributes_:
+            return
+        if bool(attributes_ & c.FILE_ATTRIBUTE_DIRECTORY) and not self.directory:
+            raise SmbError(status.INVALID_PARAMETER)
+        if self.directory and attributes_ & c.FILE_ATTRIBUTE_TEMPORARY:
+            raise SmbError(status.INVALID_PARAMETER)
+        before = self._dos()
+        kept = before.attributes & ~attributes.SETTABLE
+        self._store(DosInfo(kept | (attributes_ & attributes.SETTABLE), before.creation))
+
+    def set_sparse(self, on: bool) -> None:
+        before = self._dos()
+        sparse = c.FILE_ATTRIBUTE_SPARSE_FILE if on else 0
+        self._store(DosInfo(before.attributes & ~c.FILE_ATTRIBUTE_SPARSE_FILE | sparse, before.creation))
+
+    def _dos(self) -> DosInfo:
+        value = self.get_xattr(attributes.XATTR) if self.root.settings.store_dos_attributes else None
+        info = attributes.unpack(value) if value else None
+        return info or DosInfo(attributes.default(files.stat_fd(self.fd).mode), 0)
+
+    def _store(self, info: DosInfo) -> None:
+        """Once a file has the xattr its creation time is in it, so that a copy by other means keeps it."""
+        st = files.stat_fd(self.fd)
+        if not info.creation:
+            info = info._replace(creation=attributes.file_info(st, None, False).creation_time)
+        try:
+            if self.root.settings.store_dos_attributes:
+                xattrs.set_xattr(self, attributes.XATTR, attributes.pack(info))
+                return
+        except OSError as error:
+            if error.errno != errno.EOPNOTSUPP:
+                raise
+        self._store_in_mode(st.mode, bool(info.attributes & c.FILE_ATTRIBUTE_READONLY))
+
+    def _store_in_mode(self, mode: int, readonly: bool) -> None:
+        """Where there are no xattrs, READONLY at least is in the mode."""
+        if not self.directory and readonly == bool(mode & 0o222):
+            wanted = mode & ~0o222 if readonly else mode | 0o200
+            self.as_owner(lambda: os.chmod(files.proc_path(self.fd), stat.S_IMODE(wanted)))
+
+    # Security
+
+    def security(self) -> bytes | None:
+        for name in (ntacl.XATTR, ntacl.XATTR_UNPRIVILEGED) if identity.privileged() else (ntacl.XATTR_UNPRIVILEGED,):
+            value = self.get_xattr(name)
+            descriptor = ntacl.unpack(value) if value else None
+            if descriptor is not None:
+                return descriptor
+        return None
+
+    def set_security(self, descriptor: bytes) -> None:
+        value = ntacl.pack(descriptor)
+        path = files.proc_path(self.fd)
+        if identity.privileged():
+            try:
+                with identity.as_root():
+                    os.setxattr(path, ntacl.XATTR, value)
+                return
+            except OSError as error:  # a container's root, or a file system without the namespace
+                if error.errno not in (errno.EPERM, errno.EOPNOTSUPP):
+                    raise
+        self.as_owner(lambda: os.setxattr(path, ntacl.XATTR_UNPRIVILEGED, value))
+
+    def chown(self, uid: int, gid: int) -> None:
+        path = files.proc_path(self.fd)
+        who = identity.current()
+        try:
+            os.chown(path, uid, gid)
+        except PermissionError:
+            # WRITE_OWNER lets a user take a file, never give it away ([MS-FSA] 2.1.5.17)
+            if uid not in (-1, who.uid) or gid not in (-1, who.gid, *who.groups):
+                raise
+            with identity.as_root():
+                os.chown(path, uid, gid)
+
+    def chmod(self, mode: int) -> None:
+        self.as_owner(lambda: os.chmod(files.proc_path(self.fd), mode))
+
+    # Extended attributes and streams
+
+    def eas(self) -> list[tuple[str, bytes]]:
+        return xattrs.list_eas(self)
+
+    def set_ea(self, name: str, value: bytes) -> None:
+        xattrs.set_ea(self, name, value)
+
+    def streams(self) -> list[StreamInfo]:
+        named = streamstore.entries(self, self.root.fd)
+        if self.directory:
+            return named
+        info = self.info()
+        return [StreamInfo("", info.size, info.allocation), *named]
+
+    def clear(self) -> None:
+        self.truncate(0)
+        streamstore.clear(self, self.root.fd)
+        xattrs.clear_eas(self)
+
+    # Ranges
+
+    def zero_range(self, offset: int, length: int) -> None:
+        length = min(length, os.fstat(self.fd).st_size - offset)
+        if length <= 0:
+            return
+        sparse = self._dos().attributes & c.FILE_ATTRIBUTE_SPARSE_FILE
+        try:
+            (files.punch_hole if sparse else files.zero_range)(self.fd, offset, length)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS):
+                raise
+            for at in range(offset, offset + length, len(_ZEROES)):
+                self.pwrite(_ZEROES[: offset + length - at], at)
+        self._stay()
+
+    def allocated_ranges(self, offset: int, length: int) -> list[tuple[int, int]]:
+        length = min(length, os.fstat(self.fd).st_size - offset)
+        if length <= 0:
+            return []
+        if not self._dos().attributes & c.FILE_ATTRIBUTE_SPARSE_FILE:
+            return [(offset, length)]
+        return files.data_ranges(self.fd, offset, length, _MAX_RANGES)
+
+    def copy_range(self, source: Handle, source_offset: int, offset: int, length: int) -> int:
+        copied = copy_range((source, source_offset), (self, offset), length)
+        self._stay()
+        return copied

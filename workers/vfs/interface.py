@@ -1,0 +1,204 @@
+"""What the protocol engine may ask of a file system.
+
+Owns: the words (``FileInfo``, ``FsInfo``, ``StreamInfo``) and the two protocols (``Vfs``, ``Handle``) every module of a share's stack
+speaks. Invariant: nothing here names a host path. A caller holds names.Path values and handles; it cannot express a file outside the
+share.
+
+Every call acts with the identity the calling thread has assumed (``workers.identity``). What fails raises ``OSError`` as the system gave
+it, ``PathNotFound`` when a component before the last is missing, or ``SmbError`` where no errno says it; ``errors.smb_error`` turns the
+first two into the third. Times are FILETIMEs (100 ns since 1601), attributes are [MS-FSCC] 2.6 values, security descriptors are
+self-relative bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol
+
+from smbd.smb2.names import Path
+
+
+class PathNotFound(OSError):
+    """A component before the last one does not exist or is no directory: OBJECT_PATH_NOT_FOUND."""
+
+
+class FileInfo(NamedTuple):
+    """One file as the information classes want it. ``size`` and ``allocation`` are 0 for directories, the stream's own for a named
+    stream.
+    """
+
+    dev: int
+    ino: int
+    size: int
+    allocation: int
+    links: int
+    directory: bool
+    attributes: int
+    creation_time: int
+    last_access_time: int
+    last_write_time: int
+    change_time: int
+    ea_size: int
+    reparse_tag: int
+    uid: int
+    gid: int
+    mode: int
+
+
+class StreamInfo(NamedTuple):
+    """One data stream; ``name`` is '' for the unnamed one, else as in the path: no colons, no type."""
+
+    name: str
+    size: int
+    allocation: int
+
+
+class FsInfo(NamedTuple):
+    """Room and abilities of the volume behind the share's root. Counts are in units of ``unit`` bytes."""
+
+    unit: int
+    total: int
+    free: int
+    available: int
+    identifier: int
+    name_max: int
+    creation_time: int
+    named_streams: bool
+    sparse_files: bool
+    read_only: bool
+
+
+class NewFile(NamedTuple):
+    """What ``Vfs.create`` needs to know of the file to be made."""
+
+    directory: bool = False
+    attributes: int = 0
+    security: bytes | None = None
+    eas: tuple[tuple[str, bytes], ...] = ()
+    allocation: int = 0
+
+
+class Handle(Protocol):
+    """One opened file, directory or stream. Not activated it names the file; activated it also reads and writes."""
+
+    __slots__ = ()
+
+    @property
+    def fd(self) -> int:
+        """The descriptor that names the base file (O_PATH until activated)."""
+
+    @property
+    def path(self) -> Path:
+        """Where it was found, in the case the disk has. ``Vfs.rename`` updates it."""
+
+    @property
+    def stream(self) -> str:
+        """'' for the file itself."""
+
+    @property
+    def directory(self) -> bool:
+        """Known from the open, no system call."""
+
+    @property
+    def key(self) -> tuple[int, int, str]:
+        """(dev, ino, stream): what shared file state is keyed by. No system call."""
+
+    @property
+    def opened(self) -> FileInfo:
+        """The file as it was when opened; no system call. ``info`` is the file as it is."""
+
+    def info(self) -> FileInfo:
+        """The file now. ``ea_size`` is 0 here: ask ``ea_size`` where a class needs it."""
+
+    def ea_size(self) -> int: ...
+
+    def current_path(self) -> Path | None:
+        """Where the file is now, whoever moved it; None when it has no name any more or left the share."""
+
+    def activate(self, read: bool, write: bool) -> None:
+        """Make it ready for data. PermissionError when the user may not. A directory is only ever activated for reading."""
+
+    def pread_into(self, view: memoryview, offset: int, nowait: bool = False) -> int:
+        """Bytes read, 0 at the end of file. ``nowait``: BlockingIOError when the data would have to come from the disk."""
+
+    def pwrite(self, view: memoryview | bytes, offset: int) -> int:
+        """Writes all of it. A failure after a part was written truncates nothing and raises: what was written stands."""
+
+    def fsync(self) -> None: ...
+
+    def truncate(self, size: int) -> None: ...
+
+    def allocate(self, size: int) -> None:
+        """FileAllocationInformation: reserves beyond the end, or truncates when ``size`` is less than the end of file."""
+
+    def set_times(self, creation: int = 0, access: int = 0, write: int = 0, change: int = 0) -> None:
+        """0 leaves a time alone, -1 freezes it for what this handle does, -2 thaws it ([MS-FSCC] 2.4.7)."""
+
+    def set_attributes(self, attributes: int) -> None:
+        """0 leaves them alone; DIRECTORY is implied by the file, NORMAL means none."""
+
+    def security(self) -> bytes | None:
+        """The stored self-relative descriptor, or None: the caller then makes one from uid, gid and mode."""
+
+    def set_security(self, descriptor: bytes) -> None: ...
+
+    def chown(self, uid: int, gid: int) -> None:
+        """-1 leaves one alone."""
+
+    def chmod(self, mode: int) -> None: ...
+
+    def eas(self) -> list[tuple[str, bytes]]: ...
+
+    def set_ea(self, name: str, value: bytes) -> None:
+        """An empty value removes it. Names are compared without case."""
+
+    def streams(self) -> list[StreamInfo]:
+        """The unnamed stream first (files only), then the named ones."""
+
+    def clear(self) -> None:
+        """Overwrite and supersede: length 0, no named streams, no extended attributes ([MS-FSA] 2.1.5.1.2.1)."""
+
+    def set_sparse(self, on: bool) -> None: ...
+
+    def zero_range(self, offset: int, length: int) -> None:
+        """FSCTL_SET_ZERO_DATA: never beyond the end of file; deallocates when the file is sparse."""
+
+    def allocated_ranges(self, offset: int, length: int) -> list[tuple[int, int]]:
+        """(offset, length) pairs inside the window asked for."""
+
+    def copy_range(self, source: Handle, source_offset: int, offset: int, length: int) -> int:
+        """Server-side copy; bytes copied (less at the source's end). Both handles are activated."""
+
+    def close(self) -> None:
+        """Once; the handle is of no use afterwards."""
+
+
+class Vfs(Protocol):
+    """One share's file system."""
+
+    def open(self, path: Path) -> Handle:
+        """FileNotFoundError: the last component (or the stream) is missing. PathNotFound: one before it is."""
+
+    def create(self, path: Path, new: NewFile) -> Handle:
+        """Make what ``open`` did not find. FileExistsError when somebody else was faster. With a stream, the base file is made when
+        missing.
+        """
+
+    def rename(self, handle: Handle, target: Path, replace: bool) -> None:
+        """FileExistsError unless ``replace``. A target that differs in case only is the same file. Streams rename within their file."""
+
+    def link(self, handle: Handle, target: Path, replace: bool) -> None: ...
+
+    def unlink(self, handle: Handle) -> None:
+        """Removes the file, directory or stream the handle names, if the name still is that file; otherwise FileNotFoundError."""
+
+    def scan(self, handle: Handle, names_only: bool = False) -> Iterator[tuple[str, FileInfo]]:
+        """The directory's entries without '.' and '..', in the directory's order. ``names_only``: the infos are all zero and cost
+        nothing.
+        """
+
+    def is_empty(self, handle: Handle) -> bool: ...
+
+    def fs_info(self) -> FsInfo: ...
+
+    def close(self) -> None: ...

@@ -1,0 +1,91 @@
+"""Which spelling a directory has for a name: the case-insensitive fallback when the exact name is not there.
+
+Owns: for each directory of late, its names by folded spelling as shown to clients. Invariant: a cached answer is used only while the
+directory's mtime and ctime are what they were when it was read; while those are too young to tell two changes apart, or while the cache
+was kept by our own changes, only for twenty times as long as reading took. So reading again costs at most one part in twenty of the time,
+whatever a client does.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+
+from pools.port import files
+from smbd.smb2.names import display, fold
+
+_TOTAL_NAMES = 200_000  # about 20 MB
+_YOUNG_NS = 20_000_000  # file systems stamp with the kernel's tick, at worst 10 ms
+_PATIENCE = 20
+
+Stamp = tuple[int, int, int, int]
+
+
+class _Names:
+    __slots__ = ("expires", "names", "settled", "stamp")
+
+    def __init__(self, names: dict[str, str], stamp: Stamp, settled: bool, expires: float) -> None:
+        self.names = names
+        self.stamp = stamp
+        self.settled = settled
+        self.expires = expires
+
+
+def _stamp(st: files.Stat) -> Stamp:
+    return st.mtime, st.mtime_ns, st.ctime, st.ctime_ns
+
+
+class NameCache:
+    """One share's. ``find`` is given a directory readable for listing."""
+
+    __slots__ = ("_clock", "_directories", "_total", "_wall")
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic, wall: Callable[[], int] = time.time_ns) -> None:
+        self._directories: dict[tuple[int, int, int], _Names] = {}
+        self._total = 0
+        self._clock = clock
+        self._wall = wall
+
+    def find(self, directory: int, name: str) -> str | None:
+        """The spelling on disk (decoded with surrogateescape) of what clients call ``name``, or None."""
+        st = files.stat_fd(directory)
+        key = (st.dev_major, st.dev_minor, st.ino)
+        known = self._directories.get(key)
+        if known is None or known.stamp != _stamp(st) or (not known.settled and self._clock() > known.expires):
+            known = self._read(directory, key, st)
+        return known.names.get(fold(name))
+
+    def _read(self, directory: int, key: tuple[int, int, int], st: files.Stat) -> _Names:
+        begun = self._clock()
+        self.forget(key)
+        names: dict[str, str] = {}
+        for name in os.listdir(directory):
+            names.setdefault(fold(display(name)), name)
+        ended = self._clock()
+        settled = self._wall() - max(st.mtime * 1_000_000_000 + st.mtime_ns, st.ctime * 1_000_000_000 + st.ctime_ns) > _YOUNG_NS
+        if self._total + len(names) > _TOTAL_NAMES:
+            self._directories.clear()
+            self._total = 0
+        known = self._directories[key] = _Names(names, _stamp(st), settled, ended + _PATIENCE * (ended - begun))
+        self._total += len(names)
+        return known
+
+    def forget(self, key: tuple[int, int, int]) -> None:
+        """What was believed of a directory turned out wrong."""
+        gone = self._directories.pop(key, None)
+        if gone is not None:
+            self._total -= len(gone.names)
+
+    def changed(self, directory: int, removed: str | None, added: str | None) -> None:
+        """We just removed or added a name: keep the cache instead of reading a large directory again for every file a client creates."""
+        st = files.stat_fd(directory)
+        known = self._directories.get((st.dev_major, st.dev_minor, st.ino))
+        if known is None:
+            return
+        if removed is not None:
+            known.names.pop(fold(display(removed)), None)
+        if added is not None:
+            known.names[fold(display(added))] = added
+        known.stamp = _stamp(st)
+        known.settled = False

@@ -1,0 +1,540 @@
+"""The bottom of every share's stack: a directory tree of the host.
+
+Owns: the share's root descriptor and name cache. Invariant: each path is resolved by the kernel beneath the root (openat2), each change
+of a name is made in a directory so resolved, by a single component; names from outside are never joined and handed to a call that follows
+symlinks.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from pools.port import files
+from smbd.smb2 import constants as c
+from smbd.smb2 import status
+from smbd.smb2.names import DATA, INDEX_ALLOCATION, Path, display, fold
+from smbd.smb2.status import SmbError
+from workers.vfs import attributes, streamstore
+from workers.vfs.handle import PosixHandle
+from workers.vfs.interface import FileInfo, FsInfo, Handle, NewFile, PathNotFound
+from workers.vfs.namecache import NameCache
+from workers.vfs.root import RESERVED, Root, VfsSettings, displayed, is_reserved
+from workers.vfs.streams import StreamHandle
+
+_READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY
+_DIRECTORY = os.O_PATH | os.O_DIRECTORY
+# O_PATH instead: not readable by the user, a socket, a lease of a local program, a device without a driver
+_UNREADABLE = (errno.EACCES, errno.EPERM, errno.ENXIO, errno.EWOULDBLOCK, errno.ENODEV, errno.EBUSY)
+_NAMELESS = FileInfo(0, 0, 0, 0, 0, False, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+_XATTR = attributes.XATTR.encode()
+_RESERVED = RESERVED.encode()
+
+
+class PosixVfs:
+    """See ``interface.Vfs``."""
+
+    __slots__ = ("_names", "root")
+
+    def __init__(self, path: str, settings: VfsSettings | None = None) -> None:
+        """Opens the root with the caller's rights; the worker does so before it becomes anybody. Modes are exact: the umask must be 0."""
+        fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        self.root = Root(fd, settings or VfsSettings())
+        self._names = NameCache()
+
+    def close(self) -> None:
+        os.close(self.root.fd)
+
+    # Opening
+
+    def open(self, path: Path) -> Handle:
+        handle = self._open_base(path)
+        try:
+            if path.stream:
+                stored = streamstore.find(handle, path.stream)
+                if stored is None:
+                    raise FileNotFoundError(errno.ENOENT, path.wire())
+                return StreamHandle(handle, stored)
+            if path.type:
+                self._check_type(path, handle)
+        except (OSError, SmbError):
+            handle.close()
+            raise
+        return handle
+
+    def _check_type(self, path: Path, handle: PosixHandle) -> None:
+        if path.type == DATA and handle.directory:
+            raise SmbError(status.FILE_IS_A_DIRECTORY)
+        if path.type == INDEX_ALLOCATION and not handle.directory:
+            raise SmbError(status.NOT_A_DIRECTORY)
+
+    def _open_base(self, path: Path) -> PosixHandle:
+        components = path.components
+        if is_reserved(path):
+            raise (PathNotFound if len(components) > 1 else FileNotFoundError)(errno.ENOENT, RESERVED)
+        real = "/".join(components).encode()
+        try:
+            fd, readable, link = self._open_fd(real or b".")
+        except FileNotFoundError:
+            real = self._find(components)
+            try:
+                fd, readable, link = self._open_fd(real)
+            except FileNotFoundError as error:  # the name is there: a symlink to nowhere, or just removed
+                raise PermissionError(errno.EACCES, path.wire()) from error
+            return PosixHandle(fd, readable, (displayed(real), real, link), self.root)
+        except NotADirectoryError as error:
+            raise PathNotFound(errno.ENOTDIR, path.wire()) from error
+        place = (path.base if path.stream or path.type else path, real, link)
+        return PosixHandle(fd, readable, place, self.root)
+
+    def _open_fd(self, real: bytes) -> tuple[int, bool, bool]:
+        """(descriptor, readable, whether a symlink was followed)."""
+        root = self.root.fd
+        try:
+            return files.open_beneath(root, real, _READ), True, False
+        except OSError as error:
+            if error.errno in _UNREADABLE:
+                with suppress(OSError):
+                    return files.open_beneath(root, real, os.O_PATH), False, False
+            if error.errno != errno.ELOOP and error.errno not in _UNREADABLE:
+                raise
+            refused = error
+        if not self.root.settings.follow_symlinks:
+            raise PermissionError(errno.EACCES, "symlink") from refused
+        try:
+            fd = files.open_beneath(root, real, os.O_PATH, resolve=0)
+        except OSError as error:
+            if error.errno in (errno.EXDEV, errno.ELOOP):  # it leads out of the share, or in a circle
+                raise PermissionError(errno.EACCES, "symlink") from error
+            raise
+        return self._through_link(fd)
+
+    def _through_link(self, fd: int) -> tuple[int, bool, bool]:
+        """Symlinks may lead to what no name reaches: our own directory. And now that it is known to be a file, open it for reading."""
+        try:
+            if self.root.relative(fd) is None:
+                raise PermissionError(errno.EACCES, "symlink")
+            if stat.S_IFMT(os.fstat(fd).st_mode) in (stat.S_IFREG, stat.S_IFDIR):
+                with suppress(OSError):
+                    readable = os.open(files.proc_path(fd), _READ | os.O_CLOEXEC)
+                    os.close(fd)
+                    return readable, True, True
+        except OSError:
+            os.close(fd)
+            raise
+        return fd, False, True
+
+    def _find(self, components: tuple[str, ...]) -> bytes:
+        """The spelling on disk. FileNotFoundError: the last is missing; PathNotFound: one before."""
+        if not components:
+            raise FileNotFoundError(errno.ENOENT, "the share's root")
+        with self._directory(components[:-1]) as (fd, parent):
+            stored = self._spelling(fd, components[-1])
+        if stored is None or (not parent and fold(stored) == fold(RESERVED)):
+            raise FileNotFoundError(errno.ENOENT, components[-1])
+        return _join(parent, os.fsencode(stored))
+
+    def _spelling(self, directory: int, name: str) -> str | None:
+        """Needs the right to list; a user without it gets exact names only."""
+        if self.root.settings.case_sensitive and name.isascii():
+            return None
+        try:
+            listable = files.open_beneath(directory, b".", _READ | os.O_DIRECTORY)
+        except PermissionError:
+            return None
+        try:
+            return self._names.find(listable, name)
+        finally:
+            os.close(listable)
+
+    @contextmanager
+    def _directory(self, components: tuple[str, ...]) -> Iterator[tuple[int, bytes]]:
+        """An O_PATH descriptor of a directory and its spelling on disk, symlinks followed."""
+        fd, real = self._open_directory(components)
+        try:
+            yield fd, real
+        finally:
+            os.close(fd)
+
+    def _open_directory(self, components: tuple[str, ...]) -> tuple[int, bytes]:
+        real = "/".join(components).encode()
+        if is_reserved(Path(components)):
+            raise PathNotFound(errno.ENOENT, RESERVED)
+        try:
+            return self._directory_fd(real), real
+        except FileNotFoundError:
+            pass
+        except NotADirectoryError as error:
+            raise PathNotFound(errno.ENOTDIR, "/".join(components)) from error
+        try:
+            real = self._find(components)
+            return self._directory_fd(real), real
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise PathNotFound(errno.ENOENT, "/".join(components)) from error
+
+    def _directory_fd(self, real: bytes) -> int:
+        real = real or b"."
+        try:
+            return files.open_beneath(self.root.fd, real, _DIRECTORY)
+        except OSError as error:
+            if error.errno != errno.ELOOP:
+                raise
+        fd, _readable, _link = self._open_fd(real + b"/.")
+        return fd
+
+    # Making
+
+    def create(self, path: Path, new: NewFile) -> Handle:
+        if is_reserved(path):
+            raise PermissionError(errno.EACCES, RESERVED)
+        if path.stream:
+            return self._create_stream(path, new)
+        if not path.components:
+            raise FileExistsError(errno.EEXIST, "the share's root")
+        directory = new.directory or path.type == INDEX_ALLOCATION
+        name = path.name
+        with self._directory(path.components[:-1]) as (parent_fd, parent):
+            self._check_free(parent_fd, name)
+            fd = self._make(parent_fd, name, directory)
+            self._names.changed(parent_fd, None, name)
+            as_given = parent == "/".join(path.components[:-1]).encode()
+            shown = path.base if as_given else displayed(parent).child(name)
+            handle = None
+            try:
+                handle = PosixHandle(fd, True, (shown, _join(parent, name.encode()), False), self.root)
+                handle.made(not directory)
+                self._dress(handle, new)
+            except (OSError, SmbError):
+                self._unmake(parent_fd, name, directory)
+                if handle is not None:
+                    handle.close()
+                raise
+        return handle
+
+    def _check_free(self, directory: int, name: str) -> None:
+        stored = self._spelling(directory, name)
+        if stored is None:
+            return
+        try:
+            files.stat_at(directory, os.fsencode(stored))
+        except FileNotFoundError:
+            st = files.stat_fd(directory)
+            self._names.forget((st.dev_major, st.dev_minor, st.ino))
+            return
+        raise FileExistsError(errno.EEXIST, stored)
+
+    def _make(self, directory: int, name: str, is_directory: bool) -> int:
+        settings = self.root.settings
+        raw = name.encode()
+        if is_directory:
+            os.mkdir(raw, 0o777 & settings.directory_mask | settings.force_directory_mode, dir_fd=directory)
+            return files.open_beneath(directory, raw, _READ | os.O_DIRECTORY)
+        mode = 0o666 & settings.create_mask | settings.force_create_mode
+        return files.open_beneath(directory, raw, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
+
+    def _unmake(self, directory: int, name: str, is_directory: bool) -> None:
+        with suppress(OSError):
+            if is_directory:
+                os.rmdir(name.encode(), dir_fd=directory)
+            else:
+                os.unlink(name.encode(), dir_fd=directory)
+
+    def _dress(self, handle: PosixHandle, new: NewFile) -> None:
+        """What the new file is to have beside its name. Nothing to do, no system call, for a file that only wants ARCHIVE."""
+        wanted = new.attributes & attributes.SETTABLE
+        if not handle.directory:
+            wanted |= c.FILE_ATTRIBUTE_ARCHIVE  # [MS-FSA] 2.1.5.1.1
+        touched = bool(new.security or new.eas or new.allocation)
+        if new.security:
+            handle.set_security(new.security)
+        for name, value in new.eas:
+            handle.set_ea(name, value)
+        if new.allocation and not handle.directory:
+            handle.allocate(new.allocation)
+        if wanted != handle.opened.attributes & attributes.SETTABLE:
+            handle.set_attributes(wanted | (c.FILE_ATTRIBUTE_NORMAL if not wanted else 0))
+            touched = True
+        if touched:
+            handle.refresh()
+
+    def _create_stream(self, path: Path, new: NewFile) -> Handle:
+        try:
+            base = self._open_base(path)
+        except FileNotFoundError:
+            made = self.create(path.base, new._replace(directory=False, allocation=0))
+            if not isinstance(made, PosixHandle):
+                raise AssertionError("a file without stream is a PosixHandle") from None
+            base = made
+        try:
+            if streamstore.find(base, path.stream) is not None:
+                raise FileExistsError(errno.EEXIST, path.wire())
+            if not streamstore.set_inline(base, path.stream, b""):
+                os.close(streamstore.store(base, self.root.fd, path.stream, b""))
+            return StreamHandle(base, path.stream)
+        except (OSError, SmbError):
+            base.close()
+            raise
+
+    # Names
+
+    @contextmanager
+    def _located(self, handle: PosixHandle) -> Iterator[tuple[int, bytes]]:
+        """(directory, name) by which the handle's file is known now. FileNotFoundError when it has no name."""
+        fd, name = self._locate(handle)
+        try:
+            yield fd, name
+        finally:
+            os.close(fd)
+
+    def _locate(self, handle: PosixHandle) -> tuple[int, bytes]:
+        for real in (handle.real, self.root.relative(handle.fd)):
+            if not real:
+                continue
+            parent, _, name = real.rpartition(b"/")
+            try:
+                fd = self._directory_fd(parent)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            if self._leads_to(fd, name, real, handle):
+                return fd, name
+            os.close(fd)
+        if not handle.real:
+            raise PermissionError(errno.EACCES, "the share's root")
+        raise FileNotFoundError(errno.ENOENT, handle.path.wire())
+
+    def _leads_to(self, directory: int, name: bytes, real: bytes, handle: PosixHandle) -> bool:
+        try:
+            st = files.stat_at(directory, name)
+            if (os.makedev(st.dev_major, st.dev_minor), st.ino) == (handle.dev, handle.ino):
+                return True
+            if not handle.link or not stat.S_ISLNK(st.mode):
+                return False
+            fd = self._open_fd(real)[0]
+        except OSError:
+            return False
+        behind = os.fstat(fd)
+        os.close(fd)
+        return (behind.st_dev, behind.st_ino) == (handle.dev, handle.ino)
+
+    def unlink(self, handle: Handle) -> None:
+        if isinstance(handle, StreamHandle):
+            streamstore.remove(handle.base, self.root.fd, handle.stream)
+            return
+        base = _posix(handle)
+        tokens = streamstore.all_tokens(base) if base.info().links <= 1 or base.directory else []
+        with self._located(base) as (fd, name):
+            if base.directory and not stat.S_ISLNK(files.stat_at(fd, name).mode):
+                os.rmdir(name, dir_fd=fd)
+            else:
+                os.unlink(name, dir_fd=fd)
+        streamstore.remove_stored(self.root.fd, tokens)
+
+    def rename(self, handle: Handle, target: Path, replace: bool) -> None:
+        if isinstance(handle, StreamHandle):
+            self._rename_stream(handle, target, replace)
+            return
+        base = _posix(handle)
+        if is_reserved(target):
+            raise PermissionError(errno.EACCES, RESERVED)
+        if not target.components:
+            raise PermissionError(errno.EACCES, "the share's root")
+        new_name = target.name.encode()
+        with self._located(base) as (source_fd, name), self._directory(target.components[:-1]) as (target_fd, parent):
+            existing = self._existing(target_fd, target.name)
+            if existing is not None and self._same(target_fd, existing, base):
+                self._respell(base, (source_fd, name), (target_fd, existing, new_name), replace)
+            else:
+                self._move((source_fd, name), (target_fd, existing, new_name), replace)
+            self._names.changed(source_fd, os.fsdecode(name), None)
+            self._names.changed(target_fd, None if existing is None else os.fsdecode(existing), target.name)
+            base.real = _join(parent, new_name)
+            base.path = displayed(parent).child(target.name)
+
+    def _existing(self, directory: int, name: str) -> bytes | None:
+        """What has the target's name already, in any spelling."""
+        raw = name.encode()
+        try:
+            files.stat_at(directory, raw)
+            return raw
+        except FileNotFoundError:
+            stored = self._spelling(directory, name)
+        if stored is None:
+            return None
+        try:
+            files.stat_at(directory, os.fsencode(stored))
+        except FileNotFoundError:
+            return None
+        return os.fsencode(stored)
+
+    def _same(self, directory: int, name: bytes, handle: PosixHandle) -> bool:
+        st = files.stat_at(directory, name)
+        return (os.makedev(st.dev_major, st.dev_minor), st.ino) == (handle.dev, handle.ino)
+
+    def _respell(self, base: PosixHandle, source: tuple[int, bytes], target: tuple[int, bytes, bytes], replace: bool) -> None:
+        """The target is the file itself: another case of its name, or another hard link of it."""
+        fd, name = source
+        target_fd, existing, new_name = target
+        if os.path.samestat(os.fstat(fd), os.fstat(target_fd)) and existing == name:
+            if new_name != name:
+                _rename_new(fd, name, target_fd, new_name)
+            return
+        if not replace:
+            raise FileExistsError(errno.EEXIST, base.path.wire())
+        os.unlink(name, dir_fd=fd)  # rename(2) would do nothing between two links of one file
+        if existing != new_name:
+            _rename_new(target_fd, existing, target_fd, new_name)
+
+    def _move(self, source: tuple[int, bytes], target: tuple[int, bytes | None, bytes], replace: bool) -> None:
+        fd, name = source
+        target_fd, existing, new_name = target
+        if existing is None:
+            _rename_new(fd, name, target_fd, new_name)
+            return
+        if not replace:
+            raise FileExistsError(errno.EEXIST, os.fsdecode(existing))
+        if stat.S_ISDIR(files.stat_at(target_fd, existing).mode):
+            raise PermissionError(errno.EACCES, "a directory is never replaced")  # [MS-FSA] 2.1.5.15.11
+        tokens = self._tokens_of(target_fd, existing)
+        files.rename(fd, name, target_fd, existing, 0)
+        if existing != new_name:
+            _rename_new(target_fd, existing, target_fd, new_name)
+        streamstore.remove_stored(self.root.fd, tokens)
+
+    def _tokens_of(self, directory: int, name: bytes) -> list[bytes]:
+        """Of a file that is about to be replaced."""
+        if files.stat_at(directory, name).nlink > 1:
+            return []
+        try:
+            fd = files.open_beneath(directory, name, os.O_PATH)
+        except OSError:
+            return []
+        victim = PosixHandle(fd, False, (Path(), b"", False), self.root)
+        try:
+            return streamstore.all_tokens(victim)
+        finally:
+            victim.close()
+
+    def _rename_stream(self, handle: StreamHandle, target: Path, replace: bool) -> None:
+        """``target.components`` are not looked at: a stream never leaves its file."""
+        base = handle.base
+        if not target.stream:
+            raise SmbError(status.INVALID_PARAMETER)
+        existing = streamstore.find(base, target.stream)
+        if existing is not None and existing != handle.stream:
+            if not replace:
+                raise SmbError(status.OBJECT_NAME_COLLISION)
+            streamstore.remove(base, self.root.fd, existing)
+        if target.stream != handle.stream:
+            streamstore.rename(base, handle.stream, target.stream)
+        handle.renamed(target.stream)
+
+    def link(self, handle: Handle, target: Path, replace: bool) -> None:
+        base = _posix(handle)
+        if is_reserved(target) or base.directory or not target.components:
+            raise SmbError(status.FILE_IS_A_DIRECTORY if base.directory else status.ACCESS_DENIED)
+        with self._located(base) as (source_fd, name), self._directory(target.components[:-1]) as (target_fd, _):
+            existing = self._existing(target_fd, target.name)
+            if existing is not None:
+                if not replace:
+                    raise FileExistsError(errno.EEXIST, target.wire())
+                tokens = self._tokens_of(target_fd, existing)
+                os.unlink(existing, dir_fd=target_fd)
+                streamstore.remove_stored(self.root.fd, tokens)
+            os.link(name, target.name.encode(), src_dir_fd=source_fd, dst_dir_fd=target_fd, follow_symlinks=False)
+            self._names.changed(target_fd, None, target.name)
+
+    # Listing
+
+    def scan(self, handle: Handle, names_only: bool = False) -> Iterator[tuple[str, FileInfo]]:
+        directory = _posix(handle)
+        directory.activate(True, False)
+        fd = directory.fd
+        at_root = not directory.real
+        with os.scandir(fd) as found:
+            for entry in found:
+                name = entry.name
+                if at_root and name == RESERVED:
+                    continue
+                if names_only and not entry.is_symlink():
+                    yield display(name), _NAMELESS
+                    continue
+                info = self._entry(fd, name, directory.real)
+                if info is not None:
+                    yield display(name), info
+
+    def _entry(self, directory: int, name: str, parent: bytes) -> FileInfo | None:
+        """None: gone meanwhile, or nothing that could be opened."""
+        settings = self.root.settings
+        raw = os.fsencode(name)
+        try:
+            st = files.stat_at(directory, raw)
+        except OSError:
+            return None
+        kind = st.mode & 0o170000
+        if kind not in (stat.S_IFREG, stat.S_IFDIR):
+            return self._linked(_join(parent, raw)) if kind == stat.S_IFLNK else None
+        value = files.xattr_at(directory, raw, _XATTR) if settings.store_dos_attributes else None
+        return attributes.file_info(st, value, settings.hide_dot_files and name[0] == ".")
+
+    def _linked(self, real: bytes) -> FileInfo | None:
+        try:
+            fd, readable, link = self._open_fd(real)
+            handle = PosixHandle(fd, readable, (displayed(real), real, link), self.root)
+        except OSError:
+            return None
+        info = handle.opened
+        handle.close()
+        return info
+
+    def is_empty(self, handle: Handle) -> bool:
+        """As rmdir sees it, but for our own directory: what clients are not shown keeps a directory alive too."""
+        fd = os.open(files.proc_path(handle.fd), _READ | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            with os.scandir(fd) as found:
+                return all(entry.name == RESERVED and not _posix(handle).real for entry in found)
+        finally:
+            os.close(fd)
+
+    def fs_info(self) -> FsInfo:
+        st = files.stat_fd(self.root.fd)
+        fs = os.statvfs(files.proc_path(self.root.fd))
+        creation = st.btime * 10_000_000 + attributes.EPOCH if st.btime else attributes.EPOCH
+        streams = True
+        try:
+            os.listxattr(files.proc_path(self.root.fd))
+        except OSError as error:
+            streams = error.errno != errno.EOPNOTSUPP
+        serial = os.makedev(st.dev_major, st.dev_minor)
+        read_only = bool(fs.f_flag & os.ST_RDONLY)
+        return FsInfo(fs.f_frsize, fs.f_blocks, fs.f_bfree, fs.f_bavail, serial, fs.f_namemax, creation, streams, True, read_only)
+
+
+def _posix(handle: Handle) -> PosixHandle:
+    if isinstance(handle, PosixHandle):
+        return handle
+    raise SmbError(status.INVALID_PARAMETER)
+
+
+def _join(parent: bytes, name: bytes) -> bytes:
+    return parent + b"/" + name if parent else name
+
+
+def _rename_new(fd: int, name: bytes, target_fd: int, new_name: bytes) -> None:
+    """rename(2) that replaces nothing; checked first, with a gap, where the file system does not know the flag."""
+    try:
+        files.rename(fd, name, target_fd, new_name, files.RENAME_NOREPLACE)
+    except OSError as error:
+        if error.errno != errno.EINVAL or _exists(target_fd, new_name):
+            raise
+        files.rename(fd, name, target_fd, new_name, 0)
+
+
+def _exists(directory: int, name: bytes) -> bool:
+    try:
+        files.stat_at(directory, name)
+    except FileNotFoundError:
+        return False
+    return True

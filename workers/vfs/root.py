@@ -1,0 +1,61 @@
+"""A share's root: its descriptor, its settings, and the way from wire names to disk names beneath it.
+
+Owns: the root descriptor. Invariant: a relative path made here never starts with the reserved directory, in which large streams lie.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from pools.port import files
+from smbd.smb2.names import Path, display
+
+RESERVED = ".millpond"
+_RESERVED_FOLDED = RESERVED.casefold()
+_DELETED = b" (deleted)"
+
+
+@dataclass(frozen=True, slots=True)
+class VfsSettings:
+    """What a share's configuration says to its file system; names and defaults as in smb.conf."""
+
+    create_mask: int = 0o744
+    force_create_mode: int = 0
+    directory_mask: int = 0o755
+    force_directory_mode: int = 0
+    hide_dot_files: bool = True
+    store_dos_attributes: bool = True
+    follow_symlinks: bool = True
+    case_sensitive: bool = False
+
+
+class Root:
+    """The root descriptor (O_PATH or for reading) and what every handle beneath it needs."""
+
+    __slots__ = ("fd", "settings")
+
+    def __init__(self, fd: int, settings: VfsSettings) -> None:
+        self.fd = fd
+        self.settings = settings
+
+    def relative(self, fd: int) -> bytes | None:
+        """Where ``fd`` is now, relative to the root (b"" is the root itself); None: outside, deleted or reserved."""
+        here = files.current_path(fd)
+        base = files.current_path(self.fd).rstrip(b"/")
+        if here == base or here == b"/" == base + b"/":
+            return b""
+        if not here.startswith(base + b"/") or here.endswith(_DELETED):
+            return None
+        relative = here[len(base) + 1 :]
+        return None if relative.split(b"/", 1)[0] == RESERVED.encode() else relative
+
+
+def is_reserved(path: Path) -> bool:
+    """Whether a client asks for what is ours."""
+    return bool(path.components) and path.components[0].casefold() == _RESERVED_FOLDED
+
+
+def displayed(real: bytes) -> Path:
+    """The client's view of a relative path on disk."""
+    return Path(tuple(display(os.fsdecode(part)) for part in real.split(b"/"))) if real else Path()

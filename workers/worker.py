@@ -1,0 +1,425 @@
+"""One client, one process: what a worker has, and its life from accept to exit.
+
+Owns: the tables of sessions, tree connects and opens, and everything that must be given back at the end. Invariant: whatever way the
+connection ends, ``close`` runs once: opens are closed with their users' identities, records removed, buffers returned.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import secrets
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
+
+from pools.counters import BYTES_READ, BYTES_WRITTEN, COMMANDS_AT, ERRORS, REQUESTS
+from pools.layout import WireError
+from smbd.accounts import IdMap
+from smbd.config import Config, Share
+from smbd.sharing import SessionRecord, Sharing, TreeRecord
+from smbd.smb2.connection import Connection
+from smbd.smb2.credits import Disconnect
+from smbd.smb2.status import SmbError
+from workers import admission, identity
+from workers.commands.change_notify import Notices
+from workers.commands.close import close_open
+from workers.engine import Engine
+from workers.loop import Completion, Loop, Timer
+from workers.open import Open
+from workers.session import Session, State
+from workers.transport.receive import BATCH, Fill, Receiver
+from workers.transport.send import Sender
+
+if TYPE_CHECKING:
+    import socket
+
+    from pools.counters import Row
+    from pools.pool import BufferPool
+    from workers.mailbox import Mailbox
+    from workers.tree import TreeConnect
+
+T = TypeVar("T")
+MAX_SESSIONS = 1024
+MAX_TREES = 4096
+LARGEST = 8 << 20
+SEND_LIMIT = 16 << 20  # unsent bytes at which no further request is read
+EPOCH = 116444736000000000  # FILETIME of 1970
+TICK = 1.0
+
+
+class Worker:
+    """The state of one connection's process. Its parts reach each other through it."""
+
+    def __init__(
+        self, config: Config, *, slot: int, generation: int, loop: Loop, pool: BufferPool, row: Row, sharing: Sharing, ids: IdMap
+    ) -> None:
+        self.config = config
+        self.slot = slot
+        self.generation = generation
+        self.loop = loop
+        self.pool = pool
+        self.row = row
+        self.sharing = sharing
+        self.ids = ids
+        self.log = logging.getLogger("millpond.worker")
+        self.mailbox: Mailbox
+        self.connection: Connection
+        self.sock: socket.socket
+        self.receiver: Receiver
+        self.sender: Sender
+        self.client_address = ""
+        self.engine = Engine(self)
+        self.notices = Notices(self)
+        self.sessions: dict[int, Session] = {}
+        self.opens: dict[int, Open] = {}
+        self.max_read = self.max_write = self.max_transact = BATCH
+        self.lock_waits: dict[int, Completion[None]] = {}
+        self._ids = itertools.count(1)
+        self._trees = itertools.count(1)
+        self._conversations = itertools.count(1)
+        self._flushing = False
+        self._paused = False
+        self._closed = False
+        self._stall: Timer | None = None
+        self._counters = row.words
+
+    # life
+
+    def attach(self, sock: socket.socket, address: str, connection: Connection) -> None:
+        """Take the client's socket and start serving it."""
+        self.sock = sock
+        self.client_address = address
+        self.connection = connection
+        self.receiver = Receiver(sock, self.pool, self._resume)
+        self.sender = Sender(sock, self.pool)
+        self.loop.watch(sock.fileno(), self._readable)
+        self.loop.later(self.config.session_setup_timeout, self._expect_session)
+        self.loop.later(TICK, self._tick)
+
+    def _expect_session(self) -> None:
+        if not any(session.state is not State.IN_PROGRESS for session in self.sessions.values()):
+            self.end("no session in time")
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        self.row.set("heartbeat", time.monotonic_ns())
+        self.pool.tick(now)
+        self.loop.later(TICK, self._tick)
+
+    def end(self, reason: str) -> None:
+        """Leave the loop; ``close`` does the rest."""
+        self.log.info("%s: %s", self.client_address, reason)
+        self.loop.stop()
+
+    def drain(self) -> None:
+        """The server stops: no new requests are read; what is under way is answered, as far as it needs no client, then the end."""
+        self.loop.watch(self.sock.fileno(), None)
+        self._paused = True
+        self.loop.soon(lambda: self.end("the server stops"))
+
+    def reload(self, config: Config) -> None:
+        """A new configuration: it counts for what begins from now on; tree connects keep what they were made with."""
+        self.config = config
+
+    def close(self) -> None:
+        """Give everything back, whatever state it is in."""
+        if self._closed:
+            return
+        self._closed = True
+        for session in list(self.sessions.values()):
+            self.end_session(session)
+        self.loop.watch(self.sock.fileno(), None)
+        self.receiver.close()
+        self.sender.close()
+        self.sock.close()
+
+    # the transport
+
+    def _readable(self) -> None:
+        """One read and everything that came with it; one send for all answers."""
+        try:
+            while True:
+                outcome = self.receiver.fill()
+                if outcome is not Fill.DATA:
+                    break
+                for view, start, end in self.receiver.frames():
+                    self.engine.frame(view, start, end)
+                if not self.receiver.one_at_a_time or not self.receiver.in_progress:
+                    break
+        except (Disconnect, WireError) as error:
+            self._hang_up(str(error))
+            return
+        self._flush()
+        if outcome is Fill.CLOSED:
+            self.end("closed by the client")
+        elif outcome is Fill.WAITING:
+            self._pause()
+        self._watch_progress()
+
+    def _hang_up(self, reason: str) -> None:
+        """The specification asks to drop the connection: what was answered before still leaves, as far as the socket takes it."""
+        try:
+            self.sender.flush()
+        except OSError:
+            self.log.debug("%s: gone before the last answer", self.client_address)
+        self.end(f"connection dropped: {reason}")
+
+    def _watch_progress(self) -> None:
+        """A frame that stays incomplete for ``pdu timeout`` ends the connection."""
+        if self._stall is not None:
+            self._stall.cancel()
+            self._stall = None
+        if self.receiver.in_progress and not self._paused:
+            self._stall = self.loop.later(self.config.pdu_timeout, lambda: self.end("an incomplete PDU made no progress"))
+
+    def _pause(self) -> None:
+        self._paused = True
+        self._rewatch()
+
+    def _resume(self) -> None:
+        """A large buffer may be had now: the loop tries again at its next turn."""
+        self.loop.soon(self._unpause)
+
+    def _unpause(self) -> None:
+        if self._paused and not self._closed:
+            self._paused = False
+            self._rewatch()
+
+    def _rewatch(self) -> None:
+        """Read unless a buffer is awaited or too much is unsent; write while something is unsent."""
+        unsent = self.sender.backlog
+        reader = None if self._paused or unsent > SEND_LIMIT else self._readable
+        self.loop.watch(self.sock.fileno(), reader, self._writable if unsent else None)
+
+    def flush_soon(self) -> None:
+        """Send what is queued before the loop waits again: for answers that no reading has brought about."""
+        if not self._flushing:
+            self._flushing = True
+            self.loop.soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flushing = False
+        if self._closed:
+            return
+        had = self.sender.backlog
+        try:
+            done = self.sender.flush()
+        except OSError as error:
+            self.end(f"cannot send: {error}")
+            return
+        if not done or had > SEND_LIMIT:
+            self._rewatch()
+
+    def _writable(self) -> None:
+        self._flush()
+        if not self._closed:
+            self._rewatch()
+
+    # waiting
+
+    async def blocking(self, call: Callable[[], T], *opens: Open) -> T:
+        """``call()`` on a VFS thread, with the identity that is assumed now; it is assumed again when the caller goes on.
+
+        ``opens``: whose handles the call uses. A CLOSE meanwhile takes effect at once for everyone else, but their descriptors
+        stay open until the call is over: a number given back too early would be another file's by then.
+        """
+        who = identity.current()
+
+        def run() -> T:
+            identity.assume(who)
+            return call()
+
+        for opened in opens:
+            opened.in_flight += 1
+        try:
+            return await self.loop.in_thread(run)
+        finally:
+            for opened in opens:
+                opened.in_flight -= 1
+                if not opened.in_flight and opened.orphan is not None:
+                    opened.orphan.close()
+                    opened.orphan = None
+            identity.assume(who)
+
+    def lock_woken(self, waiter_id: int) -> None:
+        """A range was unlocked somewhere: the waiter tries again."""
+        waiting = self.lock_waits.get(waiter_id)
+        if waiting is not None:
+            waiting.finish(None)
+
+    # sessions
+
+    def next_conversation(self) -> int:
+        """A number for an exchange with the authenticator."""
+        return next(self._conversations)
+
+    def next_id(self) -> int:
+        """A number for watches and lock waits, unique in this process."""
+        return next(self._ids)
+
+    def new_session(self) -> Session:
+        """[MS-SMB2] 3.3.5.5.1: an unused random SessionId."""
+        if len(self.sessions) >= MAX_SESSIONS:
+            raise Disconnect(f"more than {MAX_SESSIONS} sessions")
+        session_id = secrets.randbits(63) or 1
+        session = Session(session_id, self.next_conversation(), self.now())
+        self.sessions[session_id] = session
+        return session
+
+    def session_established(self, session: Session) -> None:
+        """Its user is known: larger frames and batches are welcome from now on."""
+        if session.token is not None and not session.is_anonymous:
+            self.receiver.one_at_a_time = False
+        largest = max(self.connection.settings.max_write_size, self.connection.settings.max_transact_size)
+        self.receiver.limit = largest + BATCH
+        self._raise_limits()
+        self.sharing.add_session(self._session_record(session))
+        self.row.add("sessions")
+        self.describe()
+
+    def _raise_limits(self) -> None:
+        """What one request may carry, as the negotiation said."""
+        settings = self.connection.settings
+        most = LARGEST if self.connection.multi_credit else BATCH
+        self.max_read = min(settings.max_read_size, most)
+        self.max_write = min(settings.max_write_size, most)
+        self.max_transact = min(settings.max_transact_size, most)
+
+    def identity_changed(self, session: Session) -> None:
+        """A reauthentication: shares the new user may not enter are disconnected."""
+        for tree in list(session.trees.values()):
+            if tree.is_pipe:
+                continue
+            try:
+                admission.identify(self, tree)
+            except SmbError:
+                self.engine.cancel_tree(tree)
+                self.end_tree(tree)
+        self.sharing.add_session(self._session_record(session))
+        self.describe()
+
+    def _session_record(self, session: Session) -> SessionRecord:
+        token, choice = session.require_token(), self.connection.choice
+        assert choice is not None
+        assert choice.dialect is not None
+        return SessionRecord(
+            session_id=session.session_id,
+            slot=self.slot,
+            generation=self.generation,
+            dialect=choice.dialect.number,
+            started=session.started,
+            flags=1 if session.encrypt else 0,
+            signing=choice.signing_id,
+            cipher=choice.cipher_id,
+            uid=token.uid,
+            gid=token.gid,
+            client_guid=choice.client_guid,
+            user=token.name,
+            domain=token.domain,
+            sid=str(token.user_sid),
+            client=self.client_address,
+            machine=self.client_address,
+        )
+
+    def end_session(self, session: Session) -> None:
+        """Close what the session has and forget it."""
+        for tree in list(session.trees.values()):
+            self.end_tree(tree)
+        self.sessions.pop(session.session_id, None)
+        self.connection.channels.pop(session.session_id, None)
+        if session.state is not State.IN_PROGRESS:
+            self.sharing.remove_session(session.session_id)
+            self.row.add("sessions", -1)
+            self.describe()
+
+    # tree connects
+
+    def find_share(self, name: str, session: Session) -> Share | None:
+        """The share a client means by ``name``."""
+        return admission.find_share(self, name, session)
+
+    def next_tree_id(self) -> int:
+        """A TreeId that no tree connect of this connection has had."""
+        return next(self._trees)
+
+    def add_tree(self, tree: TreeConnect) -> None:
+        """Enter a tree connect into its session."""
+        if len(tree.session.trees) >= MAX_TREES:
+            raise Disconnect(f"more than {MAX_TREES} tree connects")
+        tree.session.trees[tree.tree_id] = tree
+        self.sharing.add_tree(
+            TreeRecord(tree.session.session_id, tree.tree_id, self.slot, self.generation, tree.started, int(tree.encrypt), tree.share.name)
+        )
+        self.row.add("tree_connects")
+
+    def end_tree(self, tree: TreeConnect) -> None:
+        """Close the opens of a tree connect and forget it."""
+        if tree.identity is not None:
+            identity.assume(tree.identity)
+        for opened in [one for one in self.opens.values() if one.tree is tree]:
+            close_open(self, opened)
+        tree.session.trees.pop(tree.tree_id, None)
+        self.sharing.remove_tree(tree.session.session_id, tree.tree_id)
+        self.row.add("tree_connects", -1)
+        if tree.vfs is not None:
+            tree.vfs.close()
+
+    # opens
+
+    def new_open(self, tree: TreeConnect) -> Open:
+        """An Open with its two ids, not yet in the table."""
+        number = next(self._ids)
+        persistent = (self.slot & 0xFFFF) << 48 | (self.generation & 0xFFFF) << 32 | number
+        return Open(persistent, secrets.randbits(31) << 32 | number, tree)
+
+    def add_open(self, opened: Open) -> None:
+        """Enter an Open into the table."""
+        self.opens[opened.volatile] = opened
+        self.row.add("opens")
+
+    def remove_open(self, opened: Open) -> None:
+        """Take an Open out of the table, if it is there."""
+        if self.opens.pop(opened.volatile, None) is not None:
+            self.row.add("opens", -1)
+
+    # clock, credits and counters
+
+    def now(self) -> int:
+        """FILETIME."""
+        return time.time_ns() // 100 + EPOCH
+
+    def grant(self, requested: int) -> int:
+        """Credits for a response. While a large buffer is awaited they come one at a time."""
+        if self._paused:
+            return self.connection.credits.grant(requested, 1)
+        return self.connection.credits.grant(requested)
+
+    def count_request(self, command: int) -> None:
+        """One request of ``command`` was dispatched."""
+        self._counters[REQUESTS] += 1
+        self._counters[COMMANDS_AT + command] += 1
+
+    def count_error(self) -> None:
+        """One error response."""
+        self._counters[ERRORS] += 1
+
+    def count_read(self, count: int) -> None:
+        """Bytes read for a client."""
+        self._counters[BYTES_READ] += count
+
+    def count_written(self, count: int) -> None:
+        """Bytes written for a client."""
+        self._counters[BYTES_WRITTEN] += count
+
+    def describe(self) -> None:
+        """Put client and users into the process title."""
+        names = sorted({session.require_token().name or "anonymous" for session in self.sessions.values() if session.token is not None})
+        set_title(f"worker {self.client_address} {' '.join(names)}".rstrip())
+
+
+def set_title(text: str) -> None:
+    """The process title, as ``ps`` and ``top`` show it."""
+    from setproctitle import setproctitle  # noqa: PLC0415 - after the fork only: importing it reads argv
+
+    setproctitle(f"millpond: {text}")
