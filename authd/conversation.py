@@ -36,7 +36,7 @@ MAX_ROUNDS = 6
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """Who is let in. ``domains``: the case-folded names a client may give, empty for any. ``map_to_guest``: never, bad_user or bad_password."""
+    """Who is let in. ``domains``: case-folded names a client may give, empty for any. ``map_to_guest``: never, bad_user or bad_password."""
 
     map_to_guest: str = "never"
     domains: frozenset[str] = frozenset()

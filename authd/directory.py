@@ -13,6 +13,9 @@ from authd.users import UserDatabase
 from smbd.accounts import WELL_KNOWN, WELL_KNOWN_NAMES, Account, IdMap, SidType, UserRecord
 from smbd.smb2.dtyp.sid import SID
 
+DOMAIN_USERS_RID = 513
+"""Every account's primary group in [MS-SAMR]; on a machine that is no domain controller it is called None."""
+
 
 class Directory:
     """Answers for the machine's own domain ``ids.domain``, BUILTIN and NT AUTHORITY."""
@@ -44,6 +47,8 @@ class Directory:
             return known
         if sid == self._ids.machine:
             return Account(str(sid), SidType.DOMAIN, self._ids.domain, "")
+        if sid == self._ids.machine.child(DOMAIN_USERS_RID):
+            return Account(str(sid), SidType.GROUP, self._ids.domain, "None")
         uid, gid = self._ids.uid_of(sid), self._ids.gid_of(sid)
         name = (uid is not None and self._user_name(uid)) or (gid is not None and _group_name(gid)) or ""
         if not name:

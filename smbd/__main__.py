@@ -16,7 +16,7 @@ import authd.service
 import srvsvc.messages
 import srvsvc.service
 import workers.main
-from pools import queue
+from pools import port, queue
 from smbd import child, cli, lease_messages
 from smbd.broker import service as broker
 from smbd.child import Program
@@ -47,6 +47,8 @@ _LEVELS = (logging.ERROR, logging.WARNING, logging.INFO)
 def run(config: Config, *, reread: Callable[[], Config], prepare: Callable[[], None], ready: Callable[[], None]) -> int:
     """Serve ``config``; see ``smbd.cli.command.Run``."""
     set_up_log(config)
+    # Before anything else can be seen: `serve --user NAME:PASSWORD` stands in the list of processes until here.
+    port.set_title("millpond: master")
     # Modes of new files come from the share's masks alone ([MS-SMB2] knows no umask); set before the first thread and fork.
     os.umask(0)
     return Master(config, PROGRAMS, KINDS, reread=reread, prepare=prepare, ready=ready).run()
@@ -59,6 +61,10 @@ def set_up_log(config: Config) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(_LEVELS[config.log_level] if config.log_level < len(_LEVELS) else logging.DEBUG)
+    # At DEBUG this library writes tokens out; what proves a user belongs in no log.
+    logging.getLogger("spnego").setLevel(logging.WARNING)
+    # Its debug lines hold the tokens of logons.
+    logging.getLogger("spnego").setLevel(logging.WARNING)
     # A line needs neither thread nor process names; not asking for them is cheaper and loads no module in a worker.
     logging.logThreads = logging.logMultiprocessing = False
 

@@ -35,6 +35,9 @@ LIST_USERS_ANSWER = Kind(0x0215, "LIST_USERS_ANSWER", 2, 0, PAYLOAD, AUTHD_ONLY)
 KINDS: tuple[Kind, ...] = (LOOKUP_NAMES, LOOKUP_NAMES_ANSWER, LOOKUP_SIDS, LOOKUP_SIDS_ANSWER, LIST_USERS, LIST_USERS_ANSWER)
 
 AUTHD = 1
+MAX_MAPPED_ID = (0xFFFFFFFF - 1001) // 2
+"""Ids above this would need a RID of more than 32 bits; they keep their S-1-22 SIDs."""
+
 MAX_LOOKUP = 256
 """Names or SIDs in one question."""
 
@@ -71,11 +74,11 @@ class IdMap(NamedTuple):
 
     def user_sid(self, uid: int) -> SID:
         """The SID of Unix user ``uid``."""
-        return self.machine.child(2 * uid + 1000)
+        return self.machine.child(2 * uid + 1000) if uid <= MAX_MAPPED_ID else UNIX_USERS.child(uid)
 
     def group_sid(self, gid: int) -> SID:
         """The SID of Unix group ``gid``."""
-        return self.machine.child(2 * gid + 1001)
+        return self.machine.child(2 * gid + 1001) if gid <= MAX_MAPPED_ID else UNIX_GROUPS.child(gid)
 
     def uid_of(self, sid: SID) -> int | None:
         """The Unix user that ``sid`` names, or None."""

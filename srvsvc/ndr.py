@@ -261,10 +261,14 @@ class Array:
 
 
 class Varying(Array):
-    """A conformant varying array: maximum, offset and actual count in front."""
+    """A conformant varying array: maximum, offset and actual count in front. ``maximum`` where the interface names one."""
+
+    def __init__(self, element: Type, maximum: int | None = None) -> None:
+        super().__init__(element)
+        self.maximum = maximum
 
     def pack(self, out: Writer, value: Any) -> None:
-        for number in (len(value), 0, len(value)):
+        for number in (len(value) if self.maximum is None else self.maximum, 0, len(value)):
             out.integer(4, number)
         for one in value:
             self.element.pack(out, one)

@@ -202,9 +202,15 @@ def get_user_name(server: Server, args: Any) -> tuple[Any, ...]:
 
 
 def denied(server: Server, args: Any) -> tuple[Any, ...]:
-    """[MS-LSAD] enumerations of accounts and trusts: there are none to show."""
+    """[MS-LSAD] 3.1.4.5.2 LsarEnumerateAccounts: who holds which privilege is not shown."""
     del server
     return args.context, (0, None), status.ACCESS_DENIED
+
+
+def no_trusts(server: Server, args: Any) -> tuple[Any, ...]:
+    """[MS-LSAD] 3.1.4.7.8 LsarEnumerateTrustedDomains: a stand-alone server trusts none."""
+    del server
+    return args.context, (0, None), status.NO_MORE_ENTRIES
 
 
 def _operations() -> dict[int, Operation]:
@@ -213,6 +219,8 @@ def _operations() -> dict[int, Operation]:
     ignored = Record("LsarOpenPolicy")
     enumerate_request = Record("LsarEnumerateAccounts", handle=HANDLE, context=U32, preferred=U32)
     enumerate_response = Record("LsarEnumerateAccounts", context=U32, buffer=SID_ENUM, status=U32)
+    trusted = _list("LSAPR_TRUSTED_ENUM_BUFFER", TRUST_INFORMATION)
+    trusted_response = Record("LsarEnumerateTrustedDomains", context=U32, buffer=trusted, status=U32)
     query = Record("LsarQueryInformationPolicy", handle=HANDLE, information_class=U16)
     queried = Record("LsarQueryInformationPolicy", information=Unique(POLICY_INFORMATION), status=U32)
 
@@ -227,6 +235,7 @@ def _operations() -> dict[int, Operation]:
         6: Operation("LsarOpenPolicy", ignored, opened, open_policy),
         7: Operation("LsarQueryInformationPolicy", query, queried, query_policy),
         11: Operation("LsarEnumerateAccounts", enumerate_request, enumerate_response, denied),
+        13: Operation("LsarEnumerateTrustedDomains", enumerate_request, trusted_response, no_trusts),
         14: Operation("LsarLookupNames", by_name, answer(SIDS), lookup_names),
         15: Operation("LsarLookupSids", by_sid, answer(NAMES), lookup_sids),
         44: Operation("LsarOpenPolicy2", ignored, opened, open_policy),

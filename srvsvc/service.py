@@ -127,13 +127,22 @@ class PipeKey(NamedTuple):
 
 
 class World:
-    """``srvsvc.server.Backend``: the configuration, the shared tables, and authd's accounts."""
+    """``srvsvc.server.Backend``: the configuration, the shared tables, and authd's accounts. ``ask`` is set before the first message."""
 
-    def __init__(self, config: Config, sharing: Sharing, ask: Callable[[int, int, bytes, float], Message]) -> None:
+    ask: Callable[[int, int, bytes, float], Message]
+
+    def __init__(self, config: Config, open_sharing: Callable[[], Sharing]) -> None:
         self.config = config
         self.ids = IdMap(machine_sid(config.state_directory), config.netbios_name.upper())
-        self._sharing = sharing
-        self._question = ask
+        self._open_sharing = open_sharing
+        self._opened: Sharing | None = None
+
+    @property
+    def _sharing(self) -> Sharing:
+        # Opened when first needed: the broker, which starts beside this process, prepares it.
+        if self._opened is None:
+            self._opened = self._open_sharing()
+        return self._opened
 
     def sessions(self) -> Sequence[SessionRecord]:
         return self._sharing.sessions()
@@ -169,7 +178,7 @@ class World:
 
     def _ask(self, kind: Kind, payload: bytes) -> bytes:
         try:
-            return bytes(self._question(AUTHD, kind.number, payload, 10.0).payload)
+            return bytes(self.ask(AUTHD, kind.number, payload, 10.0).payload)
         except AskError as error:
             log.warning("%s: %s", kind.name, error)
             raise RpcFault(TOO_BUSY) from error
@@ -177,7 +186,7 @@ class World:
     def _end(self, slot: int, kind: Kind, payload: bytes) -> bool:
         """Ask a worker to close something; false when it is gone or refuses."""
         try:
-            answer = self._question(slot, kind.number, payload, 5.0)
+            answer = self.ask(slot, kind.number, payload, 5.0)
         except AskError as error:
             log.info("%s: %s", kind.name, error)
             return False
@@ -282,10 +291,12 @@ class RpcServer:
 
 def main(child: Child) -> None:
     """Serve until the master stops it or is gone."""
-    row = child.counters.row(child.slot)
-    sharing = Sharing(
-        os.path.join(child.config.lock_directory, SHARING_DIRECTORY), child.slot, child.generation, None, child.counters.is_alive
-    )
-    world = World(child.config, sharing, lambda *question: service.ask(*question))
-    service = Service(Endpoint(child.hub), RpcServer(world, secrets.randbits(31) | 1).handlers(), row)
+    directory = os.path.join(child.config.lock_directory, SHARING_DIRECTORY)
+
+    def open_sharing() -> Sharing:
+        return Sharing(directory, child.slot, child.generation, None, child.counters.is_alive)
+
+    world = World(child.config, open_sharing)
+    service = Service(Endpoint(child.hub), RpcServer(world, secrets.randbits(31) | 1).handlers(), child.counters.row(child.slot))
+    world.ask = service.ask
     service.run()

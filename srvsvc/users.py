@@ -15,11 +15,15 @@ from smbd.smb2.dtyp.sid import BUILTIN, SID
 from srvsvc.association import Interface, Operation
 from srvsvc.ndr import Array, Bytes, Record, Switch, Type, Unique, Varying
 from srvsvc.server import NULL_HANDLE, Handle, HandleError, Server
+from srvsvc.shares import server_comment
 from srvsvc.types import HANDLE, NEVER, OLD_TIME, OPTIONAL_TEXT, SID_TYPE, U8, U16, U32, U64, USTRING
 
 # [MS-SAMR] 2.2.1.12
 USER_ACCOUNT_DISABLED, USER_NORMAL_ACCOUNT, USER_DONT_EXPIRE_PASSWORD = 0x0001, 0x0010, 0x0200
 DOMAIN_USERS_RID = 513
+NEVER_EXPIRES = 1 << 63
+"""The most negative interval: no limit."""
+
 ALL_FIELDS = 0x07FFFFFF & ~0x07000000
 """[MS-SAMR] 2.2.1.8 WhichFields: everything but passwords, private data and the descriptor."""
 
@@ -29,7 +33,7 @@ ULONG_ARRAY = Record("SAMPR_ULONG_ARRAY", count=U32, element=Unique(Array(U32)))
 STRING_ARRAY = Record("SAMPR_RETURNED_USTRING_ARRAY", count=U32, element=Unique(Array(USTRING)))
 MEMBERSHIP = Record("SAMPR_GET_GROUPS_BUFFER", count=U32, groups=Unique(Array(Record("GROUP_MEMBERSHIP", relative_id=U32, attributes=U32))))
 SHORT_BLOB = Record("SAMPR_SHORT_BLOB", length=U16, maximum=U16, buffer=Unique(Varying(U16)))
-LOGON_HOURS = Record("SAMPR_LOGON_HOURS", units_per_week=U16, hours=Unique(Varying(U8)))
+LOGON_HOURS = Record("SAMPR_LOGON_HOURS", units_per_week=U16, hours=Unique(Varying(U8, 1260)))
 
 _TIMES = ("last_logon", "last_logoff", "password_last_set", "account_expires", "password_can_change", "password_must_change")
 _STRINGS = (
@@ -88,7 +92,21 @@ USER_INFO: dict[int, Type] = {
     ALL: USER_ALL,
 }
 PASSWORD_POLICY = Record("DOMAIN_PASSWORD_INFORMATION", min_length=U16, history=U16, properties=U32, max_age=OLD_TIME, min_age=OLD_TIME)
-DOMAIN_INFO: dict[int, Type] = {1: PASSWORD_POLICY, 5: _NAME, 8: Record("DOMAIN_MODIFIED", count=U64, created=U64)}
+DOMAIN_GENERAL = Record(
+    "SAMPR_DOMAIN_GENERAL_INFORMATION",
+    force_logoff=OLD_TIME,
+    oem_information=USTRING,
+    domain_name=USTRING,
+    replica_source_node_name=USTRING,
+    domain_modified_count=OLD_TIME,
+    domain_server_state=U32,
+    domain_server_role=U32,
+    uas_compatibility_required=U8,
+    user_count=U32,
+    group_count=U32,
+    alias_count=U32,
+)
+DOMAIN_INFO: dict[int, Type] = {1: PASSWORD_POLICY, 2: DOMAIN_GENERAL, 5: _NAME, 8: Record("DOMAIN_MODIFIED", count=U64, created=U64)}
 
 
 def _guarded(call: Callable[[Server, Any], tuple[Any, ...]], nothing: tuple[Any, ...]) -> Callable[[Server, Any], tuple[Any, ...]]:
@@ -152,7 +170,9 @@ def query_domain(server: Server, args: Any) -> tuple[Any, ...]:
     """3.1.5.5.1 SamrQueryInformationDomain."""
     domain = SID.parse(server.handle(args.handle, "domain").subject)
     name = "Builtin" if domain == BUILTIN else server.backend.ids.domain
-    known: dict[int, tuple[Any, ...]] = {1: (0, 0, 0, 1 << 63, 0), 5: (name,), 8: (1, 0)}
+    # [MS-SAMR] 2.2.4.1: no forced logoff, an enabled server, the primary of its own domain.
+    general = NEVER_EXPIRES, server_comment(server), name, "", 1, 1, 3, 1, len(_users(server, str(domain))), 0, 0
+    known: dict[int, tuple[Any, ...]] = {1: (0, 0, 0, NEVER_EXPIRES, 0), 2: general, 5: (name,), 8: (1, 0)}
     if args.information_class not in known:
         return None, status.INVALID_INFO_CLASS
     return (args.information_class, known[args.information_class]), status.SUCCESS

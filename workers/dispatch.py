@@ -9,6 +9,7 @@ INVALID_PARAMETER; anything else is a bug of ours and passes through to end the 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Coroutine
 from struct import Struct
 from typing import Any, NamedTuple
@@ -55,6 +56,8 @@ ERRORS = (SmbError, WireError, OSError, PoolExhausted, Cancelled)
 
 def answer_of(error: BaseException, request: Request) -> Answer:
     """The error response for one of ``ERRORS``."""
+    if request.worker.log.isEnabledFor(logging.DEBUG):
+        request.worker.log.debug("command %d, message %d: %r", request.header.command, request.header.message_id, error)
     if isinstance(error, SmbError):
         return Answer(_error_body(error.data, request), error.status)
     if isinstance(error, WireError):

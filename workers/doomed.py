@@ -38,7 +38,7 @@ def _unlink(vfs: PosixVfs, item: Doomed) -> None:
     stream = item.key.stream if item.delete is Deletion.STREAM else ""
     handle = vfs.open(Path(tuple(item.path.split("/")), stream))
     try:
-        if handle.key()[:2] != item.key[:2]:
+        if handle.key[:2] != item.key[:2]:
             raise FileNotFoundError(errno.ENOENT, "another file has this name now", item.path)
         vfs.unlink(handle)
     finally:

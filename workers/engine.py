@@ -1,7 +1,8 @@
 """The protocol engine: frames from the transport in, replies to the transport out.
 
 Owns: the order of things. READ, WRITE and ECHO run to their end on the spot; a handler that waits is a task; a compound is one task whose
-elements run in order. Invariant: every element received is answered exactly once, except CANCEL, which never is.
+elements run in order. A handler that waits has taken what it needs out of its PDU before its first wait: the receive buffer moves on.
+Invariant: every element received is answered exactly once, except CANCEL, which never is.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from workers.request import Answer, Chain, Request
 from workers.rows import ROWS
 
 if TYPE_CHECKING:
+    from pools.pool import Buffer
     from smbd.smb2.crypto import Channel
     from workers.tree import TreeConnect
     from workers.worker import Worker
@@ -64,19 +66,16 @@ class Engine:
     def _single(self, element: Element) -> None:
         request = Request(self.worker, element, None)
         if request.header.command == CANCEL:
-            self.cancel(request)
+            if not element.error:
+                self.cancel(request)
             return
         result = self.start(request, element)
         if isinstance(result, (bytes, Answer)):
             self._reply(request, result)
             return
-        buffer = self.worker.receiver.buffer
-        assert buffer is not None
-        buffer.hold()  # the task may look at its request after the transport has moved on
         self._enter(request)
 
         def ended(value: Any, error: BaseException | None) -> None:
-            buffer.release()
             self.forget(request)
             if error is not None:
                 value = self._answer_or_raise(error, request)
@@ -134,11 +133,10 @@ class Engine:
     def _compound(self, elements: Sequence[Element]) -> None:
         buffer = self.worker.receiver.buffer
         assert buffer is not None
-        buffer.hold()
-        chain = _ChainRun(self, elements)
+        chain = _ChainRun(self, elements, buffer)
 
         def ended(_: Any, error: BaseException | None) -> None:
-            buffer.release()
+            chain.let_go()
             if error is not None:
                 raise error
             self.worker.flush_soon()
@@ -177,7 +175,7 @@ class Engine:
         header = request.header
         granted = 0
         if not request.async_id or code == status.PENDING:
-            granted = self.worker.grant(header.credit)
+            granted = self.worker.grant(header.credit, header.credit_charge)
         reply = Reply(header, code, body, granted, None if code == status.PENDING else channel or request.sign)
         chain = request.chain
         if chain is not None and header.flags & FLAGS_RELATED_OPERATIONS:
@@ -223,10 +221,12 @@ class Engine:
 class _ChainRun(Chain):
     """One compound on its way: elements in order, replies gathered until the end or until the last element pends."""
 
-    __slots__ = ("_elements", "_engine", "_first", "_replies")
+    __slots__ = ("_buffer", "_elements", "_engine", "_first", "_replies")
 
-    def __init__(self, engine: Engine, elements: Sequence[Element]) -> None:
+    def __init__(self, engine: Engine, elements: Sequence[Element], buffer: Buffer) -> None:
         super().__init__()
+        buffer.hold()  # elements to come are read after the transport has moved on
+        self._buffer: Buffer | None = buffer
         self._engine = engine
         self._elements = elements
         self._replies: list[Reply] = []
@@ -242,7 +242,8 @@ class _ChainRun(Chain):
             request = Request(engine.worker, element, self)
             self._first = self._first or request
             if element.header.command == CANCEL:
-                engine.cancel(request)
+                if not element.error:
+                    engine.cancel(request)
                 continue
             answer = await self._one(request, element)
             self.status = answer.status if isinstance(answer, Answer) else status.SUCCESS
@@ -258,6 +259,8 @@ class _ChainRun(Chain):
         result = engine.start(request, element)
         if isinstance(result, (bytes, Answer)):
             return result
+        if self.last:
+            self.let_go()
         request.task = engine.worker.loop.current
         engine.waiting[request.header.message_id] = request
         try:
@@ -266,6 +269,12 @@ class _ChainRun(Chain):
             return answer_of(error, request)
         finally:
             engine.forget(request)
+
+    def let_go(self) -> None:
+        """Nothing more is read from the frame."""
+        buffer, self._buffer = self._buffer, None
+        if buffer is not None:
+            buffer.release()
 
     def flush(self) -> None:
         """Send the replies gathered so far as one compound."""

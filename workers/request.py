@@ -13,6 +13,7 @@ from pools.layout import WireError
 from smbd.smb2 import status
 from smbd.smb2.header import HEADER_SIZE, Header
 from smbd.smb2.status import SmbError
+from workers import identity
 
 if TYPE_CHECKING:
     from pools.pool import Buffer
@@ -139,6 +140,13 @@ class Request:
     def pend(self) -> None:
         """Tell the client that the answer will take a while ([MS-SMB2] 3.3.4.2). Call once, before the first long wait."""
         self.worker.engine.pend(self)
+
+    def resume(self) -> None:
+        """After a wait: act as the tree's user again, unless the open has been closed meanwhile."""
+        if self.worker.opens.get(self.open.volatile) is not self.open:
+            raise SmbError(status.FILE_CLOSED)
+        if self.tree.identity is not None:
+            identity.assume(self.tree.identity)
 
     def cancel(self) -> None:
         """End the wait this request is in; harmless when it waits for nothing that can be cancelled."""

@@ -11,6 +11,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from pools.counters import BYTES_READ, BYTES_WRITTEN, COMMANDS_AT, ERRORS, REQUESTS
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     import socket
 
     from pools.counters import Row
-    from pools.pool import BufferPool
+    from pools.pool import Buffer, BufferPool
     from workers.mailbox import Mailbox
     from workers.tree import TreeConnect
 
@@ -43,6 +44,7 @@ T = TypeVar("T")
 MAX_SESSIONS = 1024
 MAX_TREES = 4096
 LARGEST = 8 << 20
+ALL_CREDITS = 65535
 SEND_LIMIT = 16 << 20  # unsent bytes at which no further request is read
 EPOCH = 116444736000000000  # FILETIME of 1970
 TICK = 1.0
@@ -139,14 +141,7 @@ class Worker:
     def _readable(self) -> None:
         """One read and everything that came with it; one send for all answers."""
         try:
-            while True:
-                outcome = self.receiver.fill()
-                if outcome is not Fill.DATA:
-                    break
-                for view, start, end in self.receiver.frames():
-                    self.engine.frame(view, start, end)
-                if not self.receiver.one_at_a_time or not self.receiver.in_progress:
-                    break
+            outcome = self._receive()
         except (Disconnect, WireError) as error:
             self._hang_up(str(error))
             return
@@ -156,6 +151,37 @@ class Worker:
         elif outcome is Fill.WAITING:
             self._pause()
         self._watch_progress()
+
+    def _receive(self) -> Fill:
+        """Execute the frames that are here, then read, then execute what came. Until there is a session, one frame at a time."""
+        receiver = self.receiver
+        if not self._execute():
+            return Fill.WAITING
+        outcome = receiver.fill()
+        while outcome is Fill.DATA:
+            if not self._execute():
+                return Fill.WAITING
+            if not receiver.one_at_a_time or not receiver.in_progress:
+                break
+            outcome = receiver.fill()
+        return outcome
+
+    def _execute(self) -> bool:
+        """Every whole frame, for as long as there are buffers for replies; False when they have to be waited for."""
+        frames = self.receiver.frames()
+        while self.sender.prepare() or self._spare():
+            frame = next(frames, None)
+            if frame is None:
+                return True
+            self.engine.frame(*frame)
+        return False
+
+    def _spare(self) -> bool:
+        """Ask for a buffer for replies; True when there is one after all."""
+        granted = self.pool.request((BATCH,), self._resume)
+        if granted is not None:
+            granted[0].release()
+        return granted is not None and self.sender.prepare()
 
     def _hang_up(self, reason: str) -> None:
         """The specification asks to drop the connection: what was answered before still leaves, as far as the socket takes it."""
@@ -185,6 +211,7 @@ class Worker:
         if self._paused and not self._closed:
             self._paused = False
             self._rewatch()
+            self._readable()
 
     def _rewatch(self) -> None:
         """Read unless a buffer is awaited or too much is unsent; write while something is unsent."""
@@ -241,6 +268,15 @@ class Worker:
                     opened.orphan.close()
                     opened.orphan = None
             identity.assume(who)
+
+    async def obtain(self, size: int) -> Buffer:
+        """A buffer for ``size`` bytes, when the pool has one. PoolExhausted when it never can."""
+        while True:
+            ready: Completion[None] = Completion()
+            granted = self.pool.request((size,), partial(ready.finish, None))
+            if granted is not None:
+                return granted[0]
+            await ready
 
     def lock_woken(self, waiter_id: int) -> None:
         """A range was unlocked somewhere: the waiter tries again."""
@@ -389,11 +425,11 @@ class Worker:
         """FILETIME."""
         return time.time_ns() // 100 + EPOCH
 
-    def grant(self, requested: int) -> int:
-        """Credits for a response. While a large buffer is awaited they come one at a time."""
-        if self._paused:
-            return self.connection.credits.grant(requested, 1)
-        return self.connection.credits.grant(requested)
+    def grant(self, requested: int, charged: int) -> int:
+        """Credits for a response to a request that cost ``charged``. While a large buffer is awaited they come one at a time."""
+        connection = self.connection
+        ceiling = 1 if self._paused else ALL_CREDITS
+        return connection.credits.grant(requested, ceiling, (charged or 1) if connection.multi_credit else 1)
 
     def count_request(self, command: int) -> None:
         """One request of ``command`` was dispatched."""

@@ -49,6 +49,9 @@ _utimensat.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_
 _getxattrat = _free["syscall"]
 _getxattrat.restype = ctypes.c_long
 _getxattrat.argtypes = [ctypes.c_long, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_size_t]
+_fgetxattr = _free.fgetxattr
+_fgetxattr.restype = ctypes.c_ssize_t
+_fgetxattr.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_size_t]
 _statx_held = _held.statx
 _statx_free = _free.statx
 for _function in (_statx_held, _statx_free):
@@ -97,6 +100,7 @@ class _Scratch(threading.local):
         self.address = ctypes.addressof(self.buffer)
         self.value = ctypes.create_string_buffer(_SMALL)
         self.view = memoryview(self.value).cast("B")
+        self.value_address = ctypes.addressof(self.value)
         packed = _XATTR_ARGS.pack(ctypes.addressof(self.value), _SMALL, 0)
         self.args = ctypes.create_string_buffer(packed, _XATTR_ARGS.size)
         self.args_address = ctypes.addressof(self.args)
@@ -156,6 +160,16 @@ def get_xattr(target: int | str, name: str) -> bytes | None:
         if error.errno in (errno.ENODATA, errno.EOPNOTSUPP):
             return None
         raise
+
+
+def small_xattr(fd: int, name: bytes) -> bytes | None:
+    """As ``get_xattr`` for a readable descriptor and a value that fits; absence, the usual answer, costs no exception."""
+    count: int = _fgetxattr(fd, name, _scratch.value_address, _SMALL)
+    if count >= 0:
+        return bytes(_scratch.view[:count])
+    if ctypes.get_errno() in (errno.ENODATA, errno.EOPNOTSUPP, errno.ERANGE):
+        return None
+    raise _raise(name)
 
 
 _has_xattrat = True

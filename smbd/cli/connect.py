@@ -12,8 +12,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-import psutil
-
 from smbd.config import Config, Share
 
 if TYPE_CHECKING:
@@ -47,7 +45,7 @@ def _ways(share: Share, host: str, port: int, user: str) -> list[str]:
     """One line for each kind of client. Port 445 is every client's own; another has to be said."""
     usual = port == 445
     unc = f"\\\\{host}\\{share.name}"
-    windows = unc if usual else f'net use * "{unc}" /user:{user} * /tcpport:{port}    (before Windows 11 24H2: port 445 only)'
+    windows = unc if usual else f'net use * "{unc}" * /user:{user} /tcpport:{port}    (before Windows 11 24H2: port 445 only)'
     url = f"smb://{quote(user)}@{host}{'' if usual else f':{port}'}/{quote(share.name)}"
     target = shlex.quote(f"//{host}/{share.name}")
     ports = "" if usual else f" -p {port}"
@@ -63,16 +61,15 @@ def _ways(share: Share, host: str, port: int, user: str) -> list[str]:
 
 def address(config: Config) -> str:
     """The address to tell others: the one listened on, else this machine's first in the local network, else its name."""
+    import psutil  # noqa: PLC0415  # only where it is printed: the server forks from this process and should inherit little
+
+    local = {
+        name: [entry.address for entry in entries if entry.family == socket.AF_INET] for name, entries in psutil.net_if_addrs().items()
+    }
     if config.bind_interfaces_only and config.interfaces:
-        named = config.interfaces[0].split("/")[0]
-        found = [entry.address for entry in psutil.net_if_addrs().get(named, []) if entry.family == socket.AF_INET]
-        return _literal(found[0] if found else named)
-    own = [
-        ipaddress.ip_address(entry.address)
-        for entries in psutil.net_if_addrs().values()
-        for entry in entries
-        if entry.family == socket.AF_INET
-    ]
+        named = config.interfaces[0].partition("/")[0]
+        return _literal((local.get(named) or [named])[0])
+    own = [ipaddress.ip_address(one) for entries in local.values() for one in entries]
     outward = [one for one in own if not one.is_loopback and not one.is_link_local]
     return str(outward[0]) if outward else "127.0.0.1" if own else socket.gethostname()
 

@@ -1,6 +1,6 @@
 """``millpond status``: what a running server is doing.
 
-Owns: the command; the looking is the monitor's.
+Owns: the command. The looking is the monitor's, which is loaded only then: a server forks from the same command and should inherit little.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import json
 from typing import TYPE_CHECKING
 
 from pools.layout import WireError
-from smbd import monitor
 from smbd.cli import place
 from smbd.instance import StartError
 
 if TYPE_CHECKING:
     from smbd.cli.command import Run
 
+SECTIONS = ("sessions", "opens", "locks", "pools", "processes")
 _STATUS = """\
 Show who is connected, what is open and locked, and what memory and processes the server uses. Looking costs the server nothing.
 
@@ -35,16 +35,18 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         description=_STATUS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    status.add_argument("sections", metavar="SECTION", nargs="*", help=f"{', '.join(monitor.SECTIONS)} (default: all)")
+    status.add_argument("sections", metavar="SECTION", nargs="*", help=f"{', '.join(SECTIONS)} (default: all)")
     status.add_argument("--json", action="store_true", help="for programs; sizes in bytes, times in seconds since 1970")
     place.add_options(status)
     status.set_defaults(action=_status)
 
 
 def _status(arguments: argparse.Namespace, _run: Run) -> int:
-    unknown = [name for name in arguments.sections if name not in monitor.SECTIONS]
+    unknown = [name for name in arguments.sections if name not in SECTIONS]
     if unknown:
-        raise StartError(f"status has no section '{unknown[0]}': choose from {', '.join(monitor.SECTIONS)}")
+        raise StartError(f"status has no section '{unknown[0]}': choose from {', '.join(SECTIONS)}")
+    from smbd import monitor  # noqa: PLC0415  # see above
+
     config = place.locate(arguments)
     master = place.master(config)
     try:

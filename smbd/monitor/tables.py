@@ -15,12 +15,12 @@ from smbd.monitor.snapshot import Row, Snapshot
 _COLUMNS: dict[str, tuple[tuple[str, str, str], ...]] = {
     "sessions": (
         ("SESSION", "session", ""), ("USER", "user", ""), ("CLIENT", "client", ""), ("DIALECT", "dialect", ""), ("SIGNING", "signing", ""),
-        ("ENCRYPTION", "encryption", ""), ("SHARES", "shares", ""), ("OPENS", "opens", "n"), ("SINCE", "since", "time"),
+        ("ENCRYPTION", "encryption", ""), ("SHARES", "shares", ""), ("OPENS", "opens", "n"), ("AGE", "since", "time"),
         ("PID", "pid", "n"),
     ),
     "opens": (
         ("SHARE", "share", ""), ("PATH", "path", ""), ("USER", "user", ""), ("ACCESS", "access", ""), ("SHARED", "shared", ""),
-        ("LOCKS", "locks", "n"), ("SINCE", "since", "time"), ("PID", "pid", "n"),
+        ("LOCKS", "locks", "n"), ("AGE", "since", "time"), ("PID", "pid", "n"),
     ),
     "locks": (
         ("SHARE", "share", ""), ("PATH", "path", ""), ("OFFSET", "offset", "n"), ("LENGTH", "length", "n"),
@@ -31,7 +31,7 @@ _COLUMNS: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("COMMITTED", "committed_bytes", "bytes"), ("MISSES", "misses", "n"), ("WAITS", "waits", "n"), ("REFUSED", "refusals", "n"),
     ),
     "processes": (
-        ("ROLE", "role", ""), ("PID", "pid", "n"), ("SINCE", "since", "time"), ("CPU s", "cpu_seconds", "n"),
+        ("ROLE", "role", ""), ("PID", "pid", "n"), ("AGE", "since", "time"), ("CPU s", "cpu_seconds", "n"),
         ("PRIVATE", "private", "bytes"), ("POOLS", "pool_bytes", "bytes"), ("SESSIONS", "sessions", "n"), ("OPENS", "opens", "n"),
         ("REQUESTS", "requests", "n"), ("READ", "bytes_read", "bytes"), ("WRITTEN", "bytes_written", "bytes"),
         ("ERRORS", "errors", "n"), ("TITLE", "title", ""),
@@ -45,13 +45,15 @@ def as_text(snapshot: Snapshot) -> str:
     parts = [f"millpond {snapshot['version']}, process {snapshot['master']}, up {up}"]
     for name, columns in _COLUMNS.items():
         if name in snapshot:
-            parts.append(_table(name, columns, snapshot[name], snapshot["taken"]))
+            # A size class that was never needed says nothing; JSON has it all the same.
+            rows = [row for row in snapshot[name] if name != "pools" or row["buffers"] or row["misses"]]
+            parts.append(_table(name, columns, rows, snapshot["taken"]))
     return "\n\n".join(parts) + "\n"
 
 
 def _table(name: str, columns: Sequence[tuple[str, str, str]], rows: Sequence[Row], now: float) -> str:
     if not rows:
-        return f"no {name}"
+        return f"no {name}" if name != "pools" else "no memory in pools"
     cells = [[heading for heading, _, _ in columns]]
     cells += [[_cell(row.get(key, 0), unit, now) for _, key, unit in columns] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
@@ -70,6 +72,8 @@ def _cell(value: Any, unit: str, now: float) -> str:
         return duration(now - value) if value else "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.2f}"
     if isinstance(value, list):
         value = " ".join(value) or "-"
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in str(value))

@@ -50,7 +50,7 @@ from smbd.smb2.negotiate import Choice, NegotiateSettings
 from smbd.smb2.reply import Reply, pack_in_place, pack_replies, reply_size
 from smbd.smb2.status import SmbError
 
-__all__ = ["Connection", "Disconnect", "Element", "Reply"]
+__all__ = ["Connection", "Disconnect", "Element", "Reply", "reply_size"]
 
 _NEGOTIATE = int(Command.NEGOTIATE)
 _SESSION_SETUP = int(Command.SESSION_SETUP)
@@ -176,8 +176,9 @@ class Connection:
         """One element: form, credits, then protection."""
         command = header.command
         flags = header.flags
-        if header.structure_size != HEADER_SIZE or command >= COMMAND_COUNT:
-            raise Disconnect(f"header with StructureSize {header.structure_size}, command {command}")  # 3.3.5.2.6
+        if header.structure_size != HEADER_SIZE or (command >= COMMAND_COUNT and first and not header.next_command):
+            # 3.3.5.2.6. An unknown command inside a compound is answered, as Windows does: its neighbours are good requests.
+            raise Disconnect(f"header with StructureSize {header.structure_size}, command {command}")
         if self.dialect is None and command != _NEGOTIATE:
             raise Disconnect(f"command {command} before the negotiation")  # 3.3.5.2
         if command != _CANCEL:
@@ -185,7 +186,9 @@ class Connection:
             self.credits.charge(header.message_id, charge or 1)
         channel = self.channels.get(header.session_id)
         element = Element(header, view, channel)
-        if flags & _UNUSUAL:
+        if command >= COMMAND_COUNT:
+            element.error = status.INVALID_PARAMETER
+        elif flags & _UNUSUAL:
             element.error = _check_flags(header, first)
         if decrypted is not None:
             # 3.3.5.2.1.1: a message may not be smuggled into another session than the one whose key hid it.

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from smbd.cli import main
+from smbd.cli import main, status
 from smbd.cli.command import Run
 from smbd.config import parse
 from smbd.monitor import SECTIONS, as_text, take
@@ -130,6 +130,10 @@ _: Run = nothing
 def test_a_quiet_server_has_no_tables() -> None:
     quiet = {"version": "1", "master": 5, "started": 0, "taken": 9.0, "sessions": []}
     assert as_text(quiet) == "millpond 1, process 5, up ?\n\nno sessions\n"
+
+
+def test_the_command_knows_the_sections() -> None:
+    assert tuple(SECTIONS) == status.SECTIONS
 
 
 def test_units() -> None:

@@ -43,7 +43,8 @@ def create(request: Request, body: CreateRequest) -> bytes | Coroutine[Any, None
         raise SmbError(status.BAD_IMPERSONATION_LEVEL)
     if request.tree.is_pipe:
         return pipe.open_pipe(request, request.text(body.name_offset, body.name_length))
-    found = contexts.parse_chain(request.variable(body.create_contexts_offset, body.create_contexts_length, NAME_MINIMUM))
+    chain = request.variable(body.create_contexts_offset, body.create_contexts_length, NAME_MINIMUM)
+    found = contexts.parse_chain(chain) if len(chain) else {}
     wish = read_wish(request, body, found)
     if len(request.worker.opens) >= request.worker.config.max_open_files:
         raise SmbError(status.TOO_MANY_OPENED_FILES)

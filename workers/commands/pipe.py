@@ -75,15 +75,17 @@ async def read(request: Request, body: ReadRequest) -> Answer:
 
 async def write(request: Request, data: memoryview) -> bytes:
     """Bytes to the pipe; the whole is one message or a part of one."""
+    taken = bytes(data)
     async with served():
-        count = await srvsvc.write(request.worker.mailbox.ask, _pipe(request), data)
+        count = await srvsvc.write(request.worker.mailbox.ask, _pipe(request), taken)
     return WRITE_RESPONSE.pack(WRITE_RESPONSE_STRUCTURE_SIZE, 0, count, 0, 0, 0)
 
 
 async def transceive(request: Request, data: memoryview, max_output: int) -> tuple[bytes, int]:
     """FSCTL_PIPE_TRANSCEIVE: output and status."""
+    taken = bytes(data)
     async with served():
-        output, more = await srvsvc.transceive(request.worker.mailbox.ask, _pipe(request), data, max_output)
+        output, more = await srvsvc.transceive(request.worker.mailbox.ask, _pipe(request), taken, max_output)
     return output, status.BUFFER_OVERFLOW if more else status.SUCCESS
 
 

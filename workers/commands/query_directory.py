@@ -24,6 +24,7 @@ from workers.vfs.interface import FileInfo
 
 PATTERN_MINIMUM = HEADER_SIZE + QUERY_DIRECTORY_REQUEST.size
 OUTPUT_AT = HEADER_SIZE + QUERY_DIRECTORY_RESPONSE.size
+ROOM = 65536  # of one answer: what a buffer holds that is always to be had
 
 
 def query_directory(request: Request, body: QueryDirectoryRequest) -> Answer:
@@ -118,7 +119,7 @@ def fill(request: Request, body: QueryDirectoryRequest, fresh: bool) -> Answer:
     """Pack entries into a reply buffer until it is full. None at all: NO_SUCH_FILE at the beginning, NO_MORE_FILES later."""
     enumeration = request.open.enumeration
     assert enumeration is not None
-    room = body.output_buffer_length
+    room = min(body.output_buffer_length, ROOM)
     buffer = request.worker.pool.allocate(room)
     try:
         listing = Listing(body.file_information_class, buffer.view[HEADROOM : HEADROOM + room], room)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Coroutine
 from typing import Any
 
-from pools.pool import HEADROOM
+from pools.pool import HEADROOM, Buffer, PoolExhausted
 from smbd.smb2 import status
 from smbd.smb2.constants import CHANNEL_NONE
 from smbd.smb2.messages.file import READ_RESPONSE, READ_RESPONSE_STRUCTURE_SIZE, ReadRequest
@@ -26,11 +26,32 @@ def read(request: Request, body: ReadRequest) -> Answer | Coroutine[Any, None, b
         raise SmbError(status.INVALID_PARAMETER)  # no RDMA here
     if request.open.pipe is not None:
         return pipe.read(request, body)
-    return read_file(request, body)
+    try:
+        buffer = request.worker.pool.allocate(body.length)
+    except PoolExhausted:
+        return read_later(request, body)
+    return read_file(request, body, buffer)
 
 
-def read_file(request: Request, body: ReadRequest) -> Answer:
-    """3.3.5.12: fewer bytes than MinimumCount, or none where some were asked for, is END_OF_FILE."""
+async def read_later(request: Request, body: ReadRequest) -> Answer:
+    """The pool has no such buffer now: read when it has."""
+    request.worker.row.add("async_waits")
+    buffer = await request.worker.obtain(body.length)
+    request.resume()
+    return read_file(request, body, buffer)
+
+
+def read_file(request: Request, body: ReadRequest, buffer: Buffer) -> Answer:
+    """3.3.5.12: fewer bytes than MinimumCount, or none where some were asked for, is END_OF_FILE. Takes ``buffer`` over."""
+    try:
+        got = _fill(request, body, buffer)
+    except BaseException:
+        buffer.release()
+        raise
+    return Answer(READ_RESPONSE.pack(READ_RESPONSE_STRUCTURE_SIZE, DATA_OFFSET, 0, got, 0, 0), status.SUCCESS, buffer, got)
+
+
+def _fill(request: Request, body: ReadRequest, buffer: Buffer) -> int:
     opened, length, offset = request.open, body.length, body.offset
     if opened.is_directory:
         raise SmbError(status.INVALID_DEVICE_REQUEST)
@@ -41,14 +62,9 @@ def read_file(request: Request, body: ReadRequest) -> Answer:
     assert opened.handle is not None
     if length and worker.sharing.locks_conflict(opened.key, opened.persistent, offset, length, False):
         raise SmbError(status.FILE_LOCK_CONFLICT)
-    buffer = worker.pool.allocate(length)
-    try:
-        got = opened.handle.pread_into(buffer.view[HEADROOM : HEADROOM + length], offset) if length else 0
-        if (got == 0 and length) or got < body.minimum_count:
-            raise SmbError(status.END_OF_FILE)
-    except BaseException:
-        buffer.release()
-        raise
+    got = opened.handle.pread_into(buffer.view[HEADROOM : HEADROOM + length], offset) if length else 0
+    if (got == 0 and length) or got < body.minimum_count:
+        raise SmbError(status.END_OF_FILE)
     opened.position = offset + got
     worker.count_read(got)
-    return Answer(READ_RESPONSE.pack(READ_RESPONSE_STRUCTURE_SIZE, DATA_OFFSET, 0, got, 0, 0), status.SUCCESS, buffer, got)
+    return got

@@ -116,8 +116,10 @@ class Receiver:
         """Have a buffer with room for the frame under way, its beginning moved to the front."""
         buffer = self.buffer
         if buffer is None:
-            self.buffer = self._pool.allocate(BATCH)
-            return True
+            fresh = self._pool.request((BATCH,), self._resume)
+            if fresh is not None:
+                self.buffer = fresh[0]
+            return fresh is not None
         pending = self._end - self._start
         want = self._frame_size() or FRAME_LENGTH
         if want > len(buffer.view):
@@ -127,7 +129,10 @@ class Receiver:
             self._move(granted[0])
         elif buffer.references > 1 or (buffer.capacity > BATCH and not pending):
             # One that is held stays with its holder; a large one goes back at once.
-            self._move(self._pool.allocate(max(want - HEADROOM, BATCH)))
+            granted = self._pool.request((max(want - HEADROOM, BATCH),), self._resume)
+            if granted is None:
+                return False
+            self._move(granted[0])
         elif self._start and (not pending or self._start + want > len(buffer.view)):
             self._slide(buffer)
         return True

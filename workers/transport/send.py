@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import socket
 from collections import deque
+from contextlib import suppress
 
-from pools.pool import HEADROOM, Buffer, BufferPool
+from pools.pool import HEADROOM, Buffer, BufferPool, PoolExhausted
 
 BATCH = 65536
 ENTRIES = 64  # of one sendmsg; far below IOV_MAX
@@ -37,11 +38,31 @@ class Sender:
         if batch is None or self._fill + size > len(batch.view):
             if batch is not None:
                 batch.release()
-            batch = self._batch = self._pool.allocate(max(BATCH, size - HEADROOM))
+                self._batch = None
+            batch = self._batch = self._new_batch(size)
             self._fill = 0
         start = self._fill
         self._fill += size
         return batch, start
+
+    def _new_batch(self, size: int) -> Buffer:
+        try:
+            return self._pool.allocate(max(BATCH, size - HEADROOM))
+        except PoolExhausted:
+            # What has left frees buffers; failing that, one that just holds this reply will do. OSError waits for the next flush.
+            with suppress(OSError):
+                self.flush()
+            return self._pool.allocate(size)
+
+    def prepare(self) -> bool:
+        """Have a buffer for the next replies, before anything is executed that needs one; False when there is none now."""
+        if self._batch is None:
+            try:
+                self._batch = self._pool.allocate(BATCH)
+            except PoolExhausted:
+                return False
+            self._fill = 0
+        return True
 
     def queue(self, data: memoryview, buffer: Buffer) -> None:
         """Send ``data`` after what is queued already. The reference to ``buffer`` is taken over; ``room`` buffers are held by us."""

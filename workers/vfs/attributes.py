@@ -17,6 +17,7 @@ from smbd.smb2 import constants as c
 from workers.vfs.interface import FileInfo
 
 XATTR: Final = "user.DOSATTRIB"
+XATTR_RAW: Final = XATTR.encode()
 EPOCH: Final = 116_444_736_000_000_000  # 1970 as FILETIME
 _HAS_ATTRIBUTES: Final = 0x01
 _HAS_CREATION: Final = 0x10

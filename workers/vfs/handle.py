@@ -105,8 +105,16 @@ class PosixHandle:
     def info(self) -> FileInfo:
         settings = self.root.settings
         st = files.stat_fd(self.fd)
-        value = self.get_xattr(attributes.XATTR) if settings.store_dos_attributes else None
+        value = self._dos_xattr() if settings.store_dos_attributes else None
         return attributes.file_info(st, value, settings.hide_dot_files and self.path.name[:1] == ".")
+
+    def _dos_xattr(self) -> bytes | None:
+        if self._readable:
+            try:
+                return files.small_xattr(self.fd, attributes.XATTR_RAW)
+            except PermissionError:
+                pass  # opened before the user lost the right
+        return self.get_xattr(attributes.XATTR)
 
     def get_xattr(self, name: str) -> bytes | None:
         """With root's help where the user may not read the file itself but, as its descriptor says, its attributes."""
@@ -246,7 +254,7 @@ class PosixHandle:
         self._store(DosInfo(before.attributes & ~c.FILE_ATTRIBUTE_SPARSE_FILE | sparse, before.creation))
 
     def _dos(self) -> DosInfo:
-        value = self.get_xattr(attributes.XATTR) if self.root.settings.store_dos_attributes else None
+        value = self._dos_xattr() if self.root.settings.store_dos_attributes else None
         info = attributes.unpack(value) if value else None
         return info or DosInfo(attributes.default(files.stat_fd(self.fd).mode), 0)
 

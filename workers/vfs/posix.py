@@ -26,11 +26,10 @@ from workers.vfs.root import RESERVED, Root, VfsSettings, displayed, is_reserved
 from workers.vfs.streams import StreamHandle
 
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY
-_DIRECTORY = os.O_PATH | os.O_DIRECTORY
+_DIRECTORY = _READ | os.O_DIRECTORY
 # O_PATH instead: not readable by the user, a socket, a lease of a local program, a device without a driver
 _UNREADABLE = (errno.EACCES, errno.EPERM, errno.ENXIO, errno.EWOULDBLOCK, errno.ENODEV, errno.EBUSY)
 _NAMELESS = FileInfo(0, 0, 0, 0, 0, False, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
-_XATTR = attributes.XATTR.encode()
 _RESERVED = RESERVED.encode()
 
 
@@ -142,17 +141,15 @@ class PosixVfs:
         if self.root.settings.case_sensitive and name.isascii():
             return None
         try:
-            listable = files.open_beneath(directory, b".", _READ | os.O_DIRECTORY)
-        except PermissionError:
+            return self._names.find(directory, name)
+        except OSError as error:
+            if error.errno not in (errno.EBADF, errno.EACCES):  # EBADF: O_PATH was all the user got
+                raise
             return None
-        try:
-            return self._names.find(listable, name)
-        finally:
-            os.close(listable)
 
     @contextmanager
     def _directory(self, components: tuple[str, ...]) -> Iterator[tuple[int, bytes]]:
-        """An O_PATH descriptor of a directory and its spelling on disk, symlinks followed."""
+        """A descriptor of a directory (O_PATH if it may not be listed) and its spelling on disk, symlinks followed."""
         fd, real = self._open_directory(components)
         try:
             yield fd, real
@@ -179,11 +176,12 @@ class PosixVfs:
         real = real or b"."
         try:
             return files.open_beneath(self.root.fd, real, _DIRECTORY)
+        except PermissionError:
+            return files.open_beneath(self.root.fd, real, os.O_PATH | os.O_DIRECTORY, resolve=0)
         except OSError as error:
             if error.errno != errno.ELOOP:
                 raise
-        fd, _readable, _link = self._open_fd(real + b"/.")
-        return fd
+        return self._open_fd(real + b"/.")[0]
 
     # Making
 
@@ -231,7 +229,11 @@ class PosixVfs:
         raw = name.encode()
         if is_directory:
             os.mkdir(raw, 0o777 & settings.directory_mask | settings.force_directory_mode, dir_fd=directory)
-            return files.open_beneath(directory, raw, _READ | os.O_DIRECTORY)
+            try:
+                return files.open_beneath(directory, raw, _READ | os.O_DIRECTORY)
+            except OSError:
+                self._unmake(directory, name, True)
+                raise
         mode = 0o666 & settings.create_mask | settings.force_create_mode
         return files.open_beneath(directory, raw, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
 
@@ -261,6 +263,7 @@ class PosixVfs:
             handle.refresh()
 
     def _create_stream(self, path: Path, new: NewFile) -> Handle:
+        streamstore.check_name(path.stream)
         try:
             base = self._open_base(path)
         except FileNotFoundError:
@@ -422,6 +425,7 @@ class PosixVfs:
         base = handle.base
         if not target.stream:
             raise SmbError(status.INVALID_PARAMETER)
+        streamstore.check_name(target.stream)
         existing = streamstore.find(base, target.stream)
         if existing is not None and existing != handle.stream:
             if not replace:
@@ -476,7 +480,7 @@ class PosixVfs:
         kind = st.mode & 0o170000
         if kind not in (stat.S_IFREG, stat.S_IFDIR):
             return self._linked(_join(parent, raw)) if kind == stat.S_IFLNK else None
-        value = files.xattr_at(directory, raw, _XATTR) if settings.store_dos_attributes else None
+        value = files.xattr_at(directory, raw, attributes.XATTR_RAW) if settings.store_dos_attributes else None
         return attributes.file_info(st, value, settings.hide_dot_files and name[0] == ".")
 
     def _linked(self, real: bytes) -> FileInfo | None:

@@ -29,7 +29,14 @@ _TOKEN = re.compile(rb"[0-9a-f]{32}")
 _OWNER = "user.millpond.base"
 _NO_ROOM = (errno.ENOSPC, errno.E2BIG, errno.ERANGE)
 _LOCK_TRIES = 50
+_XATTR_NAME_MAX = 255
 _BUSY_SECONDS = 0.001
+
+
+def check_name(name: str) -> None:
+    """An xattr's name holds 255 bytes, prefix included: about 234 ASCII characters are left for the stream's."""
+    if len(f"{STREAM}{name}{STREAM_END}".encode()) > _XATTR_NAME_MAX:
+        raise OSError(errno.ENAMETOOLONG, "stream name too long", name)
 
 
 def find(base: Base, name: str) -> str | None:

@@ -70,8 +70,8 @@ def _is_ea(name: str) -> bool:
 
 
 def list_eas(base: Base) -> list[tuple[str, bytes]]:
-    """(name, value), names without "user."."""
-    return [(name[len(USER) :], base.get_xattr(name) or b"") for name in names(base) if _is_ea(name)]
+    """(name, value), names without "user.". Values with the user's own rights."""
+    return [(name[len(USER) :], files.get_xattr(base.target, name) or b"") for name in names(base) if _is_ea(name)]
 
 
 def ea_size(base: Base) -> int:

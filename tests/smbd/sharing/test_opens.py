@@ -193,3 +193,21 @@ def test_full_map(house: House) -> None:
     assert refusal == status.INSUFFICIENT_RESOURCES
     assert opened > 1000
     assert len(one.opens()) == opened
+
+
+def test_abandon_deletes_nothing(house: House) -> None:
+    one, two = house.process(16), house.process(17)
+    one.open(STREAM, claim(1, RW | DELETE, share=0, delete_on_close=True))
+    one.abandon(STREAM, 1)
+    one.abandon(STREAM, 1)
+    assert one.opens() == []
+    two.open(STREAM, claim(1, share=0))
+    two.close(STREAM, 1)
+    two.open(KEY, claim(2, DELETE))
+
+
+def test_overwriting_counts_as_writing(house: House) -> None:
+    one, two = house.process(16), house.process(17)
+    one.open(KEY, claim(1, FILE_READ_DATA, share=1))
+    assert status_of(two.open, KEY, claim(2, FILE_READ_DATA, overwrite=True)) == status.SHARING_VIOLATION
+    two.open(KEY, claim(2, FILE_READ_DATA, share=1))

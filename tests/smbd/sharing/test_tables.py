@@ -37,6 +37,7 @@ def test_watches(house: House) -> None:
     assert one.watchers_of("data", "x", 1) == [(17, 1, 3, 1, "x")]
     assert one.watchers_of("data", "a/b/c", 4) == []
     assert one.watchers_of("other", "a/b", 1) == []
+    assert {(row.slot, row.path, row.recursive) for row in one.watched()} == {(16, "a", True), (17, "a/b", False), (17, "", False)}
     house.dead.add((17, 1))
     assert one.watchers_of("data", "x", 1) == []
     assert one.sweep(17, 1).watchers == 2

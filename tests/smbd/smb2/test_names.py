@@ -90,7 +90,12 @@ def test_anything_is_a_safe_path_or_refused(raw):
         assert not set(component) & set('/\\\0:*?"<>|')
 
 
-@given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters='\\/:*?"<>|' + "".join(map(chr, range(32)))), min_size=1, max_size=9), max_size=4))
+@given(
+    st.lists(
+        st.text(st.characters(codec="utf-8", exclude_characters='\\/:*?"<>|' + "".join(map(chr, range(32)))), min_size=1, max_size=9),
+        max_size=4,
+    )
+)
 def test_round_trip(parts):
     path = Path(tuple(part for part in parts if part not in (".", "..")))
     assert names.parse_text(path.wire()).components == path.components
@@ -142,7 +147,7 @@ def test_matching(expression, name, expected):
     assert names._simulate(names.fold(expression), names.fold(name)) is expected or expression == "*.*"
 
 
-@given(st.text("ab.*?<>\"", max_size=7), st.text("ab.", max_size=7))
+@given(st.text('ab.*?<>"', max_size=7), st.text("ab.", max_size=7))
 def test_both_ways_of_matching_agree(expression, name):
     regex = re.compile(names._to_regex(names.fold(expression)), re.DOTALL).fullmatch(names.fold(name)) is not None
     assert names._simulate(names.fold(expression), names.fold(name)) is regex

@@ -302,6 +302,12 @@ def test_related_first_element() -> None:
     assert [response.status for response in responses] == [status.INVALID_PARAMETER, status.SUCCESS]
 
 
+def test_unknown_command_in_a_compound() -> None:
+    client, _server = session()
+    responses = client.compound(Request(Command.ECHO, ECHO), Request(0xFF, ECHO))
+    assert [response.status for response in responses] == [status.SUCCESS, status.INVALID_PARAMETER]
+
+
 def test_one_bad_signature_in_a_compound() -> None:
     client, _server = session()
     client.sign = True

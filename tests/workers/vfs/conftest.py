@@ -8,9 +8,9 @@ from pathlib import Path as HostPath
 
 import pytest
 
+from smbd.smb2.names import parse_text
 from workers.vfs.interface import Handle, NewFile
 from workers.vfs.posix import PosixVfs
-from smbd.smb2.names import parse_text
 
 
 class Share:

@@ -46,7 +46,9 @@ def test_deleting_through_a_symlink_deletes_the_symlink(share):
     assert share.names() == {"target"}
 
 
-@pytest.mark.parametrize("target", ["../outside/secret", "/etc/passwd", "../outside", "..", "/", "nowhere", "self", "/proc/self/root", "/proc/self/fd/0"])
+@pytest.mark.parametrize(
+    "target", ["../outside/secret", "/etc/passwd", "../outside", "..", "/", "nowhere", "self", "/proc/self/root", "/proc/self/fd/0"]
+)
 def test_symlinks_to_outside_lead_nowhere(share, outside, target):
     (share.root / "self").symlink_to("self")
     (share.root / "link").symlink_to(target)

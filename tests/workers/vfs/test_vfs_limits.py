@@ -8,6 +8,7 @@ import resource
 
 import pytest
 
+from pools.port import files
 from smbd.smb2 import status
 from smbd.smb2.names import parse_text
 from workers.vfs.errors import smb_error
@@ -49,8 +50,7 @@ def test_no_descriptors_left(share):
     kept = []
     try:
         with pytest.raises(OSError) as caught:
-            for _ in range(used + 5):
-                kept.append(share.open("f"))
+            kept.extend(share.open("f") for _ in range(used + 5))
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert smb_error(caught.value).status == status.TOO_MANY_OPENED_FILES
@@ -66,6 +66,7 @@ def test_a_file_system_without_xattrs(share, monkeypatch):
 
     for call in ("getxattr", "setxattr", "listxattr", "removexattr"):
         monkeypatch.setattr(os, call, refuse)
+    monkeypatch.setattr(files, "small_xattr", lambda *_: None)
     handle = share.open("f")
     handle.set_attributes(1)
     assert handle.info().attributes & 1
@@ -87,6 +88,11 @@ def test_names_too_long_for_the_disk(share):
     with pytest.raises(OSError) as caught:
         share.put(name)
     assert smb_error(caught.value).status == status.OBJECT_NAME_INVALID
+    with pytest.raises(OSError) as caught:
+        share.put("f:" + "s" * 250)
+    assert smb_error(caught.value).status == status.OBJECT_NAME_INVALID
+    share.put("f:" + "s" * 230, b"x" * 20_000)
+    assert len(share.read("f:" + "S" * 230)) == 20_000
 
 
 def test_file_system_numbers(share):

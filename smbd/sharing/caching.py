@@ -1,0 +1,154 @@
+"""Oplocks and leases: who may cache what, and whose caching an operation ends. Pure decisions; no table, no message.
+
+Owns: the rules of [MS-FSA] 2.1.4.12 and 2.1.5.18 as clients see them. Invariants, checked by property tests: once the breaks are
+acknowledged, a holder of WRITE caching is alone with its key; what is granted never exceeds what was asked, but for what the key holds
+already; an operation never breaks its own key.
+
+An oplock is a lease with a key of its own: level II caches reads, exclusive also writes, batch also handles. Unlike a lease it breaks to
+level II at once, and it never shares a file with a lease that caches handles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum
+from typing import NamedTuple
+
+# [MS-SMB2] 2.2.13.2.8 LeaseState
+READ = 1
+HANDLE = 2
+WRITE = 4
+GRANTABLE = frozenset({0, READ, READ | HANDLE, READ | WRITE, READ | HANDLE | WRITE})
+
+# [MS-SMB2] 2.2.13 RequestedOplockLevel
+LEVEL_NONE, LEVEL_II, LEVEL_EXCLUSIVE, LEVEL_BATCH = 0x00, 0x01, 0x08, 0x09
+STATE_OF_LEVEL = {LEVEL_NONE: 0, LEVEL_II: READ, LEVEL_EXCLUSIVE: READ | WRITE, LEVEL_BATCH: READ | HANDLE | WRITE}
+
+
+class Holder(NamedTuple):
+    """A living cache on the stream. ``key``: client GUID and lease key, or what names one open.
+
+    ``breaking``: an acknowledgement is awaited.
+    """
+
+    key: bytes
+    lease: bool
+    state: int
+    breaking: bool = False
+
+
+class Break(NamedTuple):
+    """``key``'s caching goes down to ``state``; ``acknowledge``: when its owner says so, for it may have data or handles to give back."""
+
+    key: bytes
+    state: int
+    acknowledge: bool
+
+
+class Decision(NamedTuple):
+    """``wait``: the operation goes on when the acknowledgements are in. ``granted`` holds only then, and is decided anew if it waited."""
+
+    granted: int
+    breaks: tuple[Break, ...]
+    wait: bool
+
+
+class Operation(Enum):
+    """What an operation leaves to the caches of others; see ``_LEFT``."""
+
+    OPEN = "open"
+    OVERWRITE = "overwrite"
+    SHARING_VIOLATION = "sharing violation"
+    WRITE = "write"
+    LOCK = "lock"
+    RENAME = "rename"
+    DELETE = "delete"
+
+
+_LEFT = {
+    Operation.OPEN: READ | HANDLE,
+    Operation.OVERWRITE: 0,
+    Operation.SHARING_VIOLATION: READ | WRITE,
+    Operation.WRITE: 0,
+    Operation.LOCK: 0,
+    Operation.RENAME: READ | WRITE,
+    Operation.DELETE: READ | WRITE,
+}
+
+
+def breaks_of(holders: Sequence[Holder], key: bytes, operation: Operation) -> tuple[Break, ...]:
+    """The breaks that ``operation`` by ``key`` causes. One that already awaits its acknowledgement is not broken again."""
+    found: list[Break] = []
+    for holder in holders:
+        if holder.key == key or holder.breaking:
+            continue
+        left = _left_to(holder, operation)
+        if left != holder.state:
+            found.append(Break(holder.key, left, bool(holder.state & (HANDLE | WRITE))))
+    return tuple(found)
+
+
+def must_wait(holders: Sequence[Holder], key: bytes, operation: Operation) -> bool:
+    """Whether ``operation`` goes on only after an acknowledgement: of a break it causes or of one that is under way."""
+    return any(
+        holder.key != key and holder.state & (HANDLE | WRITE) and (holder.breaking or _left_to(holder, operation) != holder.state)
+        for holder in holders
+    )
+
+
+def _left_to(holder: Holder, operation: Operation) -> int:
+    left = holder.state & _LEFT[operation]
+    # An oplock has no level that caches handles without writes, and none that caches writes without reads.
+    if not holder.lease and left != holder.state:
+        left &= READ
+    return left
+
+
+def claim(
+    holders: Sequence[Holder], asked: Holder, *, operation: Operation = Operation.OPEN, other_opens: bool = False, stat_only: bool = False
+) -> Decision:
+    """What an open that asks for ``asked`` is granted, and whose caching it breaks: [MS-FSA] 2.1.5.18.
+
+    ``other_opens``: the stream is open otherwise than under ``asked.key``, cached or not. ``stat_only``: the open asks for attributes only
+    and overwrites nothing: it breaks nobody and caches nothing.
+    """
+    held = next((holder for holder in holders if holder.key == asked.key), None)
+    if stat_only:
+        return Decision(held.state if held is not None else 0, (), False)
+    breaks = breaks_of(holders, asked.key, operation)
+    after = {item.key: item.state for item in breaks}
+    others = [holder._replace(state=after.get(holder.key, holder.state)) for holder in holders if holder.key != asked.key]
+    alone = not others and not other_opens
+    granted = _grant(held, asked, others, alone)
+    return Decision(granted, breaks, must_wait(holders, asked.key, operation))
+
+
+def _grant(held: Holder | None, asked: Holder, others: Sequence[Holder], alone: bool) -> int:
+    state = asked.state if asked.state in GRANTABLE else 0
+    if held is not None and held.breaking:
+        # [MS-SMB2] 3.3.5.9.8: while the lease breaks the open gets what it has, and hears of the break.
+        return held.state
+    if held is not None and asked.lease:
+        # A lease is raised only to something that contains it, and to write caching only when nobody else is there.
+        higher = state & held.state == held.state and (alone or not state & WRITE)
+        return state if higher and _fits(state, asked, others) else held.state
+    if not alone:
+        state &= ~WRITE
+    if asked.lease:
+        return state if _fits(state, asked, others) else state & READ
+    state &= READ if not alone else state
+    return state if _fits(state, asked, others) else 0
+
+
+def _fits(state: int, asked: Holder, others: Sequence[Holder]) -> bool:
+    """Oplocks and handle-caching leases exclude each other."""
+    if asked.lease:
+        return not state & HANDLE or all(holder.lease or not holder.state for holder in others)
+    return not state or not any(holder.lease and holder.state & HANDLE for holder in others)
+
+
+def acknowledged(holder: Holder, allowed: int, state: int) -> Holder | None:
+    """The holder after its acknowledgement with ``state``; None when it claims more than the break allowed (REQUEST_NOT_ACCEPTED)."""
+    if state & ~allowed:
+        return None
+    return holder._replace(state=state, breaking=False)
