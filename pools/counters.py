@@ -50,6 +50,8 @@ FIXED_COLUMNS: Final = (
     "requests", "responses", "errors", "bytes_read", "bytes_written", "bytes_received", "bytes_sent",
     "batches", "kernel_reads", "kernel_writes", "kernel_bytes", "async_waits", "thread_calls",
     "authentications", "authentication_failures", "messages_sent", "messages_received", "messages_busy", "swept",
+    # the master's row: bytes of all pools
+    "budget", "reserved", "leased_bytes", "lease_waits", "lease_refusals",
 )  # fmt: skip
 CLASS_COLUMNS: Final = (
     # leased, committed: slabs; in_use, high_water: buffers; requested_bytes and what follows only ever grow

@@ -198,9 +198,11 @@ class Master:
         row.set("messages_received", self._hub.traffic.routed)
         row.set("messages_busy", self._hub.traffic.busy)
         figures = self._lessor.figures
-        for column, value in (("budget", figures.budget), ("reserved", figures.reserved), ("leased", figures.leased)):
-            with suppress(KeyError):
-                row.set(column, value)
+        row.set("budget", figures.budget)
+        row.set("reserved", figures.reserved)
+        row.set("leased_bytes", figures.leased)
+        row.set("lease_waits", figures.waits)
+        row.set("lease_refusals", figures.refused)
 
     # --- services --------------------------------------------------------------------------------------------------
 

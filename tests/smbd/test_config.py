@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from smbd.config import Config, ConfigError, Share, load, parse
 from smbd.config.build import GLOBALS, SHARES
+from smbd.config.known import WITHOUT_EFFECT
 from smbd.config.model import parameters
-from smbd.config.reader import Reader
+from smbd.config.reader import Reader, squeeze
 from smbd.config.show import as_json, as_text
 
 
@@ -215,6 +216,10 @@ def test_no_name_means_two_things() -> None:
         for one in found:
             shown = one.kind.show(one.default)
             assert not shown or one.kind.read(shown) == one.default, one.name
+
+
+def test_what_has_no_effect_is_no_parameter() -> None:
+    assert not {squeeze(name) for name in WITHOUT_EFFECT} & (set(GLOBALS) | set(SHARES))
 
 
 # ---- the way back ----------------------------------------------------------------------------------------------------------------------

@@ -177,7 +177,7 @@ class PosixVfs:
         try:
             return files.open_beneath(self.root.fd, real, _DIRECTORY)
         except PermissionError:
-            return files.open_beneath(self.root.fd, real, os.O_PATH | os.O_DIRECTORY, resolve=0)
+            return files.open_beneath(self.root.fd, real, os.O_PATH | os.O_DIRECTORY)
         except OSError as error:
             if error.errno != errno.ELOOP:
                 raise

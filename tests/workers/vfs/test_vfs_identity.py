@@ -143,3 +143,34 @@ def test_a_closed_parent_is_access_denied(share):
         share.open("d\\f")
     with pytest.raises(PermissionError):
         share.put("d\\g")
+
+
+def test_a_directory_that_may_be_entered_but_not_listed(share):
+    opened_to_all(share)
+    identity.assume(ALICE)
+    share.put("d", directory=True)
+    share.put("d\\File", b"x")
+    change_mode(share, "d", 0o711)
+    identity.assume(BOB)
+    assert share.read("d\\File") == b"x"
+    with pytest.raises(FileNotFoundError):
+        share.open("d\\FILE")  # finding another spelling would need the list
+    with pytest.raises(PermissionError):
+        share.names("d")
+
+
+def test_extended_attributes_need_the_right_to_read(share):
+    opened_to_all(share)
+    identity.assume(ALICE)
+    share.put("f", b"x", eas=(("secret", b"1"),))
+    share.put("f:small", b"s")
+    change_mode(share, "f", 0o600)
+    identity.assume(BOB)
+    handle = share.open("f")
+    with pytest.raises(PermissionError):
+        handle.eas()
+    handle.close()
+    handle = share.open("f:small")
+    with pytest.raises(PermissionError):
+        handle.activate(True, False)
+    handle.close()
