@@ -147,7 +147,7 @@ class UserDatabase:
         return self._change(change)
 
     def import_file(self, source: str | Path) -> list[User]:
-        """Take over the users of another smbpasswd file; one that exists gets the file's password. Returns those taken over."""
+        """Take over the users of another smbpasswd file, with ids of this machine; one that exists gets the file's password. Returns them."""
         try:
             lines = Path(source).read_text(encoding="utf-8").splitlines()
         except UnicodeDecodeError as error:
@@ -159,8 +159,14 @@ class UserDatabase:
             check_name(user.name)
 
         def change(users: dict[str, User]) -> list[User]:
-            users |= {user.name.casefold(): user for user in found}
-            return found
+            taken = []
+            for user in found:
+                known = users.get(user.name.casefold())
+                # The file's ids are another machine's; here they may be other people's.
+                made = user._replace(uid=known.uid if known is not None else _free_uid(user.name, users))
+                users[user.name.casefold()] = made
+                taken.append(made)
+            return taken
 
         return self._change(change)
 

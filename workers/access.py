@@ -17,10 +17,11 @@ from smbd.smb2.constants import (
     FILE_ADD_SUBDIRECTORY,
     FILE_ALL_ACCESS,
     FILE_DELETE_CHILD,
+    FILE_EXECUTE,
     FILE_READ_ATTRIBUTES,
     MAXIMUM_ALLOWED,
 )
-from smbd.smb2.dtyp import SecurityDescriptor, access_check, descriptor_from_mode, map_generic, maximum_access
+from smbd.smb2.dtyp import SecurityDescriptor, access_check, cached_descriptor, descriptor_from_mode, map_generic, maximum_access
 from smbd.smb2.status import SmbError
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def descriptor(worker: Worker, handle: Handle, info: FileInfo) -> SecurityDescri
     stored = handle.security()
     if stored is not None:
         try:
-            return SecurityDescriptor.unpack(stored)
+            return cached_descriptor(stored)
         except WireError:
             worker.log.warning("security descriptor of %s cannot be read; its POSIX mode counts instead", handle.path.wire())
     return from_mode(worker, info)
@@ -59,6 +60,8 @@ def check(worker: Worker, tree: TreeConnect, handle: Handle, desired: int) -> in
     limit = tree.maximal_access | ACCESS_SYSTEM_SECURITY | MAXIMUM_ALLOWED
     if desired & ~limit:
         raise SmbError(status.ACCESS_DENIED)
+    if tree.share.acl_allow_execute_always and desired & FILE_EXECUTE and not handle.directory:
+        return FILE_EXECUTE | (check(worker, tree, handle, desired & ~FILE_EXECUTE) if desired & ~FILE_EXECUTE else 0)
     try:
         granted = access_check(found, tree.token, desired)
     except SmbError as error:

@@ -40,7 +40,7 @@ from smbd.smb2.constants import (
     FILE_WRITE_THROUGH,
     MAXIMUM_ALLOWED,
 )
-from smbd.smb2.dtyp import SecurityDescriptor, create_descriptor, map_generic
+from smbd.smb2.dtyp import SecurityDescriptor, cached_descriptor, create_descriptor, map_generic
 from smbd.smb2.names import DATA, INDEX_ALLOCATION, Path
 from smbd.smb2.status import SmbError
 from workers import access, changes
@@ -308,7 +308,7 @@ def _security_of_new(worker: Worker, tree: TreeConnect, wish: Wish, directory: b
     parent = vfs.open(wish.path.parent)
     try:
         stored = parent.security()
-        found = SecurityDescriptor.unpack(stored) if stored is not None else access.from_mode(worker, parent.opened)
+        found = cached_descriptor(stored) if stored is not None else access.from_mode(worker, parent.opened)
     finally:
         parent.close()
     access.check_add(worker, tree, found, directory)

@@ -3,8 +3,8 @@
 Owns: the system-call numbers and structures. Invariant: every failure leaves as ``OSError`` with the system's errno (EINTR is retried), and
 ``open_beneath`` never yields a file outside the tree below ``root``: the kernel's RESOLVE_BENEATH decides, not a check of ours.
 
-The calls go through ``PyDLL`` where the kernel answers from memory (they keep the interpreter lock, so one static buffer is enough), and
-through ``CDLL`` where a disk may be asked.
+The calls go through ``PyDLL``, which keeps the interpreter lock, where the kernel answers from memory, and through ``CDLL`` where a disk may be
+asked. Result buffers belong to the calling thread.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Stat(NamedTuple):
 
 
 class _Scratch(threading.local):
-    """Buffers for each thread that may wait for a disk."""
+    """Result buffers, one set for each thread."""
 
     def __init__(self) -> None:
         self.buffer = ctypes.create_string_buffer(256)
@@ -107,8 +107,6 @@ class _Scratch(threading.local):
 
 
 _scratch = _Scratch()
-_static = ctypes.create_string_buffer(256)
-_static_address = ctypes.addressof(_static)
 _hows: dict[tuple[int, int, int], tuple[ctypes.Array[ctypes.c_char], int]] = {}
 
 
@@ -140,9 +138,10 @@ def open_beneath(root: int, path: bytes, flags: int, mode: int = 0, resolve: int
 
 def stat_fd(fd: int) -> Stat:
     """statx of an open descriptor (O_PATH will do). The inode is in memory, so the interpreter lock is kept: half a microsecond cheaper."""
-    if _statx_held(fd, b"", _AT_EMPTY_PATH, _STATX_WANTED, _static_address) != 0:
+    scratch = _scratch  # not one buffer for all: another thread may run between the call and the reading of its result
+    if _statx_held(fd, b"", _AT_EMPTY_PATH, _STATX_WANTED, scratch.address) != 0:
         raise _raise()
-    return Stat._make(_STATX.unpack_from(_static))
+    return Stat._make(_STATX.unpack_from(scratch.buffer))
 
 
 def stat_at(directory: int, name: bytes) -> Stat:

@@ -39,10 +39,17 @@ def test_port_in_use(make_server: Callable[..., Server]) -> None:
 
 
 def test_missing_folder(make_server: Callable[..., Server]) -> None:
+    """The other shares are served; a line names the folder, and the client hears that there is no such share."""
+    extra = "not-there"
     server = make_server(start=False)
-    server.peer.prepare()
-    server.share.rmdir()
-    _refused(server, str(server.share))
+    folder = server.peer.base / extra
+    server.peer.shares["lost"] = {"path": str(folder)}
+    server.start()
+    with server.client() as client:
+        assert status.name(client.tree_connect("lost").status) == "BAD_NETWORK_NAME"
+        assert client.tree_connect(SHARE).status == status.SUCCESS
+    assert [line for line in server.log.splitlines() if str(folder) in line], server.log
+    assert "Traceback" not in server.log
 
 
 def test_config_that_is_not_there(make_server: Callable[..., Server]) -> None:
@@ -61,7 +68,6 @@ def test_config_that_cannot_be_read(make_server: Callable[..., Server]) -> None:
     [
         ("[global]\n    smb ports = many\n", ("smb ports", "many", "2")),
         ("[global]\n    server min protocol = SMB9\n", ("server min protocol", "SMB9")),
-        ("path = /tmp\n", ("1",)),
         ("[broken\n", ("1",)),
     ],
 )

@@ -1,0 +1,1 @@
+"""A share's file system: see README.md."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
-from smbd.smb2.names import Path
+from smbd.smb2.names import Match, Path
 
 
 class PathNotFound(OSError):
@@ -192,9 +192,9 @@ class Vfs(Protocol):
     def unlink(self, handle: Handle) -> None:
         """Removes the file, directory or stream the handle names, if the name still is that file; otherwise FileNotFoundError."""
 
-    def scan(self, handle: Handle, names_only: bool = False) -> Iterator[tuple[str, FileInfo]]:
+    def scan(self, handle: Handle, names_only: bool = False, match: Match | None = None) -> Iterator[tuple[str, FileInfo]]:
         """The directory's entries without '.' and '..', in the directory's order. ``names_only``: the infos are all zero and cost
-        nothing.
+        nothing. ``match`` is asked of the name first; what it refuses costs nothing either.
         """
 
     def is_empty(self, handle: Handle) -> bool: ...

@@ -16,19 +16,15 @@ from contextlib import contextmanager, suppress
 from pools.port import files
 from smbd.smb2 import constants as c
 from smbd.smb2 import status
-from smbd.smb2.names import DATA, INDEX_ALLOCATION, Path, display, fold
+from smbd.smb2.names import DATA, INDEX_ALLOCATION, Match, Path, display
 from smbd.smb2.status import SmbError
 from workers.vfs import attributes, streamstore
 from workers.vfs.handle import PosixHandle
 from workers.vfs.interface import FileInfo, FsInfo, Handle, NewFile, PathNotFound
-from workers.vfs.namecache import NameCache
+from workers.vfs.resolver import READ, Resolver, join
 from workers.vfs.root import RESERVED, Root, VfsSettings, displayed, is_reserved
 from workers.vfs.streams import StreamHandle
 
-_READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY
-_DIRECTORY = _READ | os.O_DIRECTORY
-# O_PATH instead: not readable by the user, a socket, a lease of a local program, a device without a driver
-_UNREADABLE = (errno.EACCES, errno.EPERM, errno.ENXIO, errno.EWOULDBLOCK, errno.ENODEV, errno.EBUSY)
 _NAMELESS = FileInfo(0, 0, 0, 0, 0, False, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
 _RESERVED = RESERVED.encode()
 
@@ -36,13 +32,13 @@ _RESERVED = RESERVED.encode()
 class PosixVfs:
     """See ``interface.Vfs``."""
 
-    __slots__ = ("_names", "root")
+    __slots__ = ("_resolver", "root")
 
     def __init__(self, path: str, settings: VfsSettings | None = None) -> None:
         """Opens the root with the caller's rights; the worker does so before it becomes anybody. Modes are exact: the umask must be 0."""
         fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self.root = Root(fd, settings or VfsSettings())
-        self._names = NameCache()
+        self._resolver = Resolver(self.root)
 
     def close(self) -> None:
         os.close(self.root.fd)
@@ -76,11 +72,11 @@ class PosixVfs:
             raise (PathNotFound if len(components) > 1 else FileNotFoundError)(errno.ENOENT, RESERVED)
         real = "/".join(components).encode()
         try:
-            fd, readable, link = self._open_fd(real or b".")
+            fd, readable, link = self._resolver.open_fd(real or b".")
         except FileNotFoundError:
-            real = self._find(components)
+            real = self._resolver.find(components)
             try:
-                fd, readable, link = self._open_fd(real)
+                fd, readable, link = self._resolver.open_fd(real)
             except FileNotFoundError as error:  # the name is there: a symlink to nowhere, or just removed
                 raise PermissionError(errno.EACCES, path.wire()) from error
             return PosixHandle(fd, readable, (displayed(real), real, link), self.root)
@@ -88,100 +84,6 @@ class PosixVfs:
             raise PathNotFound(errno.ENOTDIR, path.wire()) from error
         place = (path.base if path.stream or path.type else path, real, link)
         return PosixHandle(fd, readable, place, self.root)
-
-    def _open_fd(self, real: bytes) -> tuple[int, bool, bool]:
-        """(descriptor, readable, whether a symlink was followed)."""
-        root = self.root.fd
-        try:
-            return files.open_beneath(root, real, _READ), True, False
-        except OSError as error:
-            if error.errno in _UNREADABLE:
-                with suppress(OSError):
-                    return files.open_beneath(root, real, os.O_PATH), False, False
-            if error.errno != errno.ELOOP and error.errno not in _UNREADABLE:
-                raise
-            refused = error
-        if not self.root.settings.follow_symlinks:
-            raise PermissionError(errno.EACCES, "symlink") from refused
-        try:
-            fd = files.open_beneath(root, real, os.O_PATH, resolve=0)
-        except OSError as error:
-            if error.errno in (errno.EXDEV, errno.ELOOP):  # it leads out of the share, or in a circle
-                raise PermissionError(errno.EACCES, "symlink") from error
-            raise
-        return self._through_link(fd)
-
-    def _through_link(self, fd: int) -> tuple[int, bool, bool]:
-        """Symlinks may lead to what no name reaches: our own directory. And now that it is known to be a file, open it for reading."""
-        try:
-            if self.root.relative(fd) is None:
-                raise PermissionError(errno.EACCES, "symlink")
-            if stat.S_IFMT(os.fstat(fd).st_mode) in (stat.S_IFREG, stat.S_IFDIR):
-                with suppress(OSError):
-                    readable = os.open(files.proc_path(fd), _READ | os.O_CLOEXEC)
-                    os.close(fd)
-                    return readable, True, True
-        except OSError:
-            os.close(fd)
-            raise
-        return fd, False, True
-
-    def _find(self, components: tuple[str, ...]) -> bytes:
-        """The spelling on disk. FileNotFoundError: the last is missing; PathNotFound: one before."""
-        if not components:
-            raise FileNotFoundError(errno.ENOENT, "the share's root")
-        with self._directory(components[:-1]) as (fd, parent):
-            stored = self._spelling(fd, components[-1])
-        if stored is None or (not parent and fold(stored) == fold(RESERVED)):
-            raise FileNotFoundError(errno.ENOENT, components[-1])
-        return _join(parent, os.fsencode(stored))
-
-    def _spelling(self, directory: int, name: str) -> str | None:
-        """Needs the right to list; a user without it gets exact names only."""
-        if self.root.settings.case_sensitive and name.isascii():
-            return None
-        try:
-            return self._names.find(directory, name)
-        except OSError as error:
-            if error.errno not in (errno.EBADF, errno.EACCES):  # EBADF: O_PATH was all the user got
-                raise
-            return None
-
-    @contextmanager
-    def _directory(self, components: tuple[str, ...]) -> Iterator[tuple[int, bytes]]:
-        """A descriptor of a directory (O_PATH if it may not be listed) and its spelling on disk, symlinks followed."""
-        fd, real = self._open_directory(components)
-        try:
-            yield fd, real
-        finally:
-            os.close(fd)
-
-    def _open_directory(self, components: tuple[str, ...]) -> tuple[int, bytes]:
-        real = "/".join(components).encode()
-        if is_reserved(Path(components)):
-            raise PathNotFound(errno.ENOENT, RESERVED)
-        try:
-            return self._directory_fd(real), real
-        except FileNotFoundError:
-            pass
-        except NotADirectoryError as error:
-            raise PathNotFound(errno.ENOTDIR, "/".join(components)) from error
-        try:
-            real = self._find(components)
-            return self._directory_fd(real), real
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise PathNotFound(errno.ENOENT, "/".join(components)) from error
-
-    def _directory_fd(self, real: bytes) -> int:
-        real = real or b"."
-        try:
-            return files.open_beneath(self.root.fd, real, _DIRECTORY)
-        except PermissionError:
-            return files.open_beneath(self.root.fd, real, os.O_PATH | os.O_DIRECTORY)
-        except OSError as error:
-            if error.errno != errno.ELOOP:
-                raise
-        return self._open_fd(real + b"/.")[0]
 
     # Making
 
@@ -194,15 +96,15 @@ class PosixVfs:
             raise FileExistsError(errno.EEXIST, "the share's root")
         directory = new.directory or path.type == INDEX_ALLOCATION
         name = path.name
-        with self._directory(path.components[:-1]) as (parent_fd, parent):
+        with self._resolver.directory(path.components[:-1]) as (parent_fd, parent):
             self._check_free(parent_fd, name)
             fd = self._make(parent_fd, name, directory)
-            self._names.changed(parent_fd, None, name)
+            self._resolver.names.changed(parent_fd, None, name)
             as_given = parent == "/".join(path.components[:-1]).encode()
             shown = path.base if as_given else displayed(parent).child(name)
             handle = None
             try:
-                handle = PosixHandle(fd, True, (shown, _join(parent, name.encode()), False), self.root)
+                handle = PosixHandle(fd, True, (shown, join(parent, name.encode()), False), self.root)
                 handle.made(not directory)
                 self._dress(handle, new)
             except (OSError, SmbError):
@@ -213,14 +115,14 @@ class PosixVfs:
         return handle
 
     def _check_free(self, directory: int, name: str) -> None:
-        stored = self._spelling(directory, name)
+        stored = self._resolver.spelling(directory, name)
         if stored is None:
             return
         try:
             files.stat_at(directory, os.fsencode(stored))
         except FileNotFoundError:
             st = files.stat_fd(directory)
-            self._names.forget((st.dev_major, st.dev_minor, st.ino))
+            self._resolver.names.forget((st.dev_major, st.dev_minor, st.ino))
             return
         raise FileExistsError(errno.EEXIST, stored)
 
@@ -230,7 +132,7 @@ class PosixVfs:
         if is_directory:
             os.mkdir(raw, 0o777 & settings.directory_mask | settings.force_directory_mode, dir_fd=directory)
             try:
-                return files.open_beneath(directory, raw, _READ | os.O_DIRECTORY)
+                return files.open_beneath(directory, raw, READ | os.O_DIRECTORY)
             except OSError:
                 self._unmake(directory, name, True)
                 raise
@@ -298,7 +200,7 @@ class PosixVfs:
                 continue
             parent, _, name = real.rpartition(b"/")
             try:
-                fd = self._directory_fd(parent)
+                fd = self._resolver.directory_fd(parent)
             except (FileNotFoundError, NotADirectoryError):
                 continue
             if self._leads_to(fd, name, real, handle):
@@ -315,7 +217,7 @@ class PosixVfs:
                 return True
             if not handle.link or not stat.S_ISLNK(st.mode):
                 return False
-            fd = self._open_fd(real)[0]
+            fd = self._resolver.open_fd(real)[0]
         except OSError:
             return False
         behind = os.fstat(fd)
@@ -345,15 +247,15 @@ class PosixVfs:
         if not target.components:
             raise PermissionError(errno.EACCES, "the share's root")
         new_name = target.name.encode()
-        with self._located(base) as (source_fd, name), self._directory(target.components[:-1]) as (target_fd, parent):
+        with self._located(base) as (source_fd, name), self._resolver.directory(target.components[:-1]) as (target_fd, parent):
             existing = self._existing(target_fd, target.name)
             if existing is not None and self._same(target_fd, existing, base):
                 self._respell(base, (source_fd, name), (target_fd, existing, new_name), replace)
             else:
                 self._move((source_fd, name), (target_fd, existing, new_name), replace)
-            self._names.changed(source_fd, os.fsdecode(name), None)
-            self._names.changed(target_fd, None if existing is None else os.fsdecode(existing), target.name)
-            base.real = _join(parent, new_name)
+            self._resolver.names.changed(source_fd, os.fsdecode(name), None)
+            self._resolver.names.changed(target_fd, None if existing is None else os.fsdecode(existing), target.name)
+            base.real = join(parent, new_name)
             base.path = displayed(parent).child(target.name)
 
     def _existing(self, directory: int, name: str) -> bytes | None:
@@ -363,7 +265,7 @@ class PosixVfs:
             files.stat_at(directory, raw)
             return raw
         except FileNotFoundError:
-            stored = self._spelling(directory, name)
+            stored = self._resolver.spelling(directory, name)
         if stored is None:
             return None
         try:
@@ -439,7 +341,7 @@ class PosixVfs:
         base = _posix(handle)
         if is_reserved(target) or base.directory or not target.components:
             raise SmbError(status.FILE_IS_A_DIRECTORY if base.directory else status.ACCESS_DENIED)
-        with self._located(base) as (source_fd, name), self._directory(target.components[:-1]) as (target_fd, _):
+        with self._located(base) as (source_fd, name), self._resolver.directory(target.components[:-1]) as (target_fd, _):
             existing = self._existing(target_fd, target.name)
             if existing is not None:
                 if not replace:
@@ -448,11 +350,11 @@ class PosixVfs:
                 os.unlink(existing, dir_fd=target_fd)
                 streamstore.remove_stored(self.root.fd, tokens)
             os.link(name, target.name.encode(), src_dir_fd=source_fd, dst_dir_fd=target_fd, follow_symlinks=False)
-            self._names.changed(target_fd, None, target.name)
+            self._resolver.names.changed(target_fd, None, target.name)
 
     # Listing
 
-    def scan(self, handle: Handle, names_only: bool = False) -> Iterator[tuple[str, FileInfo]]:
+    def scan(self, handle: Handle, names_only: bool = False, match: Match | None = None) -> Iterator[tuple[str, FileInfo]]:
         directory = _posix(handle)
         directory.activate(True, False)
         fd = directory.fd
@@ -460,14 +362,15 @@ class PosixVfs:
         with os.scandir(fd) as found:
             for entry in found:
                 name = entry.name
-                if at_root and name == RESERVED:
+                shown = display(name)
+                if (match is not None and not match(shown)) or (at_root and name == RESERVED):
                     continue
-                if names_only and not entry.is_symlink():
-                    yield display(name), _NAMELESS
+                if names_only and (entry.is_file(follow_symlinks=False) or entry.is_dir(follow_symlinks=False)):
+                    yield shown, _NAMELESS
                     continue
                 info = self._entry(fd, name, directory.real)
                 if info is not None:
-                    yield display(name), info
+                    yield shown, info
 
     def _entry(self, directory: int, name: str, parent: bytes) -> FileInfo | None:
         """None: gone meanwhile, or nothing that could be opened."""
@@ -479,13 +382,13 @@ class PosixVfs:
             return None
         kind = st.mode & 0o170000
         if kind not in (stat.S_IFREG, stat.S_IFDIR):
-            return self._linked(_join(parent, raw)) if kind == stat.S_IFLNK else None
+            return self._linked(join(parent, raw)) if kind == stat.S_IFLNK else None
         value = files.xattr_at(directory, raw, attributes.XATTR_RAW) if settings.store_dos_attributes else None
         return attributes.file_info(st, value, settings.hide_dot_files and name[0] == ".")
 
     def _linked(self, real: bytes) -> FileInfo | None:
         try:
-            fd, readable, link = self._open_fd(real)
+            fd, readable, link = self._resolver.open_fd(real)
             handle = PosixHandle(fd, readable, (displayed(real), real, link), self.root)
         except OSError:
             return None
@@ -495,7 +398,7 @@ class PosixVfs:
 
     def is_empty(self, handle: Handle) -> bool:
         """As rmdir sees it, but for our own directory: what clients are not shown keeps a directory alive too."""
-        fd = os.open(files.proc_path(handle.fd), _READ | os.O_DIRECTORY | os.O_CLOEXEC)
+        fd = os.open(files.proc_path(handle.fd), READ | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             with os.scandir(fd) as found:
                 return all(entry.name == RESERVED and not _posix(handle).real for entry in found)
@@ -520,10 +423,6 @@ def _posix(handle: Handle) -> PosixHandle:
     if isinstance(handle, PosixHandle):
         return handle
     raise SmbError(status.INVALID_PARAMETER)
-
-
-def _join(parent: bytes, name: bytes) -> bytes:
-    return parent + b"/" + name if parent else name
 
 
 def _rename_new(fd: int, name: bytes, target_fd: int, new_name: bytes) -> None:

@@ -149,12 +149,17 @@ def descriptor_from_mode(owner: SID, group: SID, mode: int, directory: bool) -> 
     control, so that clients display the word; write on a directory includes deleting what is in it.
     """
     entries = (
-        allow(owner, _from_bits(mode >> 6 & 7, directory) | _OWNER_ALWAYS),
+        allow(owner, _owner_bits(mode >> 6 & 7, directory) | _OWNER_ALWAYS),
         allow(group, _from_bits(mode >> 3 & 7, directory)),
         allow(EVERYONE, _from_bits(mode & 7, directory)),
         allow(SYSTEM, FILE_ALL_ACCESS),
     )
     return SecurityDescriptor(SELF_RELATIVE | DACL_PRESENT, owner, group, ACL(tuple(ace for ace in entries if ace.mask)))
+
+
+def _owner_bits(bits: int, directory: bool) -> int:
+    """Whoever may read and write his own file has full control of it: what is missing he could give himself."""
+    return FILE_ALL_ACCESS if bits & (_READ | _WRITE) == _READ | _WRITE else _from_bits(bits, directory)
 
 
 def _from_bits(bits: int, directory: bool) -> int:

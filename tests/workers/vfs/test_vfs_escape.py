@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 
 import pytest
 
@@ -82,6 +83,26 @@ def test_rename_and_link_do_not_leave(share, outside):
     assert os.listdir(outside) == ["secret"]
 
 
+def one_of_four(share, attempt):
+    name = f"d\\n{attempt % 7}"
+    if attempt % 4 == 0:
+        assert share.read("d\\secret") == b"public"
+    elif attempt % 4 == 1:
+        share.put(f"d\\x{attempt}")
+    elif attempt % 4 == 2:
+        handle = share.make(f"d\\y{attempt}")
+        try:
+            share.vfs.rename(handle, parse_text(name), True)
+        finally:
+            handle.close()
+    else:
+        handle = share.make(f"d\\z{attempt}")
+        try:
+            share.vfs.unlink(handle)
+        finally:
+            handle.close()
+
+
 def test_a_racing_rename_never_shows_the_outside(share, outside):
     """A directory and a symlink to the outside change places all the time; whatever an operation meets, it stays inside."""
     inside = share.root / "d"
@@ -99,22 +120,21 @@ def test_a_racing_rename_never_shows_the_outside(share, outside):
 
     racer = threading.Thread(target=swap)
     racer.start()
-    made = refused = 0
+    done = dict.fromkeys(range(4), 0)
+    deadline = time.monotonic() + 20
+    attempt = 0
     try:
-        for attempt in range(1500):
+        # each kind of operation must have met the directory at least once, else nothing was tried
+        while attempt < 4000 or (not all(done.values()) and time.monotonic() < deadline):
+            attempt += 1
             try:
-                assert share.read("d\\secret") == b"public"
-                share.put(f"d\\n{attempt % 7}")
-                handle = share.open(f"d\\n{attempt % 7}")
-                share.vfs.rename(handle, parse_text(f"d\\m{attempt % 7}"), True)
-                share.vfs.unlink(handle)
-                handle.close()
-                made += 1
+                one_of_four(share, attempt)
+                done[attempt % 4] += 1
             except (*REFUSED, FileExistsError, NotADirectoryError):
-                refused += 1
+                continue
     finally:
         stop.set()
         racer.join()
-    assert made
+    assert all(done.values())
     assert os.listdir(outside) == ["secret"]
     assert (outside / "secret").read_text() == "secret"

@@ -6,11 +6,13 @@ import contextlib
 import errno
 import os
 import stat
+import sys
+import threading
 
 import pytest
 
 from smbd.smb2 import status
-from smbd.smb2.names import parse_text
+from smbd.smb2.names import matcher, parse_text
 from smbd.smb2.status import SmbError
 from workers.vfs.errors import smb_error
 from workers.vfs.interface import NewFile, PathNotFound
@@ -206,6 +208,9 @@ def test_scan(share):
     assert set(found) == wanted
     assert all(info.size == 5 and info.ino for info in found.values())
     assert {name for name, _ in share.vfs.scan(root, names_only=True)} == wanted
+    assert {name for name, _ in share.vfs.scan(root, match=matcher("ü*"))} == {"Ünï"}
+    os.mkfifo(share.root / "fifo")
+    assert {name for name, _ in share.vfs.scan(root, names_only=True)} == wanted
     root.close()
 
 
@@ -385,3 +390,28 @@ def test_no_descriptor_is_lost(share):
             share.vfs.create(parse_text(name), NewFile())
     share.names()
     assert descriptors() == before
+
+
+def test_threads_do_not_mix_their_results(share):
+    for index in range(4):
+        share.put(f"f{index}", b"x" * index)
+    wrong = []
+
+    def watch(index):
+        handle = share.open(f"f{index}")
+        for _ in range(3000):
+            if handle.info().size != index:
+                wrong.append(index)
+        handle.close()
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=watch, args=(index,)) for index in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(before)
+    assert wrong == []
