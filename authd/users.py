@@ -147,7 +147,7 @@ class UserDatabase:
         return self._change(change)
 
     def import_file(self, source: str | Path) -> list[User]:
-        """Take over the users of another smbpasswd file, with ids of this machine; one that exists gets the file's password. Returns them."""
+        """Take over the users of another smbpasswd file, with ids of this machine; one that exists gets its password. Returns them."""
         try:
             lines = Path(source).read_text(encoding="utf-8").splitlines()
         except UnicodeDecodeError as error:

@@ -19,14 +19,21 @@ import workers.main
 from pools import port, queue
 from smbd import child, cli, lease_messages
 from smbd.broker import service as broker
-from smbd.child import Program
+from smbd.child import Child, Program
 from smbd.config import Config
 from smbd.master import Master
 from smbd.sharing import messages as sharing_messages
 from workers.doomed import remove
 
+
+def _worker(own: Child) -> None:
+    # Modes of a client's new files come from the share's masks alone. Set while the process has one thread.
+    os.umask(0)
+    workers.main.main(own)
+
+
 PROGRAMS: dict[str, Program] = {
-    "worker": workers.main.main,
+    "worker": _worker,
     "authd": authd.service.main,
     "srvsvc": srvsvc.service.main,
     "broker": functools.partial(broker.main, remover=remove),
@@ -49,8 +56,7 @@ def run(config: Config, *, reread: Callable[[], Config], prepare: Callable[[], N
     set_up_log(config)
     # Before anything else can be seen: `serve --user NAME:PASSWORD` stands in the list of processes until here.
     port.set_title("millpond: master")
-    # Modes of new files come from the share's masks alone ([MS-SMB2] knows no umask); set before the first thread and fork.
-    os.umask(0)
+    os.umask(0o022)
     return Master(config, PROGRAMS, KINDS, reread=reread, prepare=prepare, ready=ready).run()
 
 

@@ -3,8 +3,8 @@
 Owns: the system-call numbers and structures. Invariant: every failure leaves as ``OSError`` with the system's errno (EINTR is retried), and
 ``open_beneath`` never yields a file outside the tree below ``root``: the kernel's RESOLVE_BENEATH decides, not a check of ours.
 
-The calls go through ``PyDLL``, which keeps the interpreter lock, where the kernel answers from memory, and through ``CDLL`` where a disk may be
-asked. Result buffers belong to the calling thread.
+The calls go through ``PyDLL``, which keeps the interpreter lock, where the kernel answers from memory, and through ``CDLL`` where a disk
+may be asked. Result buffers belong to the calling thread.
 """
 
 from __future__ import annotations

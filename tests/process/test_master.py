@@ -90,7 +90,7 @@ class Running:
         return self.process.wait(15)
 
     def children(self) -> list[psutil.Process]:
-        return psutil.Process(self.process.pid).children()
+        return list(psutil.Process(self.process.pid).children())
 
 
 @pytest.fixture
