@@ -128,7 +128,10 @@ class Conversation:
         if auth.anonymous:
             if not self._gate.policy.anonymous:
                 raise Refused(status.ACCESS_DENIED, "anonymous logon, 'restrict anonymous = 2'")
-            return self._without_key(self._gate.identities.anonymous(), wrapped)
+            # [MS-NLMP] 3.2.5.1.2: the session key is made from zeros; an exchanged key lets clients sign that insist on it.
+            self._identity = self._gate.identities.anonymous()
+            self._acceptor.ntlm.base_key = ntlm.ZERO_KEY
+            return None
         found = self._find(auth)
         wrong_user = found is None
         base_key = None if self._gate.limiter.refuses(self._address, auth.user, now) else self._prove(found, auth, challenge)
@@ -167,7 +170,7 @@ class Conversation:
         raise Refused(status.LOGON_FAILURE, f"{what}: {auth.domain}\\{auth.user} from {auth.workstation!r}"[:200], auth.user, guess=True)
 
     def _without_key(self, identity: Token, wrapped: bool) -> Step:
-        # [MS-NLMP] 3.4.5.1: nobody knows a common key, so the key is zeros and a mechListMIC proves nothing.
+        # A guest proved nothing, so there is no common key and a mechListMIC cannot be checked.
         return Step(SUCCESS, accept_completed() if wrapped else b"", ntlm.ZERO_KEY, identity)
 
 

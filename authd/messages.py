@@ -42,7 +42,8 @@ MORE_PROCESSING = 0xC0000016
 class Step(NamedTuple):
     """The outcome of one token. ``identity`` and ``session_key`` (16 bytes) are there only when ``status`` is SUCCESS.
 
-    For anonymous and guest sessions the key is zeros: nobody proved anything, and such a session cannot be signed or encrypted.
+    A guest's key is zeros: there is none in common. An anonymous client's is zeros, or was sent to it under zeros: it protects nothing, but
+    some clients sign with it and expect their signatures to be checked.
     """
 
     status: int

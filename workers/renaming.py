@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from smbd.sharing import FileKey
+from smbd.sharing.rules import SHARED
 from smbd.smb2 import status
 from smbd.smb2.constants import DELETE, FILE_SHARE_WRITE
 from smbd.smb2.names import Path, parse_stream, parse_text
@@ -71,7 +72,7 @@ def _check_directories(request: Request, opened: Open, old: Path, target: Path) 
         access.check_add(worker, tree, access.descriptor(worker, parent, parent.opened), opened.is_directory)
         for row in worker.sharing.opens_of(FileKey(*parent.key)):
             # As if the directory were opened to add a file, sharing reading and writing but not deletion.
-            if row.access & DELETE or not row.share_access & FILE_SHARE_WRITE:
+            if row.access & DELETE or (row.access & SHARED and not row.share_access & FILE_SHARE_WRITE):
                 raise SmbError(status.SHARING_VIOLATION)
     finally:
         parent.close()

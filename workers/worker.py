@@ -295,10 +295,15 @@ class Worker:
         return next(self._ids)
 
     def new_session(self) -> Session:
-        """[MS-SMB2] 3.3.5.5.1: an unused random SessionId."""
+        """[MS-SMB2] 3.3.5.5.1: an unused random SessionId.
+
+        Of 32 bits, as other servers make it: there are clients (smbtorture) that keep no more of it. It is a name and no secret.
+        """
         if len(self.sessions) >= MAX_SESSIONS:
             raise Disconnect(f"more than {MAX_SESSIONS} sessions")
-        session_id = secrets.randbits(63) or 1
+        session_id = secrets.randbits(32)
+        while not session_id or session_id in self.sessions or self.sharing.session(session_id) is not None:
+            session_id = secrets.randbits(32)
         session = Session(session_id, self.next_conversation(), self.now())
         self.sessions[session_id] = session
         return session

@@ -90,7 +90,7 @@ def reply_size(bodies: Sequence[bytes]) -> int:
     size = 0
     for body in bodies:
         size = (size + 7 & ~7) + HEADER_SIZE + len(body)
-    return size
+    return size + 7 & ~7
 
 
 def pack_replies(view: memoryview, start: int, replies: Sequence[Reply], seal: Channel | None = None) -> memoryview:
@@ -105,12 +105,12 @@ def pack_replies(view: memoryview, start: int, replies: Sequence[Reply], seal: C
         end = position + HEADER_SIZE + len(body)
         view[position + HEADER_SIZE : end] = body
         following = 0
-        if index < last:
-            # 3.3.4.1.3: the padding belongs to the element and is signed with it.
+        if last:
+            # 3.3.4.1.3: the padding belongs to the element and is signed with it. Windows pads the last element too.
             padding = start - end & 7
             view[end : end + padding] = bytes(padding)
             end += padding
-            following = end - position
+            following = end - position if index < last else 0
         _pack_header(view[position:end], reply, following, seal)
         position = end
     return _finish(view, start, position, seal)

@@ -124,11 +124,12 @@ def test_ntlmv1_proves_nothing(conversations: Make) -> None:
 
 
 def test_anonymous(conversations: Make) -> None:
-    answer, _ = impacket_logon(conversations(), "", "")
-    assert answer.status == SUCCESS
-    assert answer.identity is not None
-    assert answer.identity.anonymous
-    assert answer.session_key == bytes(16)
+    for sign in (True, False):
+        answer, key = impacket_logon(conversations(), "", "", sign=sign)
+        assert answer.status == SUCCESS
+        assert answer.identity is not None
+        assert answer.identity.anonymous
+        assert answer.session_key == (key if sign else bytes(16))
     refused, _ = impacket_logon(conversations(Policy(anonymous=False)), "", "")
     assert refused.status == status.ACCESS_DENIED
 

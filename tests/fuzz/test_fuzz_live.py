@@ -36,7 +36,7 @@ class Target:
         self.server = server
         self.witness = server.client(timeout=TIMEOUT)
         self.hang_ups = 0
-        self._uses = 0
+        self._uses = self._read = 0
         self.connect()
 
     def connect(self) -> None:
@@ -112,8 +112,11 @@ class Target:
         raise AssertionError("200 answers and no ECHO among them")
 
     def check(self) -> None:
-        """The witness has noticed nothing."""
+        """The witness has noticed nothing, and the log has no new traceback."""
         assert self.witness.echo().status == status.SUCCESS
+        log = self.server.log
+        fresh, self._read = log[self._read :], len(log)
+        assert "Traceback" not in fresh, fresh
 
 
 def _half_close(client: WireClient) -> None:
@@ -133,7 +136,6 @@ def target(server: Server) -> Iterator[Target]:
     found.check()
     found.client.close_connection()
     found.witness.close_connection()
-    assert "Traceback" not in server.log
     lines = len(server.log.splitlines())
     assert lines <= 40 + 3 * found.hang_ups, f"{lines} lines for {found.hang_ups} hang-ups: more than one for each"
 

@@ -8,6 +8,7 @@ from typing import Any
 from smbd.smb2 import status
 from smbd.smb2.constants import (
     FILE_CREATE_TREE_CONNECTION,
+    FILE_DIRECTORY_FILE,
     FILE_OPEN_BY_FILE_ID,
     FILE_RESERVE_OPFILTER,
     IMPERSONATION_DELEGATE,
@@ -63,14 +64,17 @@ def create(request: Request, body: CreateRequest) -> bytes | Coroutine[Any, None
 
 def read_wish(request: Request, body: CreateRequest, found: Contexts) -> Wish:
     """Decode the request and refuse what makes no sense on any file."""
+    # The order in which Windows finds fault
+    if not body.desired_access or body.desired_access & access.INVALID_ACCESS:
+        raise SmbError(status.ACCESS_DENIED)
     if body.file_attributes & INVALID_ATTRIBUTES or body.create_options & INVALID_OPTIONS or body.share_access & ~ALL_SHARED:
         raise SmbError(status.INVALID_PARAMETER)
     if body.create_options & UNSUPPORTED_OPTIONS:
         raise SmbError(status.NOT_SUPPORTED)
     check_disposition(body.create_disposition, body.create_options)
     path = parse(request.variable(body.name_offset, body.name_length, NAME_MINIMUM))
-    if not body.desired_access or body.desired_access & access.INVALID_ACCESS:
-        raise SmbError(status.ACCESS_DENIED)
+    if path.stream and body.create_options & FILE_DIRECTORY_FILE:
+        raise SmbError(status.NOT_A_DIRECTORY)
     wish = Wish(path, body.desired_access, body.share_access, body.create_disposition, body.create_options, body.file_attributes)
     _apply_contexts(wish, found)
     return wish

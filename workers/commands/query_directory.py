@@ -16,7 +16,7 @@ from smbd.smb2.messages.directory import (
     QUERY_DIRECTORY_RESPONSE_STRUCTURE_SIZE,
     QueryDirectoryRequest,
 )
-from smbd.smb2.names import Match, has_wildcards, matcher
+from smbd.smb2.names import has_wildcards, matcher
 from smbd.smb2.status import SmbError
 from workers.open import Enumeration, Open
 from workers.request import Answer, Request
@@ -70,11 +70,8 @@ def entries(request: Request, opened: Open, pattern: str, names_only: bool) -> I
         exact = _exactly(request, opened, pattern)
         if exact is not None:
             return iter((exact,))
-    return _matching(chain(_dots(request, opened), vfs.scan(handle, names_only)), match)
-
-
-def _matching(found: Iterator[tuple[str, FileInfo]], match: Match) -> Iterator[tuple[str, FileInfo]]:
-    return (entry for entry in found if match(entry[0]))
+    dots = (entry for entry in _dots(request, opened) if match(entry[0]))
+    return chain(dots, vfs.scan(handle, names_only, match))
 
 
 def _exactly(request: Request, opened: Open, name: str) -> tuple[str, FileInfo] | None:

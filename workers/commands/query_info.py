@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from smbd.smb2 import status
+from smbd.smb2 import names, status
 from smbd.smb2.constants import (
     ACCESS_SYSTEM_SECURITY,
     FILE_READ_ATTRIBUTES,
@@ -41,6 +41,7 @@ NEEDS_ATTRIBUTES = frozenset(
     }
 )
 """[MS-FSA] 2.1.5.12: the classes that need FILE_READ_ATTRIBUTES."""
+STREAM_MINIMUM = 32  # Windows' structure, padded, with its first character
 PIPE_TYPE_MESSAGE = 1
 PIPE_QUOTA = 4096
 PIPE_INSTANCES = 0xFFFFFFFF
@@ -91,6 +92,7 @@ def state_of(request: Request, opened: Open, handle: Handle) -> OpenState:
         request.worker.sharing.is_delete_pending(opened.key),
         handle.ea_size(),
         opened.key.dev & 0xFFFFFFFF,
+        names.short_name(handle.path.name) or handle.path.name,
     )
 
 
@@ -130,7 +132,7 @@ def _eas(opened: Open, handle: Handle, body: QueryInfoRequest, data: memoryview)
 
 
 def _streams(opened: Open, handle: Handle, body: QueryInfoRequest, data: memoryview) -> tuple[bytes, bool]:
-    if body.output_buffer_length < lists.STREAM.size:
+    if body.output_buffer_length < STREAM_MINIMUM:
         raise SmbError(status.INFO_LENGTH_MISMATCH)
     packed = lists.pack_streams(handle.streams(), body.output_buffer_length)
     return packed.data, packed.complete

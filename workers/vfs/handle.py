@@ -38,6 +38,7 @@ class PosixHandle:
     """See ``interface.Handle``."""
 
     __slots__ = (
+        "_change_time",
         "_frozen_access",
         "_frozen_write",
         "_opened",
@@ -63,6 +64,7 @@ class PosixHandle:
         self.path, self.real, self.link = place
         self.root = root
         self._frozen_write: int | None = None
+        self._change_time: tuple[int, int, int] | None = None  # as set by the client, and the kernel's at that moment
         self._frozen_access: int | None = None
         try:
             info = self._opened = self.info()
@@ -106,7 +108,10 @@ class PosixHandle:
         settings = self.root.settings
         st = files.stat_fd(self.fd)
         value = self._dos_xattr() if settings.store_dos_attributes else None
-        return attributes.file_info(st, value, settings.hide_dot_files and self.path.name[:1] == ".")
+        info = attributes.file_info(st, value, settings.hide_dot_files and self.path.name[:1] == ".")
+        if self._change_time is not None and self._change_time[1:] == (st.ctime, st.ctime_ns):
+            return info._replace(change_time=self._change_time[0])
+        return info
 
     def _dos_xattr(self) -> bytes | None:
         if self._readable:
@@ -220,7 +225,6 @@ class PosixHandle:
     # Times and attributes
 
     def set_times(self, creation: int = 0, access: int = 0, write: int = 0, change: int = 0) -> None:
-        del change  # the kernel's alone
         st = files.stat_fd(self.fd)
         if access == _FREEZE:
             self._frozen_access = st.atime * 1_000_000_000 + st.atime_ns
@@ -236,6 +240,13 @@ class PosixHandle:
             self.as_owner(lambda: files.set_times(self.fd, access_ns, write_ns))
         if creation > 0:
             self._store(DosInfo(self._dos().attributes, creation))
+        if change > 0:
+            self._show_change_time(change)
+
+    def _show_change_time(self, change: int) -> None:
+        """The kernel sets this time itself and takes it from nobody: this open shows what was set until the file changes again."""
+        st = files.stat_fd(self.fd)
+        self._change_time = (change, st.ctime, st.ctime_ns)
 
     def set_attributes(self, attributes_: int) -> None:
         if not attributes_:

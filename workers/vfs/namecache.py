@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 
 from pools.port import files
-from smbd.smb2.names import display, fold
+from smbd.smb2.names import display, fold, is_short, short_name
 
 _TOTAL_NAMES = 200_000  # about 20 MB
 _YOUNG_NS = 20_000_000  # file systems stamp with the kernel's tick, at worst 10 ms
@@ -23,13 +23,14 @@ Stamp = tuple[int, int, int, int]
 
 
 class _Names:
-    __slots__ = ("expires", "names", "settled", "stamp")
+    __slots__ = ("expires", "names", "settled", "short", "stamp")
 
     def __init__(self, names: dict[str, str], stamp: Stamp, settled: bool, expires: float) -> None:
         self.names = names
         self.stamp = stamp
         self.settled = settled
         self.expires = expires
+        self.short: dict[str, str] | None = None  # made when one is first asked for
 
 
 def _stamp(st: files.Stat) -> Stamp:
@@ -54,7 +55,16 @@ class NameCache:
         known = self._directories.get(key)
         if known is None or known.stamp != _stamp(st) or (not known.settled and self._clock() > known.expires):
             known = self._read(directory, key, st)
-        return known.names.get(fold(name))
+        found = known.names.get(fold(name))
+        if found is None and "~" in name and is_short(name):
+            found = self._by_short_name(known, name.upper())
+        return found
+
+    def _by_short_name(self, known: _Names, wanted: str) -> str | None:
+        """A client may come back with the 8.3 name that it was told (FileAlternateNameInformation)."""
+        if known.short is None:
+            known.short = {short_name(display(name)): name for name in known.names.values()}
+        return known.short.get(wanted)
 
     def _read(self, directory: int, key: tuple[int, int, int], st: files.Stat) -> _Names:
         begun = self._clock()
@@ -87,5 +97,6 @@ class NameCache:
             known.names.pop(fold(display(removed)), None)
         if added is not None:
             known.names[fold(display(added))] = added
+        known.short = None
         known.stamp = _stamp(st)
         known.settled = False

@@ -203,10 +203,10 @@ _PACKERS: Final[dict[int, Callable[[Volume], bytes]]] = {
 }
 
 MINIMUM: Final[dict[int, int]] = {
-    FILE_FS_VOLUME_INFORMATION: VOLUME.size,
+    FILE_FS_VOLUME_INFORMATION: VOLUME.size + 6,  # these two as Windows counts them: padded, with the first character
     FILE_FS_SIZE_INFORMATION: SIZE.size,
     FILE_FS_DEVICE_INFORMATION: DEVICE.size,
-    FILE_FS_ATTRIBUTE_INFORMATION: ATTRIBUTE.size,
+    FILE_FS_ATTRIBUTE_INFORMATION: ATTRIBUTE.size + 4,
     FILE_FS_CONTROL_INFORMATION: CONTROL.size,
     FILE_FS_FULL_SIZE_INFORMATION: FULL_SIZE.size,
     FILE_FS_OBJECT_ID_INFORMATION: OBJECT_ID.size,
