@@ -59,8 +59,10 @@ class NtlmAcceptor(NTLMProxy):
     """The NTLM side of one conversation. ``base_key`` must be set before the AUTHENTICATE message is stepped."""
 
     def __init__(self, names: TargetNames) -> None:
-        # The base class insists on a credential file. None is ever read: the steps below do not call the code that would.
-        os.environ.setdefault("NTLM_USER_FILE", __file__)
+        # The base class insists on a credential file. None is ever read: the steps below do not call the code that would. A level from
+        # whoever started the server must not stop it either.
+        os.environ["NTLM_USER_FILE"] = __file__
+        os.environ.pop("LM_COMPAT_LEVEL", None)
         super().__init__(context_req=ContextReq.none, usage="accept", protocol="ntlm")
         self.names = names
         self.base_key: bytes | None = None

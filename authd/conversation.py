@@ -124,7 +124,8 @@ class Conversation:
         auth = ntlm.parse_authenticate(message)
         challenge = self._acceptor.ntlm.server_challenge
         if not challenge:
-            raise Refused(status.LOGON_FAILURE, "AUTHENTICATE without a challenge", auth.user)
+            # Most likely an earlier life of this process made the challenge. Clients take LOGON_FAILURE for a wrong password, this not.
+            raise Refused(status.NO_LOGON_SERVERS, "AUTHENTICATE without a challenge", auth.user)
         if auth.anonymous:
             if not self._gate.policy.anonymous:
                 raise Refused(status.ACCESS_DENIED, "anonymous logon, 'restrict anonymous = 2'")

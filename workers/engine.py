@@ -119,13 +119,13 @@ class Engine:
     def cancel_session(self, session_id: int) -> None:
         """The session ends: every request of it that waits is cancelled."""
         for request in list(self.waiting.values()):
-            if request.header.session_id == session_id and request.async_id:
+            if request.header.session_id == session_id and request.async_id and not request.ends_with_open:
                 request.cancel()
 
     def cancel_tree(self, tree: TreeConnect) -> None:
         """The tree connect ends: likewise."""
         for request in list(self.waiting.values()):
-            if request.async_id and request.has_tree(tree):
+            if request.async_id and request.has_tree(tree) and not request.ends_with_open:
                 request.cancel()
 
     # compounds

@@ -44,6 +44,7 @@ class Open:
         "in_flight",
         "is_directory",
         "key",
+        "lock_waits",
         "mode",
         "notify",
         "oplock",
@@ -81,6 +82,7 @@ class Open:
         self.write_through = False
         self.in_flight = 0  # calls on VFS threads that use the handle: it is closed after the last of them
         self.orphan: Handle | None = None
+        self.lock_waits: set[int] = set()
         self.mode = 0
         self.position = 0
         self.oplock = 0

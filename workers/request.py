@@ -78,6 +78,7 @@ class Request:
         "chain",
         "channel",
         "encrypted",
+        "ends_with_open",
         "header",
         "open",
         "seal",
@@ -108,6 +109,7 @@ class Request:
         self.answer_session = 0  # in the response's header, where the request could not name it yet
         self.answer_tree = 0
         self.after_reply: Callable[[], None] | None = None  # once the response is on its way
+        self.ends_with_open = False  # waits for something that the end of its Open answers by itself
         self.when_cancelled: Callable[[], None] | None = None
 
     def variable(self, offset: int, length: int, minimum: int = HEADER_SIZE) -> memoryview:

@@ -100,7 +100,7 @@ def test_conversations_belong_to_their_worker(desk: Desk) -> None:
     for other in ((17, 3), (16, 4)):
         answer = desk.handle(messages.AUTHENTICATE.number, third, other)
         assert isinstance(answer, bytes)
-        assert unpack_step(answer).status == status.LOGON_FAILURE
+        assert unpack_step(answer).status == status.NO_LOGON_SERVERS
 
 
 @pytest.mark.parametrize("how", ["forget", "death", "time"])
@@ -114,7 +114,7 @@ def test_conversations_end(desk: Desk, how: str) -> None:
     else:
         desk.now += 46
         desk.authenticator.expire()
-    assert desk.authenticate(1, side.step(challenge.token) or b"").status == status.LOGON_FAILURE
+    assert desk.authenticate(1, side.step(challenge.token) or b"").status == status.NO_LOGON_SERVERS
 
 
 def test_a_reload_counts_for_logons_in_the_middle_and_after(desk: Desk, config: Config, tmp_path: Path) -> None:

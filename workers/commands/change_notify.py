@@ -110,6 +110,7 @@ def change_notify(request: Request, body: ChangeNotifyRequest) -> bytes | Answer
 
 async def wait(request: Request, notify: Notify, room: int) -> Answer:
     """Until something changes, the request is cancelled or the directory is closed."""
+    request.ends_with_open = True
     request.pend()
     code = await request.worker.notices.wait(notify)
     return respond(notify, room) if code == status.SUCCESS else empty(code)

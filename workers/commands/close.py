@@ -55,6 +55,8 @@ def close_open(worker: Worker, opened: Open) -> None:
         worker.notices.close(opened)
     if opened.pipe is not None:
         pipe.release(worker, opened.pipe)
+    for waiter in tuple(opened.lock_waits):
+        worker.lock_woken(waiter)  # it finds its Open closed
     handle = opened.handle
     if handle is None:
         return

@@ -19,7 +19,7 @@ from smbd.smb2.fscc import lists
 from smbd.smb2.header import HEADER_SIZE
 from smbd.smb2.messages import create_contexts as contexts
 from smbd.smb2.messages.create import CREATE_REQUEST, CREATE_RESPONSE, CREATE_RESPONSE_STRUCTURE_SIZE, CreateRequest
-from smbd.smb2.names import parse
+from smbd.smb2.names import DATA, parse
 from smbd.smb2.status import SmbError
 from workers import access
 from workers.commands import pipe
@@ -73,7 +73,7 @@ def read_wish(request: Request, body: CreateRequest, found: Contexts) -> Wish:
         raise SmbError(status.NOT_SUPPORTED)
     check_disposition(body.create_disposition, body.create_options)
     path = parse(request.variable(body.name_offset, body.name_length, NAME_MINIMUM))
-    if path.stream and body.create_options & FILE_DIRECTORY_FILE:
+    if (path.stream or path.type == DATA) and body.create_options & FILE_DIRECTORY_FILE:
         raise SmbError(status.NOT_A_DIRECTORY)
     wish = Wish(path, body.desired_access, body.share_access, body.create_disposition, body.create_options, body.file_attributes)
     _apply_contexts(wish, found)

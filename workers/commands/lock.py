@@ -85,6 +85,7 @@ async def wait_for(request: Request, ranges: list[Range], waiter: int) -> bytes:
     worker, opened = request.worker, request.open
     key = opened.key
     assert key is not None
+    request.ends_with_open = True
     try:
         request.pend()
         while True:
@@ -98,11 +99,13 @@ async def wait_for(request: Request, ranges: list[Range], waiter: int) -> bytes:
         raise
     finally:
         worker.lock_waits.pop(waiter, None)
+        opened.lock_waits.discard(waiter)
 
 
 async def _woken(request: Request, waiter: int) -> None:
     woken: Completion[None] = Completion()
     request.worker.lock_waits[waiter] = woken
+    request.open.lock_waits.add(waiter)
     timer = request.worker.loop.later(RETRY, lambda: woken.finish(None))
     try:
         await woken

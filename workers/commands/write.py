@@ -24,7 +24,6 @@ from workers.request import Answer, Request
 DATA_MINIMUM = HEADER_SIZE + WRITE_REQUEST.size
 DATA_MAXIMUM = 0x100  # 3.3.5.13: a DataOffset beyond this is invalid
 LAST_OFFSET = 0x7FFFFFFFFFFFFFFF
-TO_END_OF_FILE = 0xFFFFFFFFFFFFFFFF  # [MS-FSA] 2.1.5.4: ByteOffset -1
 
 
 def write(request: Request, body: WriteRequest) -> bytes | Coroutine[Any, None, bytes | Answer]:
@@ -56,8 +55,6 @@ def write_file(request: Request, offset: int, data: memoryview) -> None:
     opened, length, worker = request.open, len(data), request.worker
     assert opened.handle is not None
     assert opened.key is not None
-    if offset == TO_END_OF_FILE:
-        offset = opened.handle.info().size
     if offset > LAST_OFFSET or offset + length > LAST_OFFSET:
         raise SmbError(status.INVALID_PARAMETER)
     if not opened.granted & FILE_WRITE_DATA and opened.granted & FILE_APPEND_DATA and offset < opened.handle.info().size:
