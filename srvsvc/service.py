@@ -137,6 +137,11 @@ class World:
         self._open_sharing = open_sharing
         self._opened: Sharing | None = None
 
+    def use(self, config: Config) -> None:
+        """A new configuration; the machine SID stays what it is."""
+        self.config = config
+        self.ids = IdMap(self.ids.machine, config.netbios_name.upper())
+
     @property
     def _sharing(self) -> Sharing:
         # Opened when first needed: the broker, which starts beside this process, prepares it.
@@ -281,7 +286,7 @@ class RpcServer:
 
     def reload(self, message: Message) -> None:
         """RELOAD: what is listed from now on."""
-        self._world.config = unpack_config(message.payload)
+        self._world.use(unpack_config(message.payload))
 
     def _find(self, message: Message) -> tuple[Pipe | None, int, bytes]:
         head = DATA.unpack(message.payload)

@@ -98,7 +98,7 @@ def _session_row(server: Server, record: SessionRecord, level: int, opens: int) 
         return (name,)
     if level == 10:
         return name, record.user, age, 0
-    basic = name, record.user, opens, age, 0, GUEST_SESSION if record.flags & GUEST_SESSION else 0
+    basic = name, record.user, opens, age, 0, GUEST_SESSION if record.user == server.backend.config.guest_account else 0
     return {1: basic, 2: (*basic, ""), 502: (*basic, "", "\\Device\\NetbiosSmb")}[level]
 
 

@@ -86,8 +86,9 @@ def main(child: Child) -> None:
     _route(worker, mailbox)
     client = child.client
     client.setblocking(False)
-    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     client.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for word in child.config.socket_options:
+        set_socket_option(client, word)
     worker.attach(client, address, Connection(negotiate_settings(child.config, worker.ids), secrets.token_bytes))
     try:
         loop.run()
@@ -95,6 +96,30 @@ def main(child: Child) -> None:
         worker.close()
         pool.close()
         loop.close()
+
+
+SOCKET_OPTIONS = {
+    "TCP_NODELAY": (socket.IPPROTO_TCP, socket.TCP_NODELAY),
+    "SO_KEEPALIVE": (socket.SOL_SOCKET, socket.SO_KEEPALIVE),
+    "SO_SNDBUF": (socket.SOL_SOCKET, socket.SO_SNDBUF),
+    "SO_RCVBUF": (socket.SOL_SOCKET, socket.SO_RCVBUF),
+    "TCP_KEEPCNT": (socket.IPPROTO_TCP, socket.TCP_KEEPCNT),
+    "TCP_KEEPIDLE": (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE),
+    "TCP_KEEPINTVL": (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL),
+    "TCP_USER_TIMEOUT": (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT),
+}
+
+
+def set_socket_option(sock: socket.socket, word: str) -> None:
+    """One word of ``socket options``: NAME or NAME=NUMBER. One that cannot be set is logged: the client is served without it."""
+    name, _, number = word.partition("=")
+    option = SOCKET_OPTIONS.get(name.upper())
+    try:
+        if option is None:
+            raise ValueError(f"one of {', '.join(SOCKET_OPTIONS)}")
+        sock.setsockopt(*option, int(number or 1))
+    except (OSError, ValueError) as error:
+        log.warning("socket option %s is not set: %s", word, error)
 
 
 def _sharing(child: Child) -> Sharing:

@@ -181,7 +181,7 @@ def claim(worker: Worker, opened: Open, handle: Handle, wish: Wish, granted: int
     opened.granted = granted
     opened.create_options = wish.options
     opened.delete_on_close = bool(wish.options & FILE_DELETE_ON_CLOSE)
-    opened.write_through = bool(wish.options & FILE_WRITE_THROUGH) and tree.share.strict_sync
+    opened.write_through = tree.share.sync_always or (bool(wish.options & FILE_WRITE_THROUGH) and tree.share.strict_sync)
     if opened.delete_on_close:
         _check_delete_on_close(opened, tree)
     worker.sharing.open(

@@ -83,6 +83,8 @@ class Worker:
         self._flushing = False
         self._paused = False
         self._closed = False
+        self._asked = 0
+        self._quiet_since = time.monotonic()
         self._stall: Timer | None = None
         self._counters = row.words
 
@@ -107,7 +109,16 @@ class Worker:
         now = time.monotonic()
         self.row.set("heartbeat", time.monotonic_ns())
         self.pool.tick(now)
+        self._mind_deadtime(now)
         self.loop.later(TICK, self._tick)
+
+    def _mind_deadtime(self, now: float) -> None:
+        """smb.conf(5), deadtime: a connection that has nothing open and asks for nothing ends after so many minutes."""
+        asked = self._counters[REQUESTS]
+        if asked != self._asked or self.opens:
+            self._asked, self._quiet_since = asked, now
+        elif self.config.deadtime and now - self._quiet_since > 60 * self.config.deadtime:
+            self.end("idle for longer than deadtime")
 
     def end(self, reason: str) -> None:
         """Leave the loop; ``close`` does the rest."""

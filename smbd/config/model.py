@@ -123,17 +123,13 @@ class Share:
     hide_dot_files: bool = _par(True, values.boolean)
     store_dos_attributes: bool = _par(True, values.boolean)
     ea_support: bool = _par(True, values.boolean)
-    nt_acl_support: bool = _par(True, values.boolean)
     acl_allow_execute_always: bool = _par(False, values.boolean)
-    inherit_permissions: bool = _par(False, values.boolean)
     access_based_share_enum: bool = _par(False, values.boolean)
     hide_unreadable: bool = _par(False, values.boolean)
     follow_symlinks: bool = _par(True, values.boolean)
     strict_sync: bool = _par(True, values.boolean)
     sync_always: bool = _par(False, values.boolean)
-    strict_allocate: bool = _par(False, values.boolean)
     csc_policy: str = _par("manual", _OFFLINE)
-    vfs_objects: tuple[str, ...] = _par(_names(), values.words, "vfs object")
 
 
 def _memory_quarter() -> int:
@@ -170,7 +166,6 @@ class Config:
     server_smb3_signing_algorithms: tuple[str, ...] = _par(_SIGNATURES, values.ordered(_SIGNATURES), "smb3 signing algorithms")
     server_min_protocol: int = _par(SMB_2_0_2, values.choice(_MINIMUM), "min protocol")
     server_max_protocol: int = _par(SMB_3_1_1, values.choice(_MAXIMUM), "max protocol", "protocol")
-    server_multi_channel_support: bool = _par(True, values.boolean)
     map_to_guest: str = _par("never", _GUEST)
     guest_account: str = _par("nobody", values.text)
     restrict_anonymous: int = _par(0, values.whole(0, 2))
@@ -200,9 +195,7 @@ class Config:
     pool_budget: int = _par(0, values.size())  # 0 in the file: a quarter of the memory
     pool_reserve: int = _par(0, values.size())  # 0: what one turn with the largest PDU needs
     pool_decay: float = _par(30.0, values.seconds(0.1))
-    worker_privileges: str = _par("switch", values.choice({"switch": "switch"}))
     vfs_threads: int = _par(4, values.whole(1, 64))
-    spare_workers: int = _par(1, values.whole(0, 16))
 
     def share(self, name: str) -> Share | None:
         """The share called ``name``, however it is capitalised; None when there is none or it is not available."""

@@ -40,6 +40,9 @@ class World:
         self._directory = Directory(self.ids, database)
         self.closed: list[Any] = []
 
+    def use(self, config: Config) -> None:
+        self.config = config
+
     def sessions(self) -> Sequence[SessionRecord]:
         session = SessionRecord(7, 16, 1, 0x0311, FILETIME, 0, 0, 0, 1000, 1000, bytes(16), "alice", "MILLPOND", "S-1", "192.0.2.1", "PC")
         return [session]

@@ -77,6 +77,8 @@ def test_session_enum(connect: Connect, level: int) -> None:
     if level:
         assert text(row[f"sesi{level}_username"]) == "alice"
         assert row[f"sesi{level}_time"] == 60
+    if level in (1, 2, 502):
+        assert (row[f"sesi{level}_num_opens"], row[f"sesi{level}_user_flags"]) == (1, 0)
 
 
 @pytest.mark.parametrize("level", [1, 2, 502])

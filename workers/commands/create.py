@@ -75,6 +75,8 @@ def read_wish(request: Request, body: CreateRequest, found: Contexts) -> Wish:
     path = parse(request.variable(body.name_offset, body.name_length, NAME_MINIMUM))
     if (path.stream or path.type == DATA) and body.create_options & FILE_DIRECTORY_FILE:
         raise SmbError(status.NOT_A_DIRECTORY)
+    if contexts.EA_BUFFER in found and not request.tree.share.ea_support:
+        raise SmbError(status.EAS_NOT_SUPPORTED)
     wish = Wish(path, body.desired_access, body.share_access, body.create_disposition, body.create_options, body.file_attributes)
     _apply_contexts(wish, found)
     return wish

@@ -118,6 +118,8 @@ def _eas(opened: Open, handle: Handle, body: QueryInfoRequest, data: memoryview)
     """FileFullEaInformation ([MS-FSA] 2.1.5.12.14): all of them, or those named in the input."""
     if not opened.granted & FILE_READ_EA:
         raise SmbError(status.ACCESS_DENIED)
+    if not opened.tree.share.ea_support:
+        raise SmbError(status.EAS_NOT_SUPPORTED)
     found = handle.eas()
     if len(data):
         values = {name.upper(): value for name, value in found}

@@ -177,6 +177,8 @@ def _mode(request: Request, opened: Open, handle: Handle, data: memoryview, info
 def _eas(request: Request, opened: Open, handle: Handle, data: memoryview, info_class: int) -> None:
     """[MS-FSA] 2.1.5.15.6."""
     _need(opened, FILE_WRITE_EA)
+    if not opened.tree.share.ea_support:
+        raise SmbError(status.EAS_NOT_SUPPORTED)
     for name, value in lists.parse_full_eas(data):
         handle.set_ea(name, value)
     changes.modified(request, opened, FILE_NOTIFY_CHANGE_EA)

@@ -39,7 +39,7 @@ def write(request: Request, body: WriteRequest) -> bytes | Coroutine[Any, None, 
     if request.open.is_directory:
         raise SmbError(status.INVALID_DEVICE_REQUEST)
     through = body.flags & WRITEFLAG_WRITE_THROUGH
-    if through or request.open.write_through:
+    if (through and request.tree.share.strict_sync) or request.open.write_through:
         return write_through(request, body.offset, data)
     write_file(request, body.offset, data)
     return response(len(data))
