@@ -10,7 +10,7 @@ import grp
 import pwd
 
 from authd.users import UserDatabase
-from smbd.accounts import WELL_KNOWN, WELL_KNOWN_NAMES, Account, IdMap, SidType, UserRecord
+from smbd.accounts import BUILTIN_SID, WELL_KNOWN, WELL_KNOWN_NAMES, Account, IdMap, SidType, UserRecord
 from smbd.smb2.dtyp.sid import SID
 
 DOMAIN_USERS_RID = 513
@@ -26,7 +26,8 @@ class Directory:
 
     def by_name(self, name: str) -> Account:
         """The account called ``name``, with or without its domain; kind UNKNOWN when there is none."""
-        known = WELL_KNOWN_NAMES.get(name.casefold())
+        # Windows takes the empty name for BUILTIN.
+        known = WELL_KNOWN_NAMES.get(name.casefold()) if name else WELL_KNOWN[BUILTIN_SID]
         if known is not None:
             return known
         domain, backslash, account = name.rpartition("\\")

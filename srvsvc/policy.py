@@ -15,7 +15,7 @@ from smbd.smb2 import status
 from smbd.smb2.dtyp.sid import SID
 from srvsvc.association import Interface, Operation
 from srvsvc.ndr import Array, Raw, Record, Switch, Type, Unique
-from srvsvc.server import NULL_HANDLE, Handle, HandleError, Server
+from srvsvc.server import NULL_HANDLE, Handle, Server
 from srvsvc.types import HANDLE, OPTIONAL_TEXT, SID_TYPE, U16, U32, USTRING
 
 UNKNOWN_DOMAIN = 0xFFFFFFFF
@@ -65,15 +65,13 @@ def open_policy(server: Server, args: Any) -> tuple[Any, ...]:
 
 def close(server: Server, args: Any) -> tuple[Any, ...]:
     """[MS-LSAD] 3.1.4.9.4 LsarClose."""
-    return NULL_HANDLE, status.SUCCESS if server.close_handle(args.handle) else status.INVALID_HANDLE
+    server.close_handle(args.handle)
+    return NULL_HANDLE, status.SUCCESS
 
 
 def query_policy(server: Server, args: Any) -> tuple[Any, ...]:
     """[MS-LSAD] 3.1.4.4.4 LsarQueryInformationPolicy. A stand-alone server: its primary domain has a name and no SID."""
-    try:
-        server.handle(args.handle, "policy")
-    except HandleError as error:
-        return None, error.status
+    server.handle(args.handle, "policy")
     config, ids = server.backend.config, server.backend.ids
     dns = socket.gethostname().partition(".")[2]
     known: dict[int, tuple[Any, ...]] = {
@@ -122,8 +120,7 @@ def _refused(code: int) -> tuple[Any, ...]:
 
 def _lookup_sids(server: Server, args: Any, flagged: bool) -> tuple[Any, ...]:
     """[MS-LSAT] 3.1.4.9 to 3.1.4.11."""
-    if not _policy_open(server, args):
-        return _refused(status.INVALID_HANDLE)
+    _check_policy(server, args)
     sids = [element.sid for element in args.sids.elements or ()]
     if len(sids) > MAX_LOOKUP or len(sids) != args.sids.entries or None in sids:
         return _refused(status.INVALID_PARAMETER)
@@ -149,24 +146,18 @@ def lookup_sids2(server: Server, args: Any) -> tuple[Any, ...]:
     return _lookup_sids(server, args, flagged=True)
 
 
-def _policy_open(server: Server, args: Any) -> bool:
-    """Whether the handle is a policy's; the operations without one need none."""
-    if not hasattr(args, "handle"):
-        return True
-    try:
+def _check_policy(server: Server, args: Any) -> None:
+    """The handle must be a policy's; the operations without one need none."""
+    if hasattr(args, "handle"):
         server.handle(args.handle, "policy")
-    except HandleError:
-        return False
-    return True
 
 
 def _lookup_names(server: Server, args: Any, form: int) -> tuple[Any, ...]:
     """[MS-LSAT] 3.1.4.5 to 3.1.4.8; ``form`` 1, 2 or 3 is the shape of a translated SID."""
-    if not _policy_open(server, args):
-        return _refused(status.INVALID_HANDLE)
-    if len(args.names) > MAX_LOOKUP or len(args.names) != args.count or None in args.names:
+    _check_policy(server, args)
+    if len(args.names) > MAX_LOOKUP or len(args.names) != args.count:
         return _refused(status.INVALID_PARAMETER)
-    found = server.backend.lookup_names(args.names)
+    found = server.backend.lookup_names([name or "" for name in args.names])
     domains = _Domains()
     rows: list[tuple[Any, ...]] = []
     for account in found:

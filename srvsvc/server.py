@@ -13,7 +13,8 @@ from typing import NamedTuple, Protocol
 from smbd.accounts import Account, IdMap, UserRecord
 from smbd.config import Config
 from smbd.sharing import OpenRow, SessionRecord, TreeRecord
-from smbd.smb2 import status
+from srvsvc import pdu
+from srvsvc.association import RpcFault
 from srvsvc.messages import Caller
 
 MAX_HANDLES = 256
@@ -55,12 +56,6 @@ class Handle(NamedTuple):
     subject: str = ""
 
 
-class HandleError(Exception):
-    """The client's context handle is not one of this association's, or of another kind."""
-
-    status = status.INVALID_HANDLE
-
-
 class Server:
     """One association's view."""
 
@@ -80,12 +75,13 @@ class Server:
         return name
 
     def handle(self, name: bytes, *kinds: str) -> Handle:
-        """What ``name`` stands for; ``HandleError`` when it is not one of ``kinds``."""
+        """What ``name`` stands for; a fault when it is not one of ``kinds`` ([C706] 5.1.6: the run-time checks context handles)."""
         found = self._handles.get(name)
         if found is None or found.kind not in kinds:
-            raise HandleError
+            raise RpcFault(pdu.CONTEXT_MISMATCH)
         return found
 
-    def close_handle(self, name: bytes) -> bool:
-        """Forget a handle; whether there was one."""
-        return self._handles.pop(name, None) is not None
+    def close_handle(self, name: bytes) -> None:
+        """Forget a handle; a fault when there is none."""
+        if self._handles.pop(name, None) is None:
+            raise RpcFault(pdu.CONTEXT_MISMATCH)

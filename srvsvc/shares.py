@@ -129,7 +129,7 @@ def _row(server: Server, share: Share, level: int) -> tuple[Any, ...]:
     if level == 501:
         return (*basic, flags)
     uses = sum(tree.share.casefold() == share.name.casefold() for tree in server.backend.trees())
-    path = "C:" + (share.path or "/tmp").replace("/", "\\") if server.caller.administrator else ""
+    path = _path(share) if server.caller.administrator else ""
     full = (*basic, 0, share.max_connections or UNLIMITED, uses, path, "")
     return full if level == 2 else (*full, 0, None)
 
@@ -141,11 +141,18 @@ def visible_shares(server: Server) -> list[Share]:
 
 
 def share_enum(server: Server, args: Any) -> tuple[Any, ...]:
-    """3.1.4.8 NetrShareEnum, and 3.1.4.9 NetrShareEnumSticky: nothing here outlives a restart differently."""
+    """3.1.4.8 NetrShareEnum."""
     if args.info.level not in SHARE_INFOS:
         return not_enumerated(args.info.level, args.resume, Win32.INVALID_LEVEL)
     rows = [_row(server, share, args.info.level) for share in visible_shares(server)]
     return enumerated(args.info.level, rows, args.resume)
+
+
+def share_enum_sticky(server: Server, args: Any) -> tuple[Any, ...]:
+    """3.1.4.9 NetrShareEnumSticky: every share outlives a restart; there is no level 501."""
+    if args.info.level == 501:
+        return not_enumerated(args.info.level, args.resume, Win32.INVALID_LEVEL)
+    return share_enum(server, args)
 
 
 def share_get_info(server: Server, args: Any) -> tuple[Any, ...]:
@@ -159,9 +166,15 @@ def share_get_info(server: Server, args: Any) -> tuple[Any, ...]:
 
 
 def share_check(server: Server, args: Any) -> tuple[Any, ...]:
-    """3.1.4.13 NetrShareCheck: whether a local device is shared; devices are not shared here."""
-    del server, args
+    """3.1.4.13 NetrShareCheck: whether a folder, named as share paths are shown, is shared, and as what."""
+    for share in server.backend.config.shares.values():
+        if server.caller.administrator and _path(share).casefold() == args.device.casefold():
+            return _type(share), Win32.SUCCESS
     return 0, Win32.DEVICE_NOT_SHARED
+
+
+def _path(share: Share) -> str:
+    return "C:" + (share.path or "/tmp").replace("/", "\\")
 
 
 def server_get_info(server: Server, args: Any) -> tuple[Any, ...]:
@@ -281,7 +294,7 @@ def _operations() -> dict[int, Operation]:
         ),
         17: Operation("NetrShareSetInfo", nothing, Record("R", parameter_error=Unique(U32), status=U32), server_set_info),
         18: Operation("NetrShareDel", nothing, status_only, refuse),
-        20: Operation("NetrShareCheck", nothing, Record("R", type=U32, status=U32), share_check),
+        20: Operation("NetrShareCheck", Record("Q", server_name=server_name, device=TEXT), Record("R", type=U32, status=U32), share_check),
         21: Operation(
             "NetrServerGetInfo",
             Record("Q", server_name=server_name, level=U32),
@@ -311,7 +324,7 @@ def _operations() -> dict[int, Operation]:
             netp_name_canonicalize,
         ),
         35: Operation("NetprNameCompare", Record("Q", **name_query, other=TEXT, name_type=U32, flags=U32), status_only, netp_name_compare),
-        36: Operation("NetrShareEnumSticky", *shares, share_enum),
+        36: Operation("NetrShareEnumSticky", *shares, share_enum_sticky),
         39: Operation("NetrpGetFileSecurity", nothing, Record("R", descriptor=Unique(Array(U32)), status=U32), get_file_security),
         **connection_enum(server_name),
         **file_enum(server_name),

@@ -6,7 +6,6 @@ Owns: its operations. Invariants: two domains, the machine's and BUILTIN; nothin
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
 from typing import Any
 
 from smbd.accounts import MAX_LOOKUP, WELL_KNOWN, SidType, UserRecord
@@ -14,7 +13,7 @@ from smbd.smb2 import status
 from smbd.smb2.dtyp.sid import BUILTIN, SID
 from srvsvc.association import Interface, Operation
 from srvsvc.ndr import Array, Bytes, Record, Switch, Type, Unique, Varying
-from srvsvc.server import NULL_HANDLE, Handle, HandleError, Server
+from srvsvc.server import NULL_HANDLE, Handle, Server
 from srvsvc.shares import server_comment
 from srvsvc.types import HANDLE, NEVER, OLD_TIME, OPTIONAL_TEXT, SID_TYPE, U8, U16, U32, U64, USTRING
 
@@ -109,18 +108,6 @@ DOMAIN_GENERAL = Record(
 DOMAIN_INFO: dict[int, Type] = {1: PASSWORD_POLICY, 2: DOMAIN_GENERAL, 5: _NAME, 8: Record("DOMAIN_MODIFIED", count=U64, created=U64)}
 
 
-def _guarded(call: Callable[[Server, Any], tuple[Any, ...]], nothing: tuple[Any, ...]) -> Callable[[Server, Any], tuple[Any, ...]]:
-    """``call``, answering ``nothing`` and INVALID_HANDLE when the client's handle is not what it takes."""
-
-    def guarded(server: Server, args: Any) -> tuple[Any, ...]:
-        try:
-            return call(server, args)
-        except HandleError as error:
-            return *nothing, error.status
-
-    return guarded
-
-
 def _opened(server: Server, handle: Handle) -> tuple[Any, ...]:
     name = server.open_handle(handle)
     return name, status.SUCCESS if name != NULL_HANDLE else status.INSUFFICIENT_RESOURCES
@@ -140,7 +127,8 @@ def connect5(server: Server, args: Any) -> tuple[Any, ...]:
 
 def close(server: Server, args: Any) -> tuple[Any, ...]:
     """3.1.5.13.1 SamrCloseHandle."""
-    return NULL_HANDLE, status.SUCCESS if server.close_handle(args.handle) else status.INVALID_HANDLE
+    server.close_handle(args.handle)
+    return NULL_HANDLE, status.SUCCESS
 
 
 def enumerate_domains(server: Server, args: Any) -> tuple[Any, ...]:
@@ -299,51 +287,41 @@ def _operations() -> dict[int, Operation]:
     domain_info = Record("R", information=Unique(Switch(DOMAIN_INFO, tag=2)), status=U32)
     user_info = Record("R", information=Unique(Switch(USER_INFO, tag=2)), status=U32)
     revision = Switch({1: Record("SAMPR_REVISION_INFO_V1", revision=U32, supported_features=U32)})
-    no_rows = (0, None, 0)
-    no_arrays = ((0, None), (0, None))
-
-    def row(name: str, request: Record, response: Record, call: Any, *nothing: Any) -> Operation:
-        return Operation(name, request, response, _guarded(call, nothing))
-
     by_name = Record("Q", handle=HANDLE, count=U32, names=Varying(USTRING))
     by_rid = Record("Q", handle=HANDLE, count=U32, rids=Varying(U32))
     connect_response = Record("R", out_version=U32, out_revision=revision, handle=HANDLE, status=U32)
     users_request = Record("Q", handle=HANDLE, context=U32, control=U32, preferred=U32)
     return {
-        0: row("SamrConnect", Record("Q"), handle_status, connect),
-        1: row("SamrCloseHandle", Record("Q", handle=HANDLE), handle_status, close),
-        5: row(
+        0: Operation("SamrConnect", Record("Q"), handle_status, connect),
+        1: Operation("SamrCloseHandle", Record("Q", handle=HANDLE), handle_status, close),
+        5: Operation(
             "SamrLookupDomainInSamServer",
             Record("Q", handle=HANDLE, name=USTRING),
             Record("R", sid=Unique(SID_TYPE), status=U32),
             lookup_domain,
-            None,
         ),
-        6: row("SamrEnumerateDomainsInSamServer", enumerate_request, enumerate_response, enumerate_domains, *no_rows),
-        7: row("SamrOpenDomain", Record("Q", handle=HANDLE, access=U32, sid=SID_TYPE), handle_status, open_domain, NULL_HANDLE),
-        8: row("SamrQueryInformationDomain", query, domain_info, query_domain, None),
-        11: row("SamrEnumerateGroupsInDomain", enumerate_request, enumerate_response, enumerate_groups, *no_rows),
-        13: row("SamrEnumerateUsersInDomain", users_request, enumerate_response, enumerate_users, *no_rows),
-        15: row("SamrEnumerateAliasesInDomain", enumerate_request, enumerate_response, enumerate_aliases, *no_rows),
-        16: row(
-            "SamrGetAliasMembership", Record("Q", handle=HANDLE), Record("R", rids=ULONG_ARRAY, status=U32), alias_membership, (0, None)
-        ),
-        17: row("SamrLookupNamesInDomain", by_name, Record("R", rids=ULONG_ARRAY, use=ULONG_ARRAY, status=U32), lookup_names, *no_arrays),
-        18: row("SamrLookupIdsInDomain", by_rid, Record("R", names=STRING_ARRAY, use=ULONG_ARRAY, status=U32), lookup_ids, *no_arrays),
-        34: row("SamrOpenUser", Record("Q", handle=HANDLE, access=U32, rid=U32), handle_status, open_user, NULL_HANDLE),
-        36: row("SamrQueryInformationUser", query, user_info, query_user, None),
-        39: row(
+        6: Operation("SamrEnumerateDomainsInSamServer", enumerate_request, enumerate_response, enumerate_domains),
+        7: Operation("SamrOpenDomain", Record("Q", handle=HANDLE, access=U32, sid=SID_TYPE), handle_status, open_domain),
+        8: Operation("SamrQueryInformationDomain", query, domain_info, query_domain),
+        11: Operation("SamrEnumerateGroupsInDomain", enumerate_request, enumerate_response, enumerate_groups),
+        13: Operation("SamrEnumerateUsersInDomain", users_request, enumerate_response, enumerate_users),
+        15: Operation("SamrEnumerateAliasesInDomain", enumerate_request, enumerate_response, enumerate_aliases),
+        16: Operation("SamrGetAliasMembership", Record("Q", handle=HANDLE), Record("R", rids=ULONG_ARRAY, status=U32), alias_membership),
+        17: Operation("SamrLookupNamesInDomain", by_name, Record("R", rids=ULONG_ARRAY, use=ULONG_ARRAY, status=U32), lookup_names),
+        18: Operation("SamrLookupIdsInDomain", by_rid, Record("R", names=STRING_ARRAY, use=ULONG_ARRAY, status=U32), lookup_ids),
+        34: Operation("SamrOpenUser", Record("Q", handle=HANDLE, access=U32, rid=U32), handle_status, open_user),
+        36: Operation("SamrQueryInformationUser", query, user_info, query_user),
+        39: Operation(
             "SamrGetGroupsForUser",
             Record("Q", handle=HANDLE),
             Record("R", groups=Unique(MEMBERSHIP), status=U32),
             groups_for_user,
-            None,
         ),
-        46: row("SamrQueryInformationDomain2", query, domain_info, query_domain, None),
-        47: row("SamrQueryInformationUser2", query, user_info, query_user, None),
-        57: row("SamrConnect2", Record("Q"), handle_status, connect),
-        62: row("SamrConnect4", Record("Q"), handle_status, connect),
-        64: row("SamrConnect5", Record("Q", server=OPTIONAL_TEXT), connect_response, connect5),
+        46: Operation("SamrQueryInformationDomain2", query, domain_info, query_domain),
+        47: Operation("SamrQueryInformationUser2", query, user_info, query_user),
+        57: Operation("SamrConnect2", Record("Q"), handle_status, connect),
+        62: Operation("SamrConnect4", Record("Q"), handle_status, connect),
+        64: Operation("SamrConnect5", Record("Q", server=OPTIONAL_TEXT), connect_response, connect5),
     }
 
 

@@ -17,6 +17,7 @@ from smbd.config.access import access, find
 from smbd.config.hosts import admitted
 from smbd.config.macros import Client, expand, table
 from smbd.smb2 import status
+from smbd.smb2.constants import FILE_ALL_ACCESS, FILE_GENERIC_EXECUTE, FILE_GENERIC_READ
 from smbd.smb2.dtyp import SID, Token
 from smbd.smb2.status import SmbError
 from workers import identity
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from workers.session import Session
     from workers.tree import TreeConnect
     from workers.worker import Worker
+
+READ_ONLY_ACCESS = FILE_GENERIC_READ | FILE_GENERIC_EXECUTE
 
 
 def find_share(worker: Worker, name: str, session: Session) -> Share | None:
@@ -58,6 +61,7 @@ def identify(worker: Worker, tree: TreeConnect) -> None:
     if not word.allowed:
         raise SmbError(status.ACCESS_DENIED)
     tree.read_only = word.read_only
+    tree.maximal_access = READ_ONLY_ACCESS if word.read_only else FILE_ALL_ACCESS
     tree.forced = _forced(worker, share, token)
     acting = tree.token
     if word.guest and not share.force_user:
@@ -115,7 +119,7 @@ def _group_names(token: Token) -> set[str]:
 def _home(user: str) -> str | None:
     try:
         return pwd.getpwnam(user).pw_dir
-    except KeyError:
+    except (KeyError, ValueError):  # ValueError: no name at all, such as one with a NUL
         return None
 
 

@@ -34,6 +34,9 @@ BEHIND = 16  # the authentication tag of a sealed reply
 CANCEL = int(Command.CANCEL)
 NEGOTIATE = int(Command.NEGOTIATE)
 IN_PROGRESS_LIMIT = 4096  # requests that may wait at once: far more than honest clients have credits for in waits
+ASYNC_LIMIT = 511  # of these, for something that may never come: what Windows allows
+COPIED = 1 << 16  # bytes of payload that are copied next to their neighbours' replies in a compound; more leaves where it lies
+GATHERED = 1 << 18  # bytes of a compound's replies that are kept together (3.3.4.1.3 leaves that to the server)
 
 
 class Engine:
@@ -73,13 +76,19 @@ class Engine:
         if isinstance(result, (bytes, Answer)):
             self._reply(request, result)
             return
-        self._enter(request)
+        if not self._enter(request):
+            result.close()
+            self._reply(request, Answer(ERROR_BODY, status.INSUFFICIENT_RESOURCES))
+            return
 
         def ended(value: Any, error: BaseException | None) -> None:
             self.forget(request)
-            if error is not None:
-                value = self._answer_or_raise(error, request)
-            self._reply(request, value)
+            try:
+                if error is not None:
+                    value = self._answer_or_raise(error, request)
+                self._reply(request, value)
+            except Disconnect as gone:
+                self.worker.hang_up(str(gone))
             self.worker.flush_soon()
 
         request.task = self.worker.loop.spawn(result, ended)
@@ -96,10 +105,17 @@ class Engine:
             return answer_of(error, request)
         raise error
 
-    def _enter(self, request: Request) -> None:
+    @property
+    def busy(self) -> bool:
+        """Whether a request is under way that will end by itself; one that was answered with PENDING may wait for ever."""
+        return len(self.waiting) > len(self._by_async_id)
+
+    def _enter(self, request: Request) -> bool:
+        """False when too many wait already."""
         if len(self.waiting) >= IN_PROGRESS_LIMIT:
-            raise Disconnect(f"{IN_PROGRESS_LIMIT} requests wait already")
+            return False
         self.waiting[request.header.message_id] = request
+        return True
 
     def forget(self, request: Request) -> None:
         """The handler has ended: nothing is left to cancel."""
@@ -137,7 +153,9 @@ class Engine:
 
         def ended(_: Any, error: BaseException | None) -> None:
             chain.let_go()
-            if error is not None:
+            if isinstance(error, Disconnect):
+                self.worker.hang_up(str(error))
+            elif error is not None:
                 raise error
             self.worker.flush_soon()
 
@@ -148,10 +166,13 @@ class Engine:
     def pend(self, request: Request) -> None:
         """Send the interim response ([MS-SMB2] 3.3.4.2); all credits are granted with it."""
         chain = request.chain
+        if chain is not None and not chain.last:
+            raise SmbError(status.INTERNAL_ERROR)  # what Windows answers in the middle of a compound
+        if len(self._by_async_id) >= ASYNC_LIMIT:
+            raise SmbError(status.INSUFFICIENT_RESOURCES)
         if chain is not None:
-            if not chain.last:
-                raise SmbError(status.INTERNAL_ERROR)  # what Windows answers in the middle of a compound
             chain.flush()
+            chain.let_go()
         request.async_id = next(self._async_ids)
         self._by_async_id[request.async_id] = request
         self.waiting[request.header.message_id] = request
@@ -194,21 +215,28 @@ class Engine:
     def _reply(self, request: Request, answer: Answer | bytes) -> None:
         """Queue the answer to a single request."""
         if isinstance(answer, Answer) and answer.buffer is not None:
-            buffer = answer.buffer
-            reply = self._element(request, answer.status, b"", answer.channel)
-            connection = self.worker.connection
-            data = connection.reply_in_place(buffer.view, HEADROOM, answer.length, answer.body, reply, seal=request.seal)
-            self.worker.sender.queue(data, buffer)
+            self.send_in_place(request, answer, answer.buffer)
         else:
             self._queue([self.make_reply(request, answer)], request.seal)
         if request.after_reply is not None:
             request.after_reply()
+
+    def send_in_place(self, request: Request, answer: Answer, buffer: Buffer) -> None:
+        """Queue an answer whose payload lies in ``buffer``: header and fixed part go in front of it."""
+        reply = self._element(request, answer.status, b"", answer.channel)
+        connection = self.worker.connection
+        data = connection.reply_in_place(buffer.view, HEADROOM, answer.length, answer.body, reply, seal=request.seal)
+        self.worker.sender.queue(data, buffer)
 
     def _queue(self, replies: Sequence[Reply], seal: Channel | None) -> None:
         size = reply_size([reply.body for reply in replies])
         try:
             buffer, start = self.worker.sender.room(FRONT + size + BEHIND)
         except PoolExhausted:
+            if len(replies) > 1:
+                for reply in replies:  # 3.3.4.1.3: they may as well leave one by one
+                    self._queue([reply], seal)
+                return
             # Without its answer the client would wait for ever, and the credits would be gone: better it comes back.
             raise Disconnect("no buffer for a reply") from None
         self.worker.sender.queue(self.worker.connection.reply(buffer.view, start + FRONT, replies, seal), buffer)
@@ -221,7 +249,7 @@ class Engine:
 class _ChainRun(Chain):
     """One compound on its way: elements in order, replies gathered until the end or until the last element pends."""
 
-    __slots__ = ("_buffer", "_elements", "_engine", "_first", "_replies")
+    __slots__ = ("_buffer", "_elements", "_engine", "_first", "_gathered", "_replies")
 
     def __init__(self, engine: Engine, elements: Sequence[Element], buffer: Buffer) -> None:
         super().__init__()
@@ -230,6 +258,7 @@ class _ChainRun(Chain):
         self._engine = engine
         self._elements = elements
         self._replies: list[Reply] = []
+        self._gathered = 0
         self._first: Request | None = None
 
     async def run(self) -> None:
@@ -247,7 +276,7 @@ class _ChainRun(Chain):
                 continue
             answer = await self._one(request, element)
             self.status = answer.status if isinstance(answer, Answer) else status.SUCCESS
-            self._replies.append(engine.make_reply(request, answer))
+            self._keep(request, answer)
             if request.after_reply is not None:
                 request.after_reply()
         self.flush()
@@ -259,8 +288,6 @@ class _ChainRun(Chain):
         result = engine.start(request, element)
         if isinstance(result, (bytes, Answer)):
             return result
-        if self.last:
-            self.let_go()
         request.task = engine.worker.loop.current
         engine.waiting[request.header.message_id] = request
         try:
@@ -269,6 +296,19 @@ class _ChainRun(Chain):
             return answer_of(error, request)
         finally:
             engine.forget(request)
+
+    def _keep(self, request: Request, answer: Answer | bytes) -> None:
+        """Gather the answer, or send what there is: a compound of large READs must not fill the memory with copies."""
+        if isinstance(answer, Answer) and answer.buffer is not None and answer.length > COPIED:
+            self.flush()
+            self._engine.send_in_place(request, answer, answer.buffer)
+            return
+        reply = self._engine.make_reply(request, answer)
+        self._gathered += len(reply.body)
+        if self._gathered > GATHERED:
+            self.flush()
+            self._gathered = len(reply.body)
+        self._replies.append(reply)
 
     def let_go(self) -> None:
         """Nothing more is read from the frame."""
@@ -282,3 +322,4 @@ class _ChainRun(Chain):
             assert self._first is not None
             self._engine.send_chain(self._first, self._replies)
             self._replies = []
+            self._gathered = 0

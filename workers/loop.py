@@ -20,6 +20,7 @@ from typing import Any, Generic, TypeVar
 T = TypeVar("T")
 READ = select.EPOLLIN | select.EPOLLRDHUP
 WRITE = select.EPOLLOUT
+PRUNE_AT = 256  # timers in the heap
 
 
 class Cancelled(Exception):
@@ -121,6 +122,11 @@ class Timer:
         """Forget the call. Harmless when it has happened."""
         self._call = None
 
+    @property
+    def live(self) -> bool:
+        """Whether the call is still to come."""
+        return self._call is not None
+
     def fire(self) -> None:
         """Make the call, once."""
         call, self._call = self._call, None
@@ -137,6 +143,7 @@ class Loop:
         self._writers: dict[int, Callable[[], None]] = {}
         self._timers: list[tuple[float, int, Timer]] = []
         self._order = itertools.count()
+        self._prune_at = PRUNE_AT
         self._soon: deque[Callable[[], None]] = deque()
         self._threads = threads
         self._executor: ThreadPoolExecutor | None = None
@@ -173,7 +180,15 @@ class Loop:
         """``call()`` after ``seconds``."""
         timer = Timer(time.monotonic() + seconds, call)
         heapq.heappush(self._timers, (timer.due, next(self._order), timer))
+        if len(self._timers) > self._prune_at:
+            self._prune()
         return timer
+
+    def _prune(self) -> None:
+        """Cancelled timers leave the heap when there are many: a busy connection cancels thousands long before they are due."""
+        self._timers[:] = [entry for entry in self._timers if entry[2].live]
+        heapq.heapify(self._timers)
+        self._prune_at = PRUNE_AT + 2 * len(self._timers)
 
     def soon(self, call: Callable[[], None]) -> None:
         """``call()`` before the loop waits again."""

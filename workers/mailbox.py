@@ -6,12 +6,15 @@ an answer that comes too late is dropped.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
+from pools.layout import WireError
 from pools.queue import ANSWER_BUSY, ANSWER_GONE, AskBusy, AskGone, AskTimeout, Endpoint, HubClosed, Message
 from workers.loop import Completion, Loop
 
 Route = Callable[[Message], None]
+log = logging.getLogger("millpond.worker")
 
 
 class Mailbox:
@@ -31,18 +34,28 @@ class Mailbox:
         self._routes[kind] = call
 
     def send(self, destination: int, kind: int, payload: bytes = b"", *, id: int = 0) -> None:
-        """Hand a message over; it leaves at once or as soon as the hub takes it."""
-        self._endpoint.send(destination, kind, payload, id=id)
-        self._arm()
+        """Hand a message over; it leaves at once or as soon as the hub takes it. AskBusy when it takes nothing any more."""
+        try:
+            self._endpoint.send(destination, kind, payload, id=id)
+        except HubClosed:
+            self._lost()
+        else:
+            self._arm()
 
     def soon(self, call: Callable[[], None]) -> None:
         """``call()`` at the loop's next turn."""
         self._loop.soon(call)
 
     def answer(self, request: Message, payload: bytes = b"") -> None:
-        """Answer what another process asked."""
-        self._endpoint.answer(request, payload)
-        self._arm()
+        """Answer what another process asked. Where the hub takes nothing any more, the asker's time-out is the answer."""
+        try:
+            self._endpoint.answer(request, payload)
+        except HubClosed:
+            self._lost()
+        except AskBusy:
+            log.warning("an answer to process %d is lost: the queue is full", request.sender)
+        else:
+            self._arm()
 
     async def ask(self, destination: int, kind: int, payload: bytes = b"", timeout: float = 30.0) -> Message:
         """The answer to a question. Raises ``AskTimeout``, ``AskBusy`` or ``AskGone``."""
@@ -72,10 +85,13 @@ class Mailbox:
         asked = self._asked.get(message.id) if message.kind & 1 else None
         if asked is None:
             route = self._routes.get(message.kind)
-            if route is not None:
-                route(message)
-            else:
+            if route is None:
                 message.close_descriptors()
+                return
+            try:
+                route(message)
+            except WireError as error:  # whoever sent it is out of order; that is no reason for this client to suffer
+                log.warning("a message of kind %#06x from process %d makes no sense: %s", message.kind, message.sender, error)
         elif message.kind == ANSWER_BUSY:
             asked.fail(AskBusy("the destination has too much to do"))
         elif message.kind == ANSWER_GONE:
@@ -90,5 +106,9 @@ class Mailbox:
             self._loop.watch(self._endpoint.fileno(), self._readable, self._writable if wants else None)
 
     def _writable(self) -> None:
-        self._endpoint.flush()
-        self._arm()
+        try:
+            self._endpoint.flush()
+        except HubClosed:
+            self._lost()
+        else:
+            self._arm()

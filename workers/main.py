@@ -46,6 +46,7 @@ from smbd.smb2.constants import (
     SIGNING_HMAC_SHA256,
 )
 from smbd.smb2.negotiate import NegotiateSettings
+from smbd.smb2.status import SmbError
 from workers import identity
 from workers.commands.close import close_open
 from workers.loop import Loop
@@ -187,7 +188,10 @@ def _route(worker: Worker, mailbox: Mailbox) -> None:
         if found is not None:
             if found.tree.identity is not None:
                 identity.assume(found.tree.identity)
-            close_open(worker, found)
+            try:
+                close_open(worker, found)
+            except (OSError, SmbError) as error:
+                log.warning("an open closed from outside did not end well: %s", error)
         mailbox.answer(message, STATUS_ANSWER.pack(status.SUCCESS if found is not None else status.FILE_CLOSED))
 
     mailbox.route(LOCK_WAKE.number, lock_wake)

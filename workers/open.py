@@ -93,10 +93,11 @@ class Open:
 class Notify:
     """Change notification of one directory Open ([MS-SMB2] 3.3.5.19): what is watched and what has come since it was last asked for."""
 
-    __slots__ = ("bytes", "changes", "filter", "overflowed", "recursive", "watch_id")
+    __slots__ = ("bytes", "changes", "filter", "overflowed", "path", "recursive", "watch_id")
 
-    def __init__(self, watch_id: int, completion_filter: int, recursive: bool) -> None:
+    def __init__(self, watch_id: int, completion_filter: int, recursive: bool, path: str) -> None:
         self.watch_id = watch_id
+        self.path = path  # as it was watched: the directory may be renamed meanwhile
         self.filter = completion_filter
         self.recursive = recursive
         self.changes: list[tuple[int, str]] = []

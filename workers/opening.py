@@ -278,9 +278,12 @@ def _create(request: Request, wish: Wish, opened: Open) -> int:
         raise SmbError(status.ACCESS_DENIED)
     if wish.attributes & FILE_ATTRIBUTE_READONLY and wish.options & FILE_DELETE_ON_CLOSE:
         raise SmbError(status.CANNOT_DELETE)
-    granted = access.of_new(wish.desired, tree.maximal_access)
     directory = wish.directory and not wish.path.stream
-    security = _security_of_new(worker, tree, wish, directory)
+    granted = _granted_by_base(worker, tree, wish) if wish.path.stream else None
+    security = None
+    if granted is None:
+        granted = access.of_new(wish.desired, tree.maximal_access)
+        security = _security_of_new(worker, tree, wish, directory)
     attributes = (wish.attributes & SETTABLE_ATTRIBUTES) | (0 if directory else FILE_ATTRIBUTE_ARCHIVE)
     new = NewFile(directory, attributes, security.pack() if security is not None else None, wish.eas, wish.allocation)
     handle = vfs.create(wish.path, new)
@@ -299,12 +302,26 @@ def _create(request: Request, wish: Wish, opened: Open) -> int:
     return FILE_CREATED
 
 
+def _granted_by_base(worker: Worker, tree: TreeConnect, wish: Wish) -> int | None:
+    """A new stream of a file that exists: its file's descriptor decides, and must let the file be written. None: the file is new too."""
+    vfs = tree.vfs
+    assert vfs is not None
+    try:
+        base = vfs.open(wish.path.base)
+    except FileNotFoundError:
+        return None
+    try:
+        desired = map_generic(wish.desired)
+        granted = access.check(worker, tree, base, desired | FILE_WRITE_DATA)
+    finally:
+        base.close()
+    return granted if desired & MAXIMUM_ALLOWED else granted & desired
+
+
 def _security_of_new(worker: Worker, tree: TreeConnect, wish: Wish, directory: bool) -> SecurityDescriptor | None:
     """The descriptor to store: given, inherited, or None where POSIX mode says it all ([MS-DTYP] 2.5.3.4)."""
     vfs = tree.vfs
     assert vfs is not None
-    if wish.path.stream:
-        return None  # a stream has its file's
     parent = vfs.open(wish.path.parent)
     try:
         stored = parent.security()

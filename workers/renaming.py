@@ -34,7 +34,7 @@ def rename(request: Request, opened: Open, handle: Handle, wish: Rename) -> None
         raise SmbError(status.ACCESS_DENIED)  # the share's root
     if not old.stream:
         _check_directories(request, opened, old, target)
-        _check_target(request, opened, target, wish.replace)
+        _check_target(request, opened.key, target, wish.replace)
     vfs.rename(handle, target, wish.replace)
     opened.path = handle.path
     if old.stream:
@@ -78,7 +78,7 @@ def _check_directories(request: Request, opened: Open, old: Path, target: Path) 
         parent.close()
 
 
-def _check_target(request: Request, opened: Open, target: Path, replace: bool) -> None:
+def _check_target(request: Request, key: FileKey, target: Path, replace: bool) -> None:
     worker, tree = request.worker, request.tree
     vfs = tree.vfs
     assert vfs is not None
@@ -87,7 +87,7 @@ def _check_target(request: Request, opened: Open, target: Path, replace: bool) -
     except FileNotFoundError:
         return
     try:
-        if FileKey(*existing.key) == opened.key:
+        if FileKey(*existing.key) == key:
             return  # another case of its own name
         if not replace:
             raise SmbError(status.OBJECT_NAME_COLLISION)
@@ -113,5 +113,6 @@ def link(request: Request, handle: Handle, wish: Rename) -> None:
         access.check_add(worker, tree, access.descriptor(worker, parent, parent.opened), False)
     finally:
         parent.close()
+    _check_target(request, FileKey(*handle.key), target, wish.replace)
     vfs.link(handle, target, wish.replace)
     changes.added(worker, tree, target, False)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from pools.layout import WireError
 from smbd.smb2 import status
 from smbd.smb2.header import HEADER_SIZE, Header
+from smbd.smb2.names import decode
 from smbd.smb2.status import SmbError
 from workers import identity
 
@@ -57,6 +58,10 @@ class Chain:
 
     def flush(self) -> None:
         """Send the replies gathered so far: an element is about to pend."""
+        raise NotImplementedError
+
+    def let_go(self) -> None:
+        """The last element pends, and has taken what it needs out of the frame: the frame's buffer goes back."""
         raise NotImplementedError
 
     def reset(self) -> None:
@@ -121,10 +126,8 @@ class Request:
         return self.view[offset : offset + length]
 
     def text(self, offset: int, length: int) -> str:
-        """A UTF-16LE string of the request. Lone surrogates pass: names on the wire may hold them."""
-        if length & 1:
-            raise SmbError(status.OBJECT_NAME_INVALID)
-        return bytes(self.variable(offset, length)).decode("utf-16-le", "surrogatepass")
+        """A UTF-16LE string of the request. OBJECT_NAME_INVALID for what is none: no name in here holds half a character."""
+        return decode(self.variable(offset, length))
 
     def check_charge(self, payload: int) -> None:
         """[MS-SMB2] 3.3.5.2.5: the credits charged must cover what is sent or asked for."""

@@ -18,7 +18,20 @@ if TYPE_CHECKING:
 class TreeConnect:
     """``vfs`` is None for IPC$: its names are pipes. ``forced`` replaces the session's token (``force user``)."""
 
-    __slots__ = ("encrypt", "forced", "identity", "maximal_access", "read_only", "session", "share", "started", "tree_id", "vfs")
+    __slots__ = (
+        "encrypt",
+        "ended",
+        "forced",
+        "identity",
+        "in_flight",
+        "maximal_access",
+        "read_only",
+        "session",
+        "share",
+        "started",
+        "tree_id",
+        "vfs",
+    )
 
     def __init__(self, tree_id: int, session: Session, share: Share, started: int) -> None:
         self.tree_id = tree_id
@@ -31,6 +44,14 @@ class TreeConnect:
         self.maximal_access = 0
         self.read_only = False
         self.encrypt = False
+        self.in_flight = 0  # calls on VFS threads that use files of it
+        self.ended = False
+
+    def close_when_idle(self) -> None:
+        """Close the share's root once the tree connect has ended and no thread works beneath it any more."""
+        if self.ended and not self.in_flight and self.vfs is not None:
+            self.vfs.close()
+            self.vfs = None
 
     @property
     def token(self) -> Token:

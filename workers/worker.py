@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from pools.counters import BYTES_READ, BYTES_WRITTEN, COMMANDS_AT, ERRORS, REQUESTS
 from pools.layout import WireError
+from pools.pool import HEADROOM, MAX_CAPACITY, PoolExhausted
 from smbd.accounts import IdMap
 from smbd.config import Config, Share
 from smbd.sharing import SessionRecord, Sharing, TreeRecord
@@ -29,7 +30,7 @@ from workers.engine import Engine
 from workers.loop import Completion, Loop, Timer
 from workers.open import Open
 from workers.session import Session, State
-from workers.transport.receive import BATCH, Fill, Receiver
+from workers.transport.receive import BATCH, FRAME_LENGTH, Fill, Receiver
 from workers.transport.send import Sender
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ ALL_CREDITS = 65535
 SEND_LIMIT = 16 << 20  # unsent bytes at which no further request is read
 EPOCH = 116444736000000000  # FILETIME of 1970
 TICK = 1.0
+DRAIN_TURN = 0.05
 
 
 class Worker:
@@ -83,6 +85,8 @@ class Worker:
         self._flushing = False
         self._paused = False
         self._closed = False
+        self._ended = False
+        self._draining = False
         self._asked = 0
         self._quiet_since = time.monotonic()
         self._stall: Timer | None = None
@@ -108,6 +112,7 @@ class Worker:
     def _tick(self) -> None:
         now = time.monotonic()
         self.row.set("heartbeat", time.monotonic_ns())
+        self.receiver.trim()
         self.pool.tick(now)
         self._mind_deadtime(now)
         self.loop.later(TICK, self._tick)
@@ -122,14 +127,23 @@ class Worker:
 
     def end(self, reason: str) -> None:
         """Leave the loop; ``close`` does the rest."""
-        self.log.info("%s: %s", self.client_address, reason)
+        if not self._ended:
+            self._ended = True
+            self.log.info("%s: %s", self.client_address, reason)
         self.loop.stop()
 
     def drain(self) -> None:
         """The server stops: no new requests are read; what is under way is answered, as far as it needs no client, then the end."""
-        self.loop.watch(self.sock.fileno(), None)
-        self._paused = True
-        self.loop.soon(lambda: self.end("the server stops"))
+        self._draining = True
+        self._rewatch()
+        self._drained()
+
+    def _drained(self) -> None:
+        """Whoever waits for another client, or for this one to read, gets no more than the master's patience."""
+        if self.sender.backlog or self.engine.busy:
+            self.loop.later(DRAIN_TURN, self._drained)
+        else:
+            self.end("the server stops")
 
     def reload(self, config: Config) -> None:
         """A new configuration: it counts for what begins from now on; tree connects keep what they were made with."""
@@ -153,8 +167,8 @@ class Worker:
         """One read and everything that came with it; one send for all answers."""
         try:
             outcome = self._receive()
-        except (Disconnect, WireError) as error:
-            self._hang_up(str(error))
+        except (Disconnect, WireError, PoolExhausted) as error:
+            self.hang_up(str(error))
             return
         self._flush()
         if outcome is Fill.CLOSED:
@@ -180,7 +194,7 @@ class Worker:
     def _execute(self) -> bool:
         """Every whole frame, for as long as there are buffers for replies; False when they have to be waited for."""
         frames = self.receiver.frames()
-        while self.sender.prepare() or self._spare():
+        while not self._ended and (self.sender.prepare() or self._spare()):
             frame = next(frames, None)
             if frame is None:
                 return True
@@ -194,7 +208,7 @@ class Worker:
             granted[0].release()
         return granted is not None and self.sender.prepare()
 
-    def _hang_up(self, reason: str) -> None:
+    def hang_up(self, reason: str) -> None:
         """The specification asks to drop the connection: what was answered before still leaves, as far as the socket takes it."""
         try:
             self.sender.flush()
@@ -219,7 +233,7 @@ class Worker:
         self.loop.soon(self._unpause)
 
     def _unpause(self) -> None:
-        if self._paused and not self._closed:
+        if self._paused and not self._closed and not self._draining:
             self._paused = False
             self._rewatch()
             self._readable()
@@ -227,7 +241,8 @@ class Worker:
     def _rewatch(self) -> None:
         """Read unless a buffer is awaited or too much is unsent; write while something is unsent."""
         unsent = self.sender.backlog
-        reader = None if self._paused or unsent > SEND_LIMIT else self._readable
+        most = BATCH if self.receiver.one_at_a_time else SEND_LIMIT
+        reader = None if self._paused or self._draining or unsent > most else self._readable
         self.loop.watch(self.sock.fileno(), reader, self._writable if unsent else None)
 
     def flush_soon(self) -> None:
@@ -270,14 +285,17 @@ class Worker:
 
         for opened in opens:
             opened.in_flight += 1
+            opened.tree.in_flight += 1
         try:
             return await self.loop.in_thread(run)
         finally:
             for opened in opens:
                 opened.in_flight -= 1
+                opened.tree.in_flight -= 1
                 if not opened.in_flight and opened.orphan is not None:
                     opened.orphan.close()
                     opened.orphan = None
+                opened.tree.close_when_idle()
             identity.assume(who)
 
     async def obtain(self, size: int) -> Buffer:
@@ -321,12 +339,12 @@ class Worker:
 
     def session_established(self, session: Session) -> None:
         """Its user is known: larger frames and batches are welcome from now on."""
+        self.sharing.add_session(self._session_record(session))
         if session.token is not None and not session.is_anonymous:
             self.receiver.one_at_a_time = False
         largest = max(self.connection.settings.max_write_size, self.connection.settings.max_transact_size)
-        self.receiver.limit = largest + BATCH
+        self.receiver.limit = min(largest + BATCH, HEADROOM + MAX_CAPACITY - FRAME_LENGTH)  # no buffer holds more
         self._raise_limits()
-        self.sharing.add_session(self._session_record(session))
         self.row.add("sessions")
         self.describe()
 
@@ -399,10 +417,10 @@ class Worker:
         """Enter a tree connect into its session."""
         if len(tree.session.trees) >= MAX_TREES:
             raise Disconnect(f"more than {MAX_TREES} tree connects")
-        tree.session.trees[tree.tree_id] = tree
         self.sharing.add_tree(
             TreeRecord(tree.session.session_id, tree.tree_id, self.slot, self.generation, tree.started, int(tree.encrypt), tree.share.name)
         )
+        tree.session.trees[tree.tree_id] = tree
         self.row.add("tree_connects")
 
     def end_tree(self, tree: TreeConnect) -> None:
@@ -410,12 +428,15 @@ class Worker:
         if tree.identity is not None:
             identity.assume(tree.identity)
         for opened in [one for one in self.opens.values() if one.tree is tree]:
-            close_open(self, opened)
+            try:
+                close_open(self, opened)
+            except (OSError, SmbError) as error:  # the others must end all the same
+                self.log.warning("an open in share %s did not end well: %s", tree.share.name, error)
         tree.session.trees.pop(tree.tree_id, None)
         self.sharing.remove_tree(tree.session.session_id, tree.tree_id)
         self.row.add("tree_connects", -1)
-        if tree.vfs is not None:
-            tree.vfs.close()
+        tree.ended = True
+        tree.close_when_idle()
 
     # opens
 

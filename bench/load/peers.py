@@ -250,9 +250,9 @@ class Samba(Millpond):
         for folder in ("lock", "state"):
             (self.base / folder).chmod(0o755)  # smbd looks for its siblings' lock files with the user's rights
         for key in ("cache directory", "binddns dir", "ncalrpc dir"):
-            folder = self.base / key.split()[0]
-            folder.mkdir(exist_ok=True)
-            mine[key] = str(folder)
+            own = self.base / key.split()[0]
+            own.mkdir(exist_ok=True)
+            mine[key] = str(own)
         mine |= {
             "server role": "standalone server",
             "passdb backend": "tdbsam",

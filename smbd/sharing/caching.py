@@ -2,10 +2,10 @@
 
 Owns: the rules of [MS-FSA] 2.1.4.12 and 2.1.5.18 as clients see them. Invariants, checked by property tests: once the breaks are
 acknowledged, a holder of WRITE caching is alone with its key; what is granted never exceeds what was asked, but for what the key holds
-already; an operation never breaks its own key.
+already; an operation never breaks its own lease.
 
 An oplock is a lease with a key of its own: level II caches reads, exclusive also writes, batch also handles. Unlike a lease it breaks to
-level II at once, and it never shares a file with a lease that caches handles.
+level II at once, it never shares a file with a lease that caches handles, and a level II oplock is ended by its own open's writes and locks.
 """
 
 from __future__ import annotations
@@ -28,21 +28,26 @@ STATE_OF_LEVEL = {LEVEL_NONE: 0, LEVEL_II: READ, LEVEL_EXCLUSIVE: READ | WRITE, 
 class Holder(NamedTuple):
     """A living cache on the stream. ``key``: client GUID and lease key, or what names one open.
 
-    ``breaking``: an acknowledgement is awaited.
+    ``breaking``: an acknowledgement is awaited, after which no more than ``required`` is to be left.
     """
 
     key: bytes
     lease: bool
     state: int
     breaking: bool = False
+    required: int = 0
 
 
 class Break(NamedTuple):
-    """``key``'s caching goes down to ``state``; ``acknowledge``: when its owner says so, for it may have data or handles to give back."""
+    """``key``'s caching goes down to ``state``; ``acknowledge``: when its owner says so, for it may have data or handles to give back.
+
+    ``silent``: another break of it is under way, whose acknowledgement is to be followed by this one.
+    """
 
     key: bytes
     state: int
     acknowledge: bool
+    silent: bool = False
 
 
 class Decision(NamedTuple):
@@ -51,6 +56,14 @@ class Decision(NamedTuple):
     granted: int
     breaks: tuple[Break, ...]
     wait: bool
+
+
+class Spares(Enum):
+    """Whose caching an open leaves alone because of the access it asks for, as long as it overwrites nothing."""
+
+    NOBODY = 0
+    LEASES = 1
+    ALL = 2
 
 
 class Operation(Enum):
@@ -76,24 +89,38 @@ _LEFT = {
 }
 
 
-def breaks_of(holders: Sequence[Holder], key: bytes, operation: Operation) -> tuple[Break, ...]:
-    """The breaks that ``operation`` by ``key`` causes. One that already awaits its acknowledgement is not broken again."""
+_OF_DATA = frozenset({Operation.WRITE, Operation.LOCK})
+
+
+def breaks_of(holders: Sequence[Holder], key: bytes, operation: Operation, spares: Spares = Spares.NOBODY) -> tuple[Break, ...]:
+    """The breaks that ``operation`` by ``key`` causes."""
     found: list[Break] = []
     for holder in holders:
-        if holder.key == key or holder.breaking:
+        if _spared(holder, key, operation, spares):
             continue
         left = _left_to(holder, operation)
-        if left != holder.state:
+        if holder.breaking:
+            if holder.required & ~left:
+                found.append(Break(holder.key, holder.required & left, True, True))
+        elif left != holder.state:
             found.append(Break(holder.key, left, bool(holder.state & (HANDLE | WRITE))))
     return tuple(found)
 
 
-def must_wait(holders: Sequence[Holder], key: bytes, operation: Operation) -> bool:
+def must_wait(holders: Sequence[Holder], key: bytes, operation: Operation, spares: Spares = Spares.NOBODY) -> bool:
     """Whether ``operation`` goes on only after an acknowledgement: of a break it causes or of one that is under way."""
     return any(
-        holder.key != key and holder.state & (HANDLE | WRITE) and (holder.breaking or _left_to(holder, operation) != holder.state)
+        holder.state & (HANDLE | WRITE) and (holder.breaking or _left_to(holder, operation) != holder.state)
         for holder in holders
+        if not _spared(holder, key, operation, spares)
     )
+
+
+def _spared(holder: Holder, key: bytes, operation: Operation, spares: Spares) -> bool:
+    if holder.key == key:
+        # What is written through a handle is not read from the cache of its level II oplock; a lease knows of all its handles.
+        return holder.lease or bool(holder.state & WRITE) or operation not in _OF_DATA
+    return spares is Spares.ALL or (spares is Spares.LEASES and holder.lease)
 
 
 def _left_to(holder: Holder, operation: Operation) -> int:
@@ -105,22 +132,27 @@ def _left_to(holder: Holder, operation: Operation) -> int:
 
 
 def claim(
-    holders: Sequence[Holder], asked: Holder, *, operation: Operation = Operation.OPEN, other_opens: bool = False, stat_only: bool = False
+    holders: Sequence[Holder],
+    asked: Holder,
+    *,
+    operation: Operation = Operation.OPEN,
+    other_opens: bool = False,
+    spares: Spares = Spares.NOBODY,
 ) -> Decision:
     """What an open that asks for ``asked`` is granted, and whose caching it breaks: [MS-FSA] 2.1.5.18.
 
-    ``other_opens``: the stream is open otherwise than under ``asked.key``, cached or not. ``stat_only``: the open asks for attributes only
-    and overwrites nothing: it breaks nobody and caches nothing.
+    ``other_opens``: the stream is open otherwise than under ``asked.key``, for more than its attributes, cached or not. An open for
+    attributes only (``spares`` ALL) caches something only when it is alone.
     """
     held = next((holder for holder in holders if holder.key == asked.key), None)
-    if stat_only:
-        return Decision(held.state if held is not None else 0, (), False)
-    breaks = breaks_of(holders, asked.key, operation)
-    after = {item.key: item.state for item in breaks}
+    breaks = breaks_of(holders, asked.key, operation, spares)
+    after = {item.key: item.state for item in breaks if not item.silent}
     others = [holder._replace(state=after.get(holder.key, holder.state)) for holder in holders if holder.key != asked.key]
     alone = not others and not other_opens
-    granted = _grant(held, asked, others, alone)
-    return Decision(granted, breaks, must_wait(holders, asked.key, operation))
+    wait = must_wait(holders, asked.key, operation, spares)
+    if spares is Spares.ALL and not alone:
+        return Decision(held.state if held is not None else 0, breaks, wait)
+    return Decision(_grant(held, asked, others, alone), breaks, wait)
 
 
 def _grant(held: Holder | None, asked: Holder, others: Sequence[Holder], alone: bool) -> int:
@@ -152,3 +184,12 @@ def acknowledged(holder: Holder, allowed: int, state: int) -> Holder | None:
     if state & ~allowed:
         return None
     return holder._replace(state=state, breaking=False)
+
+
+def following(holder: Holder) -> Break | None:
+    """The break that follows an acknowledgement when more is required meanwhile; one step at a time: RWH, RH, R, nothing."""
+    if not holder.state & ~holder.required:
+        return None
+    if holder.state & (HANDLE | WRITE):
+        return Break(holder.key, holder.state & (holder.required | READ), True)
+    return Break(holder.key, holder.state & holder.required, False)

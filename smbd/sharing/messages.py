@@ -4,7 +4,7 @@ Owns: numbers, priorities and layouts of what workers (and services that close a
 Invariant: each payload is a layout plus at most two counted strings; a receiver that does not know the id it is told ignores the message,
 because the thing it named has ended meanwhile.
 
-LOCK_WAKE, NOTIFY and BREAK_DONE want no answer. OPLOCK_BREAK, CLOSE_FILE and CLOSE_SESSION are answered by kind + 1 with STATUS_ANSWER
+LOCK_WAKE and NOTIFY want no answer. OPLOCK_BREAK, CLOSE_FILE and CLOSE_SESSION are answered by kind + 1 with STATUS_ANSWER
 when the work is done.
 """
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from pools.layout import U8, U32, U64, Layout, Raw16, Readable
+from pools.layout import U8, U16, U32, U64, Layout, Raw16, Readable
 from pools.queue import Kind
 from smbd.sharing.records import pack_strings, unpack_strings
 
@@ -24,14 +24,13 @@ NOTIFY = Kind(0x0500, "notify", 3, 0, 4096, _WAKERS)
 LOCK_WAKE = Kind(0x0502, "lock_wake", 0, 0, 64, _WAKERS)
 OPLOCK_BREAK = Kind(0x0504, "oplock_break", 0, 0, 128, _WORKERS)
 OPLOCK_BREAK_ANSWER = Kind(0x0505, "oplock_break_answer", 0, 0, 64, _WORKERS)
-BREAK_DONE = Kind(0x0506, "break_done", 0, 0, 64, _WAKERS)
 CLOSE_FILE = Kind(0x0508, "close_file", 3, 0, 64, _CLOSERS)
 CLOSE_FILE_ANSWER = Kind(0x0509, "close_file_answer", 3, 0, 64, _WORKERS)
 CLOSE_SESSION = Kind(0x050A, "close_session", 1, 0, 64, _CLOSERS)
 CLOSE_SESSION_ANSWER = Kind(0x050B, "close_session_answer", 1, 0, 64, _WORKERS)
 
 KINDS: tuple[Kind, ...] = (
-    NOTIFY, LOCK_WAKE, OPLOCK_BREAK, OPLOCK_BREAK_ANSWER, BREAK_DONE, CLOSE_FILE, CLOSE_FILE_ANSWER, CLOSE_SESSION, CLOSE_SESSION_ANSWER,
+    NOTIFY, LOCK_WAKE, OPLOCK_BREAK, OPLOCK_BREAK_ANSWER, CLOSE_FILE, CLOSE_FILE_ANSWER, CLOSE_SESSION, CLOSE_SESSION_ANSWER,
 )  # fmt: skip
 
 
@@ -44,27 +43,26 @@ class Notify(NamedTuple):
 
 
 class LockWake(NamedTuple):
-    """A range was unlocked: the waiter tries again."""
+    """A range was unlocked or a break is over: the waiter tries again."""
 
     waiter_id: U64
 
 
 class OplockBreak(NamedTuple):
-    """The open's oplock or lease is to go down to ``level`` (oplock level, or lease state when ``lease`` is 1)."""
+    """The cache of an open or, when ``lease`` is 1, of a lease goes from ``current`` to ``state`` (bits of 2.2.13.2.8).
+
+    ``acknowledge`` 1: the client is to say so before ``deadline``, ns of the machine's monotonic clock. ``file_id``: an open of it.
+    """
 
     file_id: U64
-    level: U32
+    deadline: U64
+    epoch: U16
+    current: U8
+    state: U8
     lease: U8
     acknowledge: U8
-    epoch_low: U8
-    epoch_high: U8
+    reserved: U16
     lease_key: Raw16
-
-
-class BreakDone(NamedTuple):
-    """A break is over: an open that waits for it tries again."""
-
-    waiter_id: U64
 
 
 class CloseFile(NamedTuple):
@@ -89,7 +87,6 @@ class StatusAnswer(NamedTuple):
 NOTIFY_LAYOUT = Layout(Notify)
 LOCK_WAKE_LAYOUT = Layout(LockWake)
 OPLOCK_BREAK_LAYOUT = Layout(OplockBreak)
-BREAK_DONE_LAYOUT = Layout(BreakDone)
 CLOSE_FILE_LAYOUT = Layout(CloseFile)
 CLOSE_SESSION_LAYOUT = Layout(CloseSession)
 STATUS_ANSWER = Layout(StatusAnswer)

@@ -13,10 +13,10 @@ from hashlib import blake2b
 from struct import Struct
 from typing import NamedTuple
 
-from pools.layout import U16, U32, U64, Layout, Raw16, Readable, WireError
+from pools.layout import U8, U16, U32, U64, Layout, Raw16, Readable, WireError
 
 BUCKETS = 4096
-"""Shared words for locks; a power of two."""
+"""Shared words for locks, and as many for caches; a power of two."""
 
 NOBODY = 0xFFFFFFFF
 """uid and gid where none is known."""
@@ -49,10 +49,33 @@ class Deletion(IntEnum):
     FILE = 2
 
 
+class CacheKind(IntEnum):
+    """What an open's row says of caching: nothing, an oplock of its own, or a lease by the version its first open asked for."""
+
+    NONE = 0
+    OPLOCK = 1
+    LEASE = 2
+    LEASE_V2 = 3
+
+
+class CacheClaim(NamedTuple):
+    """The oplock or lease that a CREATE asks for: ``state`` as bits of [MS-SMB2] 2.2.13.2.8; an oplock needs neither GUID nor key.
+
+    A lease without state still names its key: the open then belongs to it.
+    """
+
+    kind: int = 0
+    state: int = 0
+    epoch: int = 0
+    client_guid: bytes = bytes(16)
+    lease_key: bytes = bytes(16)
+
+
 class OpenClaim(NamedTuple):
     """What a CREATE asks of the shared state. ``access`` is granted access, ``file_id`` unique within the worker's life.
 
     ``path`` is relative to the share's root, real names joined by '/', without the stream; '' is the root itself.
+    ``waiter_id`` and ``deadline`` (ns of the monotonic clock) are for the breaks it may cause: whom to wake, and when to go on anyway.
     """
 
     file_id: int
@@ -69,6 +92,59 @@ class OpenClaim(NamedTuple):
     gid: int = NOBODY
     opened: int = 0
     overwrite: bool = False
+    cache: CacheClaim = CacheClaim()
+    waiter_id: int = 0
+    deadline: int = 0
+
+
+class Notice(NamedTuple):
+    """A break to tell the client of: by the worker (slot, generation), through its open ``file_id`` or any other of the lease.
+
+    ``deadline`` is 0 where no acknowledgement is awaited.
+    """
+
+    slot: int
+    generation: int
+    file_id: int
+    lease: bool
+    lease_key: bytes
+    epoch: int
+    current: int
+    state: int
+    deadline: int
+
+
+class Opened(NamedTuple):
+    """The answer to an OpenClaim. ``wait``: the open is not recorded; the waiter is woken when it may try again.
+
+    ``granted`` is what the client may cache now; ``breaking``: it has been told to give some of it back. ``notices`` are to be sent.
+    """
+
+    wait: bool
+    kind: int = 0
+    granted: int = 0
+    epoch: int = 0
+    breaking: bool = False
+    notices: tuple[Notice, ...] = ()
+
+
+class Disturbed(NamedTuple):
+    """What an operation on an open file does to the caches of others. ``wait``: it is to go on when the waiter is woken."""
+
+    wait: bool = False
+    notices: tuple[Notice, ...] = ()
+
+
+class Acknowledged(NamedTuple):
+    """After an acknowledgement: what is left, whom to wake, and a further break, if there is one.
+
+    ``accepted`` is False when more was claimed than the break allowed: an oplock is lost then ([MS-SMB2] 3.3.5.22.1).
+    """
+
+    accepted: bool
+    state: int
+    notices: tuple[Notice, ...]
+    wake: tuple[Waiter, ...]
 
 
 class OpenRow(NamedTuple):
@@ -90,10 +166,12 @@ class OpenRow(NamedTuple):
     path: str
     user: str
     locks: int = 0
+    cache_kind: int = 0
+    cache_state: int = 0
 
 
 class Closed(NamedTuple):
-    """What a close means for the file. ``last``: no live open of this stream remains. ``wake``: lock waiters that may try again.
+    """What a close means for the file. ``last``: no live open of this stream remains. ``wake``: who waited for its locks or its cache.
 
     ``delete`` other than NOTHING: the caller removes the stream or the file, in the name of ``uid``/``gid``, then calls ``finish_delete``;
     until then everybody else hears DELETE_PENDING. The file stays open meanwhile, so that its inode is not used again.
@@ -126,7 +204,7 @@ class Lock(NamedTuple):
 
 
 class Waiter(NamedTuple):
-    """A lock request that waits, to be woken by LOCK_WAKE at (slot, generation)."""
+    """A lock or an open that waits, to be woken by LOCK_WAKE at (slot, generation)."""
 
     slot: int
     generation: int
@@ -224,7 +302,8 @@ class FileState(NamedTuple):
     """Value of ``files``: the sums of a stream's opens, so that a check needs no walk.
 
     ``opens`` counts the opens whose access takes part in sharing; ``handles`` all of them. The two ``named_`` sums are kept in the
-    unnamed stream's record, for the named streams of the same file.
+    unnamed stream's record, for the named streams of the same file. ``cached`` opens cache something, ``exclusive`` ones writes;
+    ``contended`` is 1 while a write may disturb a cache and the shared word says so.
     """
 
     handles: U32 = 0
@@ -240,7 +319,9 @@ class FileState(NamedTuple):
     delete_pending: U32 = 0
     delete_uid: U32 = NOBODY
     delete_gid: U32 = NOBODY
-    reserved: U32 = 0
+    cached: U32 = 0
+    exclusive: U32 = 0
+    contended: U32 = 0
 
 
 class OpenKey(NamedTuple):
@@ -263,7 +344,11 @@ class OwnerKey(NamedTuple):
 
 
 class OpenState(NamedTuple):
-    """Value of ``opens``; share, path, stream and user follow."""
+    """Value of ``opens``; share, path, stream and user follow.
+
+    ``cache`` is the state of its oplock or lease; of a lease every row says the same. ``breaking`` 1: the client was told to go down to
+    ``requested`` and is to acknowledge that before ``deadline``; ``required`` is what may be left in the end.
+    """
 
     session_id: U64
     opened: U64
@@ -273,8 +358,15 @@ class OpenState(NamedTuple):
     flags: U32
     uid: U32
     gid: U32
-    oplock: U32
-    lease_state: U32
+    kind: U8
+    cache: U8
+    breaking: U8
+    requested: U8
+    required: U8
+    reserved: U8
+    epoch: U16
+    deadline: U64
+    client_guid: Raw16
     lease_key: Raw16
 
 
@@ -302,6 +394,13 @@ class LockState(NamedTuple):
     offset: U64
     length: U64
     exclusive: U64
+
+
+class LeaseKey(NamedTuple):
+    """Key of ``leases``, whose value is the stream's key: a client uses a lease key for one stream at a time."""
+
+    client_guid: Raw16
+    lease_key: Raw16
 
 
 class WaiterKey(NamedTuple):
@@ -390,6 +489,7 @@ OPEN_STATE = Layout(OpenState)
 LOCK_KEY = Layout(LockKey)
 BUCKET_PREFIX = Layout(BucketPrefix)
 LOCK_STATE = Layout(LockState)
+LEASE_KEY = Layout(LeaseKey)
 WAITER_KEY = Layout(WaiterKey)
 WAITER_STATE = Layout(WaiterState)
 WATCH_KEY = Layout(WatchKey)

@@ -21,8 +21,8 @@ from smbd.smb2.status import SmbError
 DATA = "data.mdb"
 LOCK = "lock.mdb"
 WORDS = "words"
-TABLES = (b"files", b"opens", b"locks", b"waiters", b"watchers", b"sessions", b"trees")
-WORDS_SIZE = 64 + BUCKETS
+TABLES = (b"files", b"opens", b"locks", b"waiters", b"watchers", b"sessions", b"trees", b"leases", b"contended")
+WORDS_SIZE = 64 + 2 * BUCKETS
 WATCHER_COUNT = 0
 WAITER_COUNT = 1
 LEAST_SIZE = 1 << 20
@@ -138,7 +138,8 @@ class Store:
         self._environment = _environment(directory, size, 4096)
         self._begin = cast(Callable[..., Transaction], self._environment.begin)
         tables = [self._environment.open_db(name, create=False) for name in TABLES]
-        self._files, self._opens, self._locks, self._waiters, self._watchers, self._sessions, self._trees = tables
+        self._files, self._opens, self._locks, self._waiters, self._watchers, self._sessions, self._trees = tables[:7]
+        self._leases, self._contended = tables[7:]
 
     def close_environment(self) -> None:
         """Let go of the environment and the shared words. Nothing is removed: a sweep or the calls before did that."""
@@ -149,7 +150,8 @@ class Store:
 
     def tables(self) -> tuple[Table, ...]:
         """All tables, for who counts or checks them."""
-        return self._files, self._opens, self._locks, self._waiters, self._watchers, self._sessions, self._trees
+        files = self._files, self._opens, self._locks, self._waiters, self._leases, self._contended
+        return *files, self._watchers, self._sessions, self._trees
 
     def _count(self, transaction: Transaction, table: Table, word: int) -> None:
         """Tell all processes how many rows a table has. Before the commit, under the writer's mutex.

@@ -219,7 +219,7 @@ class Connection:
             if channel.signing_required:
                 element.sign = channel
                 element.error = status.ACCESS_DENIED
-            elif command == _TREE_CONNECT and channel.signer is not None and self.dialect and self.dialect.preauth:
+            elif command == _TREE_CONNECT and _must_sign(channel) and self.dialect and self.dialect.preauth:
                 raise Disconnect("TREE_CONNECT neither signed nor encrypted")
         if channel is not None and channel.encryption_required and command not in (_NEGOTIATE, _SESSION_SETUP):
             element.error = status.ACCESS_DENIED
@@ -313,6 +313,11 @@ class Connection:
     reply_size = staticmethod(reply_size)
     reply = staticmethod(pack_replies)
     reply_in_place = staticmethod(pack_in_place)
+
+
+def _must_sign(channel: Channel) -> bool:
+    """3.3.5.7: a session that is neither guest nor anonymous."""
+    return channel.signer is not None and not channel.anonymous
 
 
 def _check_flags(header: Header, first: bool) -> int:

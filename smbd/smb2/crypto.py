@@ -154,6 +154,7 @@ class Channel:
     """
 
     __slots__ = (
+        "anonymous",
         "application_key",
         "cipher",
         "encryption_required",
@@ -173,6 +174,7 @@ class Channel:
         self.signing_required = False
         self.encryption_required = False
         self.guarded = False
+        self.anonymous = False  # it may hold a key; nobody's identity hangs on it, so nothing must be signed
 
     def require(self, *, signing: bool = False, encryption: bool = False) -> None:
         """Session.SigningRequired; Session.EncryptData with unencrypted access rejected."""

@@ -47,17 +47,12 @@ def test_over_four_gigabytes_in_and_out(server: Server, tmp_path: Path, case: Ca
 
 def _digest_of_get(server: Server, name: str, case: Case) -> str:
     """The SHA-256 of what smbclient gets, through a pipe: no second copy on disk."""
-    command = [tool("smbclient"), f"//{server.peer.host}/{SHARE}", *samba_options(server, case), "-t", "100", "-c", f"get {name} /dev/fd/3"]
     reader, writer = os.pipe()
+    fetch = f"get {name} /dev/fd/{writer}"
+    command = [tool("smbclient"), f"//{server.peer.host}/{SHARE}", *samba_options(server, case), "-t", "100", "-c", fetch]
     found = hashlib.sha256()
-
-    def as_three() -> None:
-        os.dup2(writer, 3)
-
     with open(reader, "rb") as pipe:
-        child = subprocess.Popen(  # noqa: PLW1509  (dup2 only)
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, pass_fds=(3, writer), preexec_fn=as_three
-        )
+        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, pass_fds=(writer,))
         os.close(writer)
         while chunk := pipe.read(1 << 20):
             found.update(chunk)

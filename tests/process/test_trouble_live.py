@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -116,23 +117,21 @@ def test_a_read_only_share(make_server: Callable[..., Server]) -> None:
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 16 MiB."""
-    folder = tmp_path / "small"
-    folder.mkdir()
+def small_disk() -> Iterator[Path]:
+    """A file system of 16 MiB that every user can reach."""
     if os.geteuid():
         pytest.skip("mounting a small file system takes root")
+    folder = Path(tempfile.mkdtemp(prefix="millpond-small-"))
+    folder.chmod(0o755)
     subprocess.run([tool("mount"), "-t", "tmpfs", "-o", "size=16m,mode=0777", "tmpfs", str(folder)], check=True)
     try:
         yield folder
     finally:
         subprocess.run([tool("umount"), "-l", str(folder)], check=True)
+        folder.rmdir()
 
 
 def test_full_disk(make_server: Callable[..., Server], small_disk: Path) -> None:
-    os.chmod(small_disk, 0o777)
-    for parent in list(small_disk.parents)[:3]:
-        os.chmod(parent, 0o755)
     server = make_server(share_settings={"path": str(small_disk)})
     chunk = bytes(range(256)) * 4096
     with server.client() as client:

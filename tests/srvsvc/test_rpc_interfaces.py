@@ -44,8 +44,17 @@ def test_share_enum_refuses_other_levels(connect: Connect) -> None:
 
 
 def test_share_enum_sticky(connect: Connect) -> None:
-    answer = srvs.hNetrShareEnumSticky(connect("srvsvc", srvs.MSRPC_UUID_SRVS), 1)
-    assert answer["TotalEntries"] == 3
+    rpc = connect("srvsvc", srvs.MSRPC_UUID_SRVS)
+    assert srvs.hNetrShareEnumSticky(rpc, 1)["TotalEntries"] == 3
+    with pytest.raises(DCERPCException, match="LEVEL"):
+        srvs.hNetrShareEnumSticky(rpc, 501)
+
+
+def test_share_check(connect: Connect) -> None:
+    rpc = connect("srvsvc", srvs.MSRPC_UUID_SRVS)
+    assert srvs.hNetrShareCheck(rpc, "c:\\srv\\PUBLIC\0")["Type"] == 0
+    with pytest.raises(DCERPCException, match="0x907"):
+        srvs.hNetrShareCheck(rpc, "C:\\elsewhere\0")
 
 
 @pytest.mark.parametrize("level", [0, 1, 2, 501, 502, 1005])
@@ -185,7 +194,7 @@ def test_policy(connect: Connect) -> None:
     assert dns["PolicyInformation"]["PolicyDnsDomainInfo"]["Name"] == "WORKGROUP"
     assert lsat.hLsarGetUserName(rpc)["UserName"] == "alice"
     lsad.hLsarClose(rpc, policy)
-    with pytest.raises(DCERPCException, match="INVALID_HANDLE"):
+    with pytest.raises(DCERPCException, match="context_mismatch"):
         lsad.hLsarQueryInformationPolicy2(rpc, policy, lsad.POLICY_INFORMATION_CLASS.PolicyAccountDomainInformation)
 
 
@@ -213,5 +222,5 @@ def test_accounts(connect: Connect) -> None:
     assert samr.hSamrEnumerateAliasesInDomain(rpc, builtin)["CountReturned"] == 5
     assert samr.hSamrQueryInformationDomain(rpc, domain, samr.DOMAIN_INFORMATION_CLASS.DomainPasswordInformation)["ErrorCode"] == 0
     samr.hSamrCloseHandle(rpc, handle)
-    with pytest.raises(DCERPCException, match="INVALID_HANDLE"):
+    with pytest.raises(DCERPCException, match="context_mismatch"):
         samr.hSamrGetGroupsForUser(rpc, handle)

@@ -41,10 +41,11 @@ class Notices:
         """Start watching the directory that ``opened`` has open. The first request's filter holds as long as the open does."""
         assert opened.path is not None
         watch_id = self._worker.next_id()
-        opened.notify = notify = Notify(watch_id, changes, recursive)
+        notify = Notify(watch_id, changes, recursive, joined(opened.path))
+        self._worker.sharing.watch(opened.tree.share.name, notify.path, changes, recursive, watch_id)
+        opened.notify = notify
         self._watched[watch_id] = opened
         self._waiting[watch_id] = deque()
-        self._worker.sharing.watch(opened.tree.share.name, joined(opened.path), changes, recursive, watch_id)
         return notify
 
     def deliver(self, watch_id: int, action: int, name: str, new_name: str = "") -> None:
@@ -77,16 +78,16 @@ class Notices:
         try:
             return await done
         except Cancelled:
-            waiting.remove(done)
+            if done in waiting:  # not if a change, or the end of the open, came in the same turn
+                waiting.remove(done)
             raise
 
     def close(self, opened: Open) -> None:
         """The open ends: so do its watch and those who wait on it."""
         notify = opened.notify
         assert notify is not None
-        assert opened.path is not None
         self._watched.pop(notify.watch_id, None)
-        self._worker.sharing.unwatch(opened.tree.share.name, joined(opened.path), notify.watch_id)
+        self._worker.sharing.unwatch(opened.tree.share.name, notify.path, notify.watch_id)
         for done in self._waiting.pop(notify.watch_id, ()):
             done.finish(status.NOTIFY_CLEANUP)
         opened.notify = None

@@ -42,6 +42,8 @@ def create(request: Request, body: CreateRequest) -> bytes | Coroutine[Any, None
     """Open or create what the name says, on a disk share or among the pipes."""
     if body.impersonation_level > IMPERSONATION_DELEGATE:
         raise SmbError(status.BAD_IMPERSONATION_LEVEL)
+    if request.chain is not None:
+        request.chain.open = None  # should this fail, what follows must not act on an earlier element's file
     if request.tree.is_pipe:
         return pipe.open_pipe(request, request.text(body.name_offset, body.name_length))
     chain = request.variable(body.create_contexts_offset, body.create_contexts_length, NAME_MINIMUM)

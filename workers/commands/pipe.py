@@ -46,13 +46,18 @@ async def served() -> AsyncIterator[None]:
 
 async def open_pipe(request: Request, name: str) -> bytes:
     """Open the pipe ``name``, with or without a leading backslash."""
-    worker, token = request.worker, request.session.require_token()
+    worker, tree, token = request.worker, request.tree, request.session.require_token()
+    if len(worker.opens) >= worker.config.max_open_files:
+        raise SmbError(status.TOO_MANY_OPENED_FILES)
     caller = srvsvc.Caller(
         token.name, token.domain, str(token.user_sid), worker.client_address, token.uid, token.guest, token.anonymous, token.uid == 0
     )
     async with served():
         handle = await srvsvc.open_pipe(worker.mailbox.ask, name.removeprefix("\\"), caller)
-    opened = worker.new_open(request.tree)
+    if tree.session.trees.get(tree.tree_id) is not tree:
+        release(worker, handle)  # disconnected meanwhile: nobody would ever close it
+        raise SmbError(status.NETWORK_NAME_DELETED)
+    opened = worker.new_open(tree)
     opened.pipe = handle
     opened.pipe_name = name.removeprefix("\\")
     opened.granted = PIPE_ACCESS

@@ -16,7 +16,7 @@ from smbd.smb2.messages.directory import (
     QUERY_DIRECTORY_RESPONSE_STRUCTURE_SIZE,
     QueryDirectoryRequest,
 )
-from smbd.smb2.names import has_wildcards, matcher
+from smbd.smb2.names import has_wildcards, matcher, parse_text
 from smbd.smb2.status import SmbError
 from workers.open import Enumeration, Open
 from workers.request import Answer, Request
@@ -79,11 +79,12 @@ def _exactly(request: Request, opened: Open, name: str) -> tuple[str, FileInfo] 
     vfs = request.tree.vfs
     assert vfs is not None
     assert opened.handle is not None
-    if name in (".", "..") or not name or "\\" in name or ":" in name or "/" in name:
-        return None
     try:
+        wanted = parse_text(name)
+        if len(wanted.components) != 1 or wanted.stream or wanted.type:
+            return None
         handle = vfs.open(opened.handle.path.child(name))
-    except OSError:
+    except (OSError, SmbError):
         return None
     try:
         return handle.path.name, handle.opened

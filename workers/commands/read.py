@@ -37,7 +37,11 @@ async def read_later(request: Request, body: ReadRequest) -> Answer:
     """The pool has no such buffer now: read when it has."""
     request.worker.row.add("async_waits")
     buffer = await request.worker.obtain(body.length)
-    request.resume()
+    try:
+        request.resume()
+    except SmbError:
+        buffer.release()
+        raise
     return read_file(request, body, buffer)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from authd import client as authd
+from authd.messages import MAX_TOKEN
 from pools.queue import AskError
 from smbd.sharing.messages import CLOSE_SESSION, CLOSE_SESSION_LAYOUT
 from smbd.smb2 import status
@@ -41,6 +42,8 @@ async def session_setup(request: Request, body: SessionSetupRequest) -> Answer:
     if body.flags & SESSION_FLAG_BINDING:
         raise SmbError(status.REQUEST_NOT_ACCEPTED)  # 3.3.5.5: multichannel was not negotiated
     token = bytes(request.variable(body.security_buffer_offset, body.security_buffer_length, TOKEN_MINIMUM))
+    if len(token) > MAX_TOKEN:
+        raise SmbError(status.INVALID_PARAMETER)
     session = _session(request)
     if session.busy:
         raise SmbError(status.INVALID_PARAMETER)  # two steps of one logon at a time
@@ -55,6 +58,8 @@ async def session_setup(request: Request, body: SessionSetupRequest) -> Answer:
         raise SmbError(status.INSUFFICIENT_RESOURCES) from None
     finally:
         session.busy = False
+    if worker.sessions.get(session.session_id) is not session:
+        raise SmbError(status.USER_SESSION_DELETED)  # logged off, or ended by another worker, while the authenticator was at work
     if step.status == status.MORE_PROCESSING_REQUIRED:
         answer = Answer(_response(0, step.token), step.status)
         answer.preauth = session.preauth
@@ -123,7 +128,9 @@ def _establish(request: Request, body: SessionSetupRequest, session: Session, se
     worker = request.worker
     connection, config = worker.connection, worker.config
     proven = not session.is_guest and not session.is_anonymous
-    channel = connection.new_channel(session.session_id, session_key if proven else b"", session.preauth)
+    # An anonymous client may sign with the key it chose; a guest has proved nothing and shares no key with us.
+    channel = connection.new_channel(session.session_id, b"" if session.is_guest else session_key, session.preauth)
+    channel.anonymous = session.is_anonymous
     wants_encryption = config.server_smb_encrypt in ("required", "desired")
     if config.server_smb_encrypt == "required" and channel.cipher is None:
         connection.channels.pop(session.session_id, None)
@@ -134,8 +141,13 @@ def _establish(request: Request, body: SessionSetupRequest, session: Session, se
     channel.require(signing=bool(required) and proven, encryption=session.encrypt and config.server_smb_encrypt == "required")
     session.channel = channel
     session.preauth = None
+    try:
+        worker.session_established(session)
+    except SmbError:
+        connection.channels.pop(session.session_id, None)
+        _fail(request, session)
+        raise
     session.state = State.VALID
-    worker.session_established(session)
 
 
 async def _end_previous(request: Request, previous: int, session: Session) -> None:

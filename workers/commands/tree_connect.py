@@ -5,9 +5,6 @@ from __future__ import annotations
 from smbd.config import Config, Share
 from smbd.smb2 import status
 from smbd.smb2.constants import (
-    FILE_ALL_ACCESS,
-    FILE_GENERIC_EXECUTE,
-    FILE_GENERIC_READ,
     SHARE_TYPE_DISK,
     SHARE_TYPE_PIPE,
     SHAREFLAG_ACCESS_BASED_DIRECTORY_ENUM,
@@ -29,13 +26,13 @@ from smbd.smb2.messages.tree import (
     TreeConnectRequest,
     TreeDisconnectRequest,
 )
+from smbd.smb2.names import decode
 from smbd.smb2.status import SmbError
 from workers.admission import admit
 from workers.request import Request
 from workers.tree import TreeConnect
 
 PATH_MINIMUM = HEADER_SIZE + TREE_CONNECT_REQUEST.size
-READ_ONLY_ACCESS = FILE_GENERIC_READ | FILE_GENERIC_EXECUTE
 PIPE_ACCESS = 0x001F00A9
 CACHING = {
     "manual": SHAREFLAG_MANUAL_CACHING,
@@ -60,7 +57,6 @@ def tree_connect(request: Request, body: TreeConnectRequest) -> bytes:
     tree.maximal_access = PIPE_ACCESS
     if share.kind != "pipe":
         admit(worker, tree)
-        tree.maximal_access = READ_ONLY_ACCESS if tree.read_only else FILE_ALL_ACCESS
     worker.add_tree(tree)
     request.answer_tree = tree.tree_id
     if request.chain is not None:
@@ -79,7 +75,7 @@ def share_name(request: Request, body: TreeConnectRequest) -> str:
     raw = request.variable(offset, body.path_length, PATH_MINIMUM)
     if len(raw) & 1:
         raise SmbError(status.INVALID_PARAMETER)
-    path = bytes(raw).decode("utf-16-le", "surrogatepass")
+    path = decode(raw)
     parts = path.split("\\")
     if len(parts) != 4 or parts[0] or parts[1] or not parts[3]:
         raise SmbError(status.BAD_NETWORK_NAME)

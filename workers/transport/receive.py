@@ -151,8 +151,14 @@ class Receiver:
         buffer.view[:pending] = bytes(buffer.view[self._start : self._end])
         self._start, self._end = 0, pending
 
+    def trim(self) -> None:
+        """The client is quiet: a large buffer goes back, and the next message begins in a small one."""
+        if self.buffer is not None and self.buffer.capacity > BATCH and not self.in_progress:
+            self.close()
+
     def close(self) -> None:
         """Give the buffer back."""
         if self.buffer is not None:
             self.buffer.release()
             self.buffer = None
+            self._start = self._end = self._want = 0

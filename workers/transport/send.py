@@ -13,6 +13,7 @@ from contextlib import suppress
 from pools.pool import HEADROOM, Buffer, BufferPool, PoolExhausted
 
 BATCH = 65536
+USUAL = 1024  # what most replies fit that do not bring a buffer of their own
 ENTRIES = 64  # of one sendmsg; far below IOV_MAX
 
 
@@ -55,13 +56,16 @@ class Sender:
             return self._pool.allocate(size)
 
     def prepare(self) -> bool:
-        """Have a buffer for the next replies, before anything is executed that needs one; False when there is none now."""
-        if self._batch is None:
+        """Have room for the next reply, before anything is executed that needs it; False when there is none now."""
+        batch = self._batch
+        if batch is None or self._fill + USUAL > len(batch.view):
             try:
                 self._batch = self._pool.allocate(BATCH)
             except PoolExhausted:
                 return False
             self._fill = 0
+            if batch is not None:
+                batch.release()
         return True
 
     def queue(self, data: memoryview, buffer: Buffer) -> None:
