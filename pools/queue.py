@@ -214,9 +214,10 @@ class Service:
         self._poller.register(fd, port.READABLE)
 
     def unwatch(self, fd: int) -> None:
-        """No more; before ``fd`` is closed."""
+        """No more; before ``fd`` is closed. After the loop's end there is nothing left to take it out of."""
         del self._watched[fd]
-        self._poller.unregister(fd)
+        if not self._poller.closed:
+            self._poller.unregister(fd)
 
     def send(self, destination: int, kind: int, payload: bytes = b"", *, id: int = 0, generation: int = ANY_GENERATION) -> None:
         """A notice, or a request whose answer has a handler. Waits while the hub takes nothing."""

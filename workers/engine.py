@@ -241,6 +241,11 @@ class Engine:
             raise Disconnect("no buffer for a reply") from None
         self.worker.sender.queue(self.worker.connection.reply(buffer.view, start + FRONT, replies, seal), buffer)
 
+    def notify(self, body: bytes, session_id: int = 0, seal: Channel | None = None) -> None:
+        """An oplock or lease break, which is nobody's response (3.3.4.6, 3.3.4.7)."""
+        self._queue([Reply.notification(int(Command.OPLOCK_BREAK), body, session_id)], seal)
+        self.worker.flush_soon()
+
     def send_chain(self, request: Request, replies: Sequence[Reply]) -> None:
         """Queue the replies of a compound, protected as its first request was."""
         self._queue(replies, request.seal)

@@ -30,6 +30,7 @@ from smbd.sharing.messages import (
     LOCK_WAKE,
     LOCK_WAKE_LAYOUT,
     NOTIFY,
+    OPLOCK_BREAK,
     STATUS_ANSWER,
     unpack_notify,
 )
@@ -37,6 +38,7 @@ from smbd.smb2 import status
 from smbd.smb2.connection import Connection
 from smbd.smb2.constants import (
     CAP_LARGE_MTU,
+    CAP_LEASING,
     CIPHER_AES128_CCM,
     CIPHER_AES128_GCM,
     CIPHER_AES256_CCM,
@@ -196,6 +198,7 @@ def _route(worker: Worker, mailbox: Mailbox) -> None:
 
     mailbox.route(LOCK_WAKE.number, lock_wake)
     mailbox.route(NOTIFY.number, notify)
+    mailbox.route(OPLOCK_BREAK.number, worker.breaks.arrived)
     mailbox.route(CLOSE_SESSION.number, close_session)
     mailbox.route(CLOSE_FILE.number, close_file)
     mailbox.route(STOP, lambda _message: worker.drain())
@@ -214,7 +217,7 @@ def negotiate_settings(config: Config, ids: IdMap) -> NegotiateSettings:
         signing_required=config.server_signing == "mandatory",
         ciphers=ciphers,
         signing_algorithms=tuple(SIGNERS[name] for name in config.server_smb3_signing_algorithms),
-        capabilities=CAP_LARGE_MTU,
+        capabilities=CAP_LARGE_MTU | CAP_LEASING,
         max_transact_size=config.smb2_max_trans,
         max_read_size=config.smb2_max_read,
         max_write_size=config.smb2_max_write,

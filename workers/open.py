@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from smbd.sharing import FileKey
+    from smbd.sharing import FileKey, Opened
     from smbd.smb2.names import Path
     from workers.session import Session
     from workers.tree import TreeConnect
@@ -36,6 +36,7 @@ class Open:
 
     __slots__ = (
         "append_only",
+        "cache",
         "create_options",
         "delete_on_close",
         "enumeration",
@@ -47,7 +48,6 @@ class Open:
         "lock_waits",
         "mode",
         "notify",
-        "oplock",
         "orphan",
         "path",
         "persistent",
@@ -72,6 +72,7 @@ class Open:
         self.pipe_name = ""
         self.path: Path | None = None
         self.key: FileKey | None = None
+        self.cache: Opened | None = None  # the oplock or lease as its CREATE was told; the shared state knows what became of it
         self.granted = 0
         self.share_access = 0
         self.create_options = 0
@@ -85,7 +86,6 @@ class Open:
         self.lock_waits: set[int] = set()
         self.mode = 0
         self.position = 0
-        self.oplock = 0
         self.enumeration: Enumeration | None = None
         self.notify: Notify | None = None
 

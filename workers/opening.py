@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from smbd.sharing import FileKey, OpenClaim
+from smbd.sharing import CacheClaim, FileKey, OpenClaim, Operation
 from smbd.smb2 import status
 from smbd.smb2.constants import (
     DELETE,
@@ -44,6 +44,8 @@ from smbd.smb2.dtyp import SecurityDescriptor, cached_descriptor, create_descrip
 from smbd.smb2.names import DATA, INDEX_ALLOCATION, Path
 from smbd.smb2.status import SmbError
 from workers import access, changes
+from workers.breaks import NOTHING, Blocked
+from workers.commands.close import settle
 from workers.vfs.interface import NewFile
 
 if TYPE_CHECKING:
@@ -74,6 +76,8 @@ class Wish:
     allocation: int = 0
     security: SecurityDescriptor | None = None
     eas: tuple[tuple[str, bytes], ...] = ()
+    cache: CacheClaim = NOTHING
+    waiter_id: int = 0
 
     @property
     def directory(self) -> bool:
@@ -135,6 +139,7 @@ def _open_existing(handle: Handle, request: Request, wish: Wish, opened: Open) -
         opened.granted = granted = _activate(handle, granted, wish, overwriting)
         if overwriting:
             _overwrite(handle, wish)
+            worker.breaks.data_changed(opened, Operation.OVERWRITE)
             changes.modified(request, opened, FILE_NOTIFY_CHANGE_SIZE | FILE_NOTIFY_CHANGE_LAST_WRITE)
     except BaseException:
         release_claim(worker, opened)
@@ -184,7 +189,8 @@ def claim(worker: Worker, opened: Open, handle: Handle, wish: Wish, granted: int
     opened.write_through = tree.share.sync_always or (bool(wish.options & FILE_WRITE_THROUGH) and tree.share.strict_sync)
     if opened.delete_on_close:
         _check_delete_on_close(opened, tree)
-    worker.sharing.open(
+    cache = wish.cache._replace(state=0) if opened.is_directory else wish.cache
+    done = worker.sharing.open(
         opened.key,
         OpenClaim(
             file_id=opened.persistent,
@@ -201,14 +207,21 @@ def claim(worker: Worker, opened: Open, handle: Handle, wish: Wish, granted: int
             gid=tree.token.gid,
             opened=worker.now(),
             overwrite=wish.disposition in OVERWRITING,
+            cache=cache,
+            waiter_id=wish.waiter_id,
+            deadline=worker.breaks.deadline(),
         ),
     )
+    worker.breaks.send(done.notices)
+    if done.wait:
+        raise Blocked(opened.key, wish.waiter_id)
+    opened.cache = done
 
 
 def release_claim(worker: Worker, opened: Open) -> None:
-    """Take the record of a failed open back. It deletes nothing: the open never was."""
+    """Take the record of a failed open back. It deletes only what others have marked: the open never was."""
     assert opened.key is not None
-    worker.sharing.abandon(opened.key, opened.persistent)
+    settle(worker, opened, opened.key, worker.sharing.abandon(opened.key, opened.persistent))
 
 
 def _check_delete_on_close(opened: Open, tree: TreeConnect) -> None:
@@ -292,6 +305,9 @@ def _create(request: Request, wish: Wish, opened: Open) -> int:
         claim(worker, opened, handle, wish, granted)
         claimed = True
         opened.granted = _activate(handle, granted, wish, False)
+    except Blocked:
+        handle.close()  # somebody has opened what we have just made: then it exists
+        raise
     except BaseException:
         if claimed:
             release_claim(worker, opened)

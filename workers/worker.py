@@ -24,6 +24,7 @@ from smbd.smb2.connection import Connection
 from smbd.smb2.credits import Disconnect
 from smbd.smb2.status import SmbError
 from workers import admission, identity
+from workers.breaks import Breaks
 from workers.commands.change_notify import Notices
 from workers.commands.close import close_open
 from workers.engine import Engine
@@ -75,6 +76,8 @@ class Worker:
         self.client_address = ""
         self.engine = Engine(self)
         self.notices = Notices(self)
+        self.breaks = Breaks(self)
+        self.file_id_base = (slot & 0xFFFF) << 48 | (generation & 0xFFFF) << 32
         self.sessions: dict[int, Session] = {}
         self.opens: dict[int, Open] = {}
         self.max_read = self.max_write = self.max_transact = BATCH
@@ -85,7 +88,7 @@ class Worker:
         self._flushing = False
         self._paused = False
         self._closed = False
-        self._ended = False
+        self.ended = False
         self._draining = False
         self._asked = 0
         self._quiet_since = time.monotonic()
@@ -127,8 +130,8 @@ class Worker:
 
     def end(self, reason: str) -> None:
         """Leave the loop; ``close`` does the rest."""
-        if not self._ended:
-            self._ended = True
+        if not self.ended:
+            self.ended = True
             self.log.info("%s: %s", self.client_address, reason)
         self.loop.stop()
 
@@ -194,7 +197,7 @@ class Worker:
     def _execute(self) -> bool:
         """Every whole frame, for as long as there are buffers for replies; False when they have to be waited for."""
         frames = self.receiver.frames()
-        while not self._ended and (self.sender.prepare() or self._spare()):
+        while not self.ended and (self.sender.prepare() or self._spare()):
             frame = next(frames, None)
             if frame is None:
                 return True
@@ -308,7 +311,7 @@ class Worker:
             await ready
 
     def lock_woken(self, waiter_id: int) -> None:
-        """A range was unlocked somewhere: the waiter tries again."""
+        """A range was unlocked or a break is over somewhere: the waiter tries again."""
         waiting = self.lock_waits.get(waiter_id)
         if waiting is not None:
             waiting.finish(None)
@@ -443,8 +446,7 @@ class Worker:
     def new_open(self, tree: TreeConnect) -> Open:
         """An Open with its two ids, not yet in the table."""
         number = next(self._ids)
-        persistent = (self.slot & 0xFFFF) << 48 | (self.generation & 0xFFFF) << 32 | number
-        return Open(persistent, secrets.randbits(31) << 32 | number, tree)
+        return Open(self.file_id_base | number, secrets.randbits(31) << 32 | number, tree)
 
     def add_open(self, opened: Open) -> None:
         """Enter an Open into the table."""

@@ -190,6 +190,7 @@ class Config:
     failed_logon_delay: float = _par(1.0, values.seconds())
     session_setup_timeout: float = _par(45.0, values.seconds(1))
     pdu_timeout: float = _par(30.0, values.seconds(1))
+    oplock_break_timeout: float = _par(35.0, values.seconds(0.1))
     stop_timeout: float = _par(10.0, values.seconds())
     pool_mode: str = _par("dynamic", values.choice({word: word for word in ("dynamic", "static", "malloc")}))
     pool_budget: int = _par(0, values.size())  # 0 in the file: a quarter of the memory

@@ -5,14 +5,22 @@ Owns: the package's public names. Invariant: see README.md: no transaction outli
 
 from __future__ import annotations
 
+from smbd.sharing.caches import Act
+from smbd.sharing.caching import Operation
 from smbd.sharing.records import (
     NOBODY,
+    Acknowledged,
+    CacheClaim,
+    CacheKind,
     Closed,
     Deletion,
+    Disturbed,
     Doomed,
     FileKey,
     Lock,
+    Notice,
     OpenClaim,
+    Opened,
     OpenFlags,
     OpenRow,
     Range,
@@ -28,14 +36,22 @@ from smbd.sharing.sweep import Sharing
 
 __all__ = [
     "NOBODY",
+    "Acknowledged",
+    "Act",
+    "CacheClaim",
+    "CacheKind",
     "Closed",
     "Deletion",
+    "Disturbed",
     "Doomed",
     "FileKey",
     "Lock",
+    "Notice",
     "OpenClaim",
     "OpenFlags",
     "OpenRow",
+    "Opened",
+    "Operation",
     "Range",
     "SessionRecord",
     "Sharing",

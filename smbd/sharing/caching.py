@@ -5,7 +5,7 @@ acknowledged, a holder of WRITE caching is alone with its key; what is granted n
 already; an operation never breaks its own lease.
 
 An oplock is a lease with a key of its own: level II caches reads, exclusive also writes, batch also handles. Unlike a lease it breaks to
-level II at once, it never shares a file with a lease that caches handles, and a level II oplock is ended by its own open's writes and locks.
+level II at once, it never shares a file with a lease that caches handles, and at level II its own open's writes and locks end it.
 """
 
 from __future__ import annotations
@@ -76,6 +76,7 @@ class Operation(Enum):
     LOCK = "lock"
     RENAME = "rename"
     DELETE = "delete"
+    DELETE_ON_OPEN = "open for deletion"
 
 
 _LEFT = {
@@ -86,6 +87,7 @@ _LEFT = {
     Operation.LOCK: 0,
     Operation.RENAME: READ | WRITE,
     Operation.DELETE: READ | WRITE,
+    Operation.DELETE_ON_OPEN: READ,
 }
 
 

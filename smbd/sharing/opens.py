@@ -11,20 +11,21 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 
-from smbd.sharing.locks import Locks
+from smbd.sharing.caches import Caches, count_cache, grant_alone
 from smbd.sharing.records import (
-    FILE_STATE,
     LOCK_ROW,
     NOBODY,
     OPEN_KEY,
     OPEN_STATE,
     OWNER_KEY,
     STREAM_KEY,
+    CacheKind,
     Closed,
     Deletion,
     FileKey,
     FileState,
     OpenClaim,
+    Opened,
     OpenFlags,
     OpenKey,
     OpenRow,
@@ -41,58 +42,79 @@ from smbd.smb2.constants import DELETE, FILE_SHARE_DELETE, FILE_WRITE_DATA
 from smbd.smb2.status import SmbError
 
 EMPTY = FileState()
-_NO_LEASE = bytes(16)
+NOTHING_CLOSED = Closed(False, Deletion.NOTHING, NOBODY, NOBODY, ())
 _FILE_PREFIX = 16
 """Bytes of (dev, ino) in front of every key that belongs to a file."""
 
 
-class Opens(Locks):
+class Opens(Caches):
     """Opens of all processes."""
 
-    def open(self, key: FileKey, claim: OpenClaim) -> None:
-        """Record an open, or refuse it: SHARING_VIOLATION, DELETE_PENDING, INSUFFICIENT_RESOURCES ([MS-FSA] 2.1.5.1.2)."""
-        self._write(self._open, key, claim)
+    def open(self, key: FileKey, claim: OpenClaim) -> Opened:
+        """Record an open and its cache, or say that it has to wait for others to give up theirs; in one transaction.
 
-    def _open(self, transaction: Transaction, key: FileKey, claim: OpenClaim) -> None:
+        Or refuse it: SHARING_VIOLATION, DELETE_PENDING, INSUFFICIENT_RESOURCES ([MS-FSA] 2.1.5.1.2), INVALID_PARAMETER for a lease key
+        that another file has.
+        """
+        return self._write(self._open, key, claim)
+
+    def _open(self, transaction: Transaction, key: FileKey, claim: OpenClaim) -> Opened:
         at = stream_key(key)
         state = self._state(transaction, at)
         base_at = STREAM_KEY.pack(key.dev, key.ino, 0)
         base = self._state(transaction, base_at) if key.stream else state
         if state.delete_pending or base.delete_pending:
             raise SmbError(status.DELETE_PENDING)
-        # [MS-FSA] 2.1.5.1.2: overwriting counts as writing for the check, not for what is granted.
-        access = claim.access | FILE_WRITE_DATA if claim.overwrite else claim.access
-        if share_conflict(state, access, claim.share_access):
-            living = self._living_sums(transaction, at)
-            if share_conflict(living, access, claim.share_access):
-                raise SmbError(status.SHARING_VIOLATION)
+        if claim.cache.kind >= CacheKind.LEASE:
+            self._enter_lease(transaction, at, claim)
+        conflict = self._conflict(transaction, at, state, claim)
+        mate: OpenState | None = None
+        if state.handles and (state.cached or claim.cache.kind):
+            state, mate, opened = self._cache(transaction, at, state, claim, conflict)
+        else:
+            opened = grant_alone(claim)
+        if opened.wait:
+            self._save(transaction, at, state)
+            return opened
         # Deleting a file deletes its streams: each open stream must share that.
-        if not key.stream and claim.access & DELETE and state.named_undeletable and self._undeletable_stream(transaction, at):
+        undeletable = not key.stream and claim.access & DELETE and state.named_undeletable
+        if conflict or (undeletable and self._undeletable_stream(transaction, at)):
             raise SmbError(status.SHARING_VIOLATION)
-        flags = (OpenFlags.DELETE_ON_CLOSE if claim.delete_on_close else 0) | (OpenFlags.DIRECTORY if claim.directory else 0)
-        fixed = OPEN_STATE.pack(
-            claim.session_id, claim.opened, claim.tree_id, claim.access, claim.share_access, flags, claim.uid, claim.gid, 0, 0, _NO_LEASE
-        )
+        fixed = OPEN_STATE.pack(*_row(claim, opened, mate))
         row_key = at + self._own_suffix(claim.file_id)
         transaction.put(row_key, fixed + pack_strings(claim.share, claim.path, key.stream, claim.user), db=self._opens)
-        self._save(transaction, at, count(state, claim.access, claim.share_access, 1))
+        state = count_cache(count(state, claim.access, claim.share_access, 1), opened.granted, 1)
+        self._save(transaction, at, state)
         if key.stream:
             self._save(transaction, base_at, count_named(base, claim.access, claim.share_access, 1))
+        return opened
+
+    def _conflict(self, transaction: Transaction, at: bytes, state: FileState, claim: OpenClaim) -> bool:
+        # [MS-FSA] 2.1.5.1.2: overwriting counts as writing for the check, not for what is granted.
+        access = claim.access | FILE_WRITE_DATA if claim.overwrite else claim.access
+        if not share_conflict(state, access, claim.share_access):
+            return False
+        return share_conflict(self._living_sums(transaction, at), access, claim.share_access)
 
     def close(self, key: FileKey, file_id: int) -> Closed:
         """Forget an open and its locks. See ``Closed``: with ``delete`` set, ``finish_delete`` is due; FILE_CLOSED for an unknown open."""
         return self._write(self._close, key, file_id, Deletion.NOTHING)
 
-    def abandon(self, key: FileKey, file_id: int) -> None:
-        """Forget an open that failed after it was recorded: it deletes nothing, whatever it wanted at its close."""
-        self._write(self._abandon, key, file_id)
+    def abandon(self, key: FileKey, file_id: int) -> Closed:
+        """Forget an open that failed after it was recorded: it deletes nothing that it wanted to delete at its close.
 
-    def _abandon(self, transaction: Transaction, key: FileKey, file_id: int) -> None:
-        at = stream_key(key)
-        row_key = at + self._own_suffix(file_id)
+        What another open has marked meanwhile goes with the last one all the same: see ``Closed``.
+        """
+        return self._write(self._abandon, key, file_id)
+
+    def _abandon(self, transaction: Transaction, key: FileKey, file_id: int) -> Closed:
+        row_key = stream_key(key) + self._own_suffix(file_id)
         raw = transaction.get(row_key, db=self._opens)
-        if raw is not None:
-            self._remove_row(transaction, row_key, OPEN_STATE.unpack(raw), self._state(transaction, at))
+        if raw is None:
+            return NOTHING_CLOSED
+        row = OPEN_STATE.unpack(raw)
+        harmless = OPEN_STATE.pack(*row._replace(flags=row.flags & ~OpenFlags.DELETE_ON_CLOSE)) + raw[OPEN_STATE.size :]
+        return self._retire(transaction, row_key, harmless)
 
     def finish_delete(self, key: FileKey, file_id: int, done: Deletion) -> Closed:
         """What ``close`` asked to delete is gone, or could not be deleted. The answer may ask for the file after its last stream."""
@@ -116,6 +138,8 @@ class Opens(Locks):
         named = at != base_at
         row = OPEN_STATE.unpack(raw)
         state = self._state(transaction, at)
+        if row.breaking:
+            wake += self._waiting(transaction, at)
         if row.flags & OpenFlags.DELETE_ON_CLOSE and not row.flags & OpenFlags.CLOSING:
             state = doom(state, row.uid, row.gid)
         base = self._state(transaction, base_at) if named else state
@@ -128,9 +152,9 @@ class Opens(Locks):
             delete = Deletion.STREAM
         doomed = base if delete is Deletion.FILE else state
         if delete:
-            marked = row._replace(flags=row.flags | OpenFlags.CLOSING)
+            marked = row._replace(flags=row.flags | OpenFlags.CLOSING, cache=0, breaking=0)
             transaction.put(row_key, OPEN_STATE.pack(*marked) + raw[OPEN_STATE.size :], db=self._opens)
-            self._save(transaction, at, state)
+            self._save(transaction, at, count_cache(state, row.cache, -1))
         else:
             self._remove_row(transaction, row_key, row, state)
         return Closed(last, delete, doomed.delete_uid, doomed.delete_gid, wake)
@@ -139,10 +163,9 @@ class Opens(Locks):
         at = row_key[: STREAM_KEY.size]
         base_at = row_key[:_FILE_PREFIX] + bytes(8)
         transaction.delete(row_key, db=self._opens)
-        if state.handles == 1 and not state.named_handles:
-            transaction.delete(at, db=self._files)
-        else:
-            self._save(transaction, at, count(state, row.access, row.share_access, -1))
+        if row.kind >= CacheKind.LEASE:
+            self._leave_lease(transaction, at, row, state.handles == 1)
+        self._save(transaction, at, count(count_cache(state, row.cache, -1), row.access, row.share_access, -1))
         if at != base_at:
             base = self._state(transaction, base_at)
             self._save(transaction, base_at, count_named(base, row.access, row.share_access, -1))
@@ -203,16 +226,6 @@ class Opens(Locks):
     def _own_suffix(self, file_id: int) -> bytes:
         return OWNER_KEY.pack(self.slot, self.generation, file_id)
 
-    def _state(self, transaction: Transaction, at: bytes) -> FileState:
-        raw = transaction.get(at, db=self._files)
-        return EMPTY if raw is None else FILE_STATE.unpack(raw)
-
-    def _save(self, transaction: Transaction, at: bytes, state: FileState) -> None:
-        if state.handles or state.named_handles:
-            transaction.put(at, FILE_STATE.pack(*state), db=self._files)
-        else:
-            transaction.delete(at, db=self._files)
-
     def _rows_of(self, transaction: Transaction, prefix: bytes) -> Iterator[OpenRow]:
         for row_key, raw in walk(transaction, self._opens, prefix):
             at: OpenKey = OPEN_KEY.unpack(row_key)
@@ -222,7 +235,7 @@ class Opens(Locks):
             share, path, stream, user = unpack_strings(raw, OPEN_STATE.size, 4)
             yield OpenRow(
                 FileKey(at.dev, at.ino, stream), at.slot, at.generation, at.file_id, row.access, row.share_access, row.flags,
-                row.session_id, row.tree_id, row.opened, row.uid, row.gid, share, path, user,
+                row.session_id, row.tree_id, row.opened, row.uid, row.gid, share, path, user, 0, row.kind, row.cache,
             )  # fmt: skip
 
     def _living_sums(self, transaction: Transaction, at: bytes) -> FileState:
@@ -253,3 +266,15 @@ class Opens(Locks):
                 if self.is_alive(owner.slot, owner.generation):
                     return True
         return False
+
+
+def _row(claim: OpenClaim, opened: Opened, mate: OpenState | None) -> OpenState:
+    """The fixed part of a new row; ``mate`` is a row of the lease it belongs to, whose break it takes part in."""
+    flags = (OpenFlags.DELETE_ON_CLOSE if claim.delete_on_close else 0) | (OpenFlags.DIRECTORY if claim.directory else 0)
+    cache = claim.cache
+    breaking = (mate.breaking, mate.requested, mate.required) if mate is not None else (0, 0, 0)
+    deadline = mate.deadline if mate is not None else 0
+    return OpenState(
+        claim.session_id, claim.opened, claim.tree_id, claim.access, claim.share_access, flags, claim.uid, claim.gid,
+        opened.kind, opened.granted, *breaking, 0, opened.epoch, deadline, cache.client_guid, cache.lease_key,
+    )  # fmt: skip

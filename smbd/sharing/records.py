@@ -550,5 +550,3 @@ def unpack_strings(buf: Readable, offset: int, count: int) -> list[str]:
             raise WireError("string is not UTF-8") from error
         offset += length
     return found
-
-

@@ -20,7 +20,6 @@ from smbd.smb2.constants import (
     FLAGS_RELATED_OPERATIONS,
     FLAGS_SERVER_TO_REDIR,
     FLAGS_SIGNED,
-    RELATED_ID,
     Command,
 )
 from smbd.smb2.credits import CreditWindow, Disconnect, check_charge
@@ -160,14 +159,17 @@ class Connection:
         return Element(header, view)
 
     def _receive_compound(self, pdu: memoryview, decrypted: Channel | None) -> list[Element]:
-        """3.3.5.2.7: a related element that leaves SessionId open belongs to the session of the one before."""
+        """3.3.5.2.7.2: a related element belongs to the session of the one before, whatever its own SessionId says.
+
+        It is that session whose protection it must have: checked against another, or none, a part of a signed compound could be replaced.
+        """
         try:
             parts = split(pdu)
         except WireError as error:
             raise Disconnect(str(error)) from None
         elements: list[Element] = []
         for header, view in parts:
-            if elements and header.flags & FLAGS_RELATED_OPERATIONS and header.session_id == RELATED_ID:
+            if elements and header.flags & FLAGS_RELATED_OPERATIONS:
                 header = header._replace(session_id=elements[-1].header.session_id)  # noqa: PLW2901
             elements.append(self._accept(header, view, decrypted, first=not elements))
         return elements

@@ -16,7 +16,7 @@ from workers.commands import pipe
 from workers.request import Answer, Request
 
 if TYPE_CHECKING:
-    from smbd.sharing import FileKey, Waiter
+    from smbd.sharing import Closed, FileKey, Waiter
     from workers.open import Open
     from workers.worker import Worker
 
@@ -72,8 +72,12 @@ def close_open(worker: Worker, opened: Open) -> None:
 
 
 def _end_claim(worker: Worker, opened: Open, key: FileKey) -> None:
-    """Take the open's record away and delete what its end leaves to be deleted: a stream first, then perhaps the file."""
-    closed = worker.sharing.close(key, opened.persistent)
+    """Take the open's record away, and what its end leaves to be deleted: a stream first, then perhaps the file."""
+    settle(worker, opened, key, worker.sharing.close(key, opened.persistent))
+
+
+def settle(worker: Worker, opened: Open, key: FileKey, closed: Closed) -> None:
+    """Do what the end of a record asks for: wake who waited for it, delete what it leaves to be deleted."""
     wake(worker, closed.wake)
     while closed.delete:
         _delete(worker, opened, closed.delete)
@@ -104,7 +108,7 @@ def _delete(worker: Worker, opened: Open, what: Deletion) -> None:
 
 
 def wake(worker: Worker, waiters: tuple[Waiter, ...]) -> None:
-    """Tell lock requests that wait that they may try again."""
+    """Tell requests that wait for a lock or a break that they may try again."""
     for waiter in waiters:
         if waiter.slot == worker.slot:
             worker.lock_woken(waiter.waiter_id)

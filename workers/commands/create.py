@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Coroutine
+from functools import partial
 from typing import Any
 
 from smbd.smb2 import status
@@ -12,7 +13,6 @@ from smbd.smb2.constants import (
     FILE_OPEN_BY_FILE_ID,
     FILE_RESERVE_OPFILTER,
     IMPERSONATION_DELEGATE,
-    OPLOCK_LEVEL_NONE,
 )
 from smbd.smb2.dtyp import SecurityDescriptor
 from smbd.smb2.fscc import lists
@@ -22,6 +22,7 @@ from smbd.smb2.messages.create import CREATE_REQUEST, CREATE_RESPONSE, CREATE_RE
 from smbd.smb2.names import DATA, parse
 from smbd.smb2.status import SmbError
 from workers import access
+from workers.breaks import Blocked, cache_claim, lease_context, level_of, until_free
 from workers.commands import pipe
 from workers.commands.close import close_open
 from workers.open import Open
@@ -51,10 +52,21 @@ def create(request: Request, body: CreateRequest) -> bytes | Coroutine[Any, None
     wish = read_wish(request, body, found)
     if len(request.worker.opens) >= request.worker.config.max_open_files:
         raise SmbError(status.TOO_MANY_OPENED_FILES)
+    wish.cache = cache_claim(request.worker.connection, body.requested_oplock_level, found.get(contexts.REQUEST_LEASE))
+    wish.waiter_id = request.worker.next_id()
+    try:
+        return open_and_respond(request, wish, found)
+    except Blocked as blocked:
+        kept = {name: memoryview(bytes(data)) for name, data in found.items()}
+        return until_free(request, blocked, partial(open_and_respond, request, wish, kept))
+
+
+def open_and_respond(request: Request, wish: Wish, found: Contexts) -> bytes:
+    """One attempt; ``Blocked`` when others have to give up what they cache first."""
     opened = request.worker.new_open(request.tree)
     action = open_file(request, wish, opened)
     try:
-        response = respond(request, opened, action, found)
+        response = respond(request, opened, action, (wish, found))
     except BaseException:
         close_open(request.worker, opened)
         raise
@@ -102,15 +114,15 @@ def _apply_contexts(wish: Wish, found: Contexts) -> None:
         wish.eas = tuple(lists.parse_full_eas(eas))
 
 
-def respond(request: Request, opened: Open, action: int, found: Contexts) -> bytes:
+def respond(request: Request, opened: Open, action: int, asked: tuple[Wish, Contexts]) -> bytes:
     """2.2.14, with the response contexts that were asked for."""
     assert opened.handle is not None
     info = opened.handle.info()
-    extra = contexts.build_chain(_response_contexts(request, opened, found))
+    extra = contexts.build_chain(_response_contexts(request, opened, *asked))
     return (
         CREATE_RESPONSE.pack(
             CREATE_RESPONSE_STRUCTURE_SIZE,
-            OPLOCK_LEVEL_NONE,
+            level_of(opened),
             0,
             action,
             info.creation_time,
@@ -130,7 +142,7 @@ def respond(request: Request, opened: Open, action: int, found: Contexts) -> byt
     )
 
 
-def _response_contexts(request: Request, opened: Open, found: Contexts) -> list[tuple[bytes, bytes]]:
+def _response_contexts(request: Request, opened: Open, wish: Wish, found: Contexts) -> list[tuple[bytes, bytes]]:
     made = []
     handle = opened.handle
     assert handle is not None
@@ -140,4 +152,7 @@ def _response_contexts(request: Request, opened: Open, found: Contexts) -> list[
     if contexts.QUERY_ON_DISK_ID in found:
         dev, ino, _ = handle.key
         made.append((contexts.QUERY_ON_DISK_ID, contexts.ON_DISK_ID.pack(ino, dev & 0xFFFFFFFFFFFFFFFF, bytes(16))))
+    lease = lease_context(opened, wish.cache, found.get(contexts.REQUEST_LEASE))
+    if lease:
+        made.append((contexts.REQUEST_LEASE, lease))
     return made

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Coroutine
 from typing import Any
 
-from smbd.sharing import Range
+from smbd.sharing import Operation, Range
 from smbd.smb2 import status
 from smbd.smb2.constants import (
     LOCKFLAG_EXCLUSIVE_LOCK,
@@ -73,9 +73,11 @@ def lock_all(request: Request, elements: list[LockElement]) -> bytes | Coroutine
     assert opened.key is not None
     if elements[0].flags in AT_ONCE:
         worker.sharing.lock(opened.key, opened.persistent, ranges)
+        worker.breaks.data_changed(opened, Operation.LOCK)
         return RESPONSE
     waiter = worker.next_id()
     if worker.sharing.lock(opened.key, opened.persistent, ranges, waiter):
+        worker.breaks.data_changed(opened, Operation.LOCK)
         return RESPONSE
     return wait_for(request, ranges, waiter)
 
@@ -93,6 +95,7 @@ async def wait_for(request: Request, ranges: list[Range], waiter: int) -> bytes:
             if worker.opens.get(opened.volatile) is not opened:
                 raise SmbError(status.RANGE_NOT_LOCKED)  # what Windows answers when the file is closed under a waiting lock
             if worker.sharing.lock(key, opened.persistent, ranges, waiter):
+                worker.breaks.data_changed(opened, Operation.LOCK)
                 return RESPONSE
     except (Cancelled, SmbError):
         worker.sharing.cancel_wait(key, waiter)

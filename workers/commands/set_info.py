@@ -131,6 +131,7 @@ def _end_of_file(request: Request, opened: Open, handle: Handle, data: memoryvie
         raise SmbError(status.INVALID_PARAMETER)
     _check_truncation(request, opened, handle, size)
     handle.truncate(size)
+    request.worker.breaks.data_changed(opened)
     changes.modified(request, opened, FILE_NOTIFY_CHANGE_SIZE | FILE_NOTIFY_CHANGE_LAST_WRITE)
 
 
@@ -144,6 +145,7 @@ def _allocation(request: Request, opened: Open, handle: Handle, data: memoryview
         raise SmbError(status.DISK_FULL)
     _check_truncation(request, opened, handle, size)
     handle.allocate(size)
+    request.worker.breaks.data_changed(opened)
     changes.modified(request, opened, FILE_NOTIFY_CHANGE_SIZE)
 
 

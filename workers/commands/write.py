@@ -68,6 +68,7 @@ def write_file(request: Request, offset: int, data: memoryview) -> None:
     worker.count_written(length)
     if not opened.wrote:
         opened.wrote = True
+    worker.breaks.data_changed(opened)
     modified(request, opened, FILE_NOTIFY_CHANGE_SIZE | FILE_NOTIFY_CHANGE_LAST_WRITE)
 
 

@@ -52,6 +52,7 @@ def set_zero_data(request: Request, data: memoryview, max_output: int) -> bytes:
         if request.worker.sharing.locks_conflict(opened.key, opened.persistent, start, length, True):
             raise SmbError(status.FILE_LOCK_CONFLICT)
         handle.zero_range(start, length)
+        request.worker.breaks.data_changed(opened)
         changes.modified(request, opened, FILE_NOTIFY_CHANGE_LAST_WRITE)
     return b""
 

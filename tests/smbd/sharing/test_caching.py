@@ -6,7 +6,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smbd.sharing.caching import GRANTABLE, HANDLE, READ, WRITE, Break, Holder, Operation, acknowledged, breaks_of, claim, must_wait
+from smbd.sharing.caching import (
+    GRANTABLE,
+    HANDLE,
+    READ,
+    WRITE,
+    Break,
+    Holder,
+    Operation,
+    Spares,
+    acknowledged,
+    breaks_of,
+    claim,
+    following,
+    must_wait,
+)
 
 LETTERS = {"R": READ, "H": HANDLE, "W": WRITE}
 OPLOCKS = {"": 0, "s": READ, "x": READ | WRITE, "b": READ | HANDLE | WRITE}
@@ -84,13 +98,20 @@ def test_oplocks() -> None:
     # Level II is told, not asked.
     assert claim([oplock("s")], oplock("", b"2"), operation=Operation.OVERWRITE) == (0, (Break(b"1", 0, False),), False)
     assert breaks_of([oplock("s"), lease("RH", b"3")], b"2", Operation.WRITE) == (Break(b"1", 0, False), Break(b"3", 0, True))
-    assert breaks_of([oplock("s")], b"1", Operation.WRITE) == ()
+    # What a handle writes is not read from its own oplock's cache, unless that oplock caches writes; a lease sees all its handles.
+    assert breaks_of([oplock("s")], b"1", Operation.WRITE) == (Break(b"1", 0, False),)
+    assert breaks_of([oplock("x")], b"1", Operation.LOCK) == ()
+    assert breaks_of([oplock("s")], b"1", Operation.RENAME) == ()
+    assert breaks_of([lease("R")], b"1", Operation.WRITE) == ()
 
 
 def test_odd_requests_and_stat_opens() -> None:
     for state in set(range(8)) - GRANTABLE:
         assert claim([], Holder(b"1", True, state)).granted == 0
-    assert claim([lease("RHW")], lease("R", b"2"), other_opens=True, stat_only=True) == (0, (), False)
+    assert claim([lease("RHW")], lease("R", b"2"), other_opens=True, spares=Spares.ALL) == (0, (), False)
+    assert claim([lease("RHW")], oplock("", b"2"), spares=Spares.LEASES) == (0, (), False)
+    assert claim([oplock("b")], oplock("", b"2"), spares=Spares.LEASES) == (0, (Break(b"1", READ, True),), True)
+    assert claim([], oplock("b"), spares=Spares.ALL) == (OPLOCKS["b"], (), False)
 
 
 def test_sharing_violation_breaks_handles_first() -> None:
@@ -102,7 +123,12 @@ def test_acknowledgement() -> None:
     breaking = lease("RHW")._replace(breaking=True)
     assert acknowledged(breaking, READ | HANDLE, READ) == lease("R")
     assert acknowledged(breaking, READ | HANDLE, READ | WRITE) is None
-    assert breaks_of([breaking], b"2", Operation.OPEN) == ()
+    assert following(breaking._replace(state=READ | HANDLE, required=0)) == Break(b"1", READ, True)
+    assert following(breaking._replace(state=READ, required=0)) == Break(b"1", 0, False)
+    assert following(breaking._replace(state=READ, required=READ)) is None
+    required = breaking._replace(required=READ | HANDLE)
+    assert breaks_of([required], b"2", Operation.OVERWRITE) == (Break(b"1", 0, True, True),)
+    assert breaks_of([required], b"2", Operation.OPEN) == ()
     assert must_wait([breaking], b"2", Operation.OPEN)
     assert claim([breaking], lease("R")).granted == breaking.state
 

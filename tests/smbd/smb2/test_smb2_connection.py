@@ -296,6 +296,17 @@ def test_related_elements_take_the_session_before_them() -> None:
     assert [element.error for element in server.elements[-3:]] == [0] * 3
 
 
+@pytest.mark.parametrize("named", [0, 0xDEAD, c.RELATED_ID])
+def test_related_elements_need_the_protection_of_the_session_before_them(named: int) -> None:
+    """Another SessionId in a related element must not take it out of the signing that its session requires."""
+    client, server = session()
+    channel(server, client).require(signing=True)
+    first = Request(Command.ECHO, ECHO, sign=True)
+    forged = Request(Command.READ, read_body(LAST, 0, 1), flags=c.FLAGS_RELATED_OPERATIONS, session_id=named, sign=False)
+    client.compound(first, forged)
+    assert [element.error for element in server.elements[-2:]] == [0, status.ACCESS_DENIED]
+
+
 def test_related_first_element() -> None:
     client, _ = session()
     responses = client.compound(Request(Command.ECHO, ECHO, flags=c.FLAGS_RELATED_OPERATIONS), Request(Command.ECHO, ECHO))

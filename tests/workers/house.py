@@ -1,0 +1,252 @@
+"""A worker in memory: real loop, engine, VFS and shared state, a socket pair for a network, and fakes for the other processes.
+
+Owns: ``House`` (one lock directory, one share, any number of workers) and ``Fake`` mailboxes. Nothing waits: whoever expects a frame turns
+the workers' loops until it is there.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+import tempfile
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from shutil import rmtree
+from typing import Any
+
+from authd.messages import AUTHENTICATE, MORE_PROCESSING, Step, pack_step, unpack_authenticate
+from pools.counters import CounterSegment
+from pools.pool import MallocPool
+from pools.queue import Message
+from smbd.accounts import IdMap
+from smbd.config import Config, parse
+from smbd.sharing import Sharing, prepare
+from smbd.sharing.messages import LOCK_WAKE, LOCK_WAKE_LAYOUT, NOTIFY, unpack_notify
+from smbd.smb2 import status
+from smbd.smb2.connection import Connection
+from smbd.smb2.dtyp import SID, Token
+from tests.wire_client import Closed, Offer, Response, WireClient
+from workers.loop import Completion, Loop
+from workers.main import negotiate_settings
+from workers.worker import Worker
+
+MACHINE = SID.parse("S-1-5-21-1-2-3")
+KEY = bytes(range(16))
+TURNS = 2000
+ALICE, BOB = "alice", "bob"
+
+
+def token_of(name: str, **changes: Any) -> Token:
+    """A user of the test's own Unix identity, whatever the name."""
+    ids = IdMap(MACHINE, "MILLPOND")
+    uid, gid = os.geteuid(), os.getegid()
+    sid = ids.user_sid(uid) if name == ALICE else ids.user_sid(uid + 1000 + len(name))
+    known = {"user_sid": sid, "group_sids": (ids.group_sid(gid), SID.parse("S-1-1-0")), "uid": uid, "gid": gid, "name": name}
+    return Token(**{**known, **changes})
+
+
+class Fake:
+    """A mailbox whose other ends are here. ``replies``: by kind, what answers a question at once; others stay in ``asked``."""
+
+    def __init__(self, house: House, loop: Loop) -> None:
+        self.house = house
+        self.loop = loop
+        self.sent: list[tuple[int, int, bytes]] = []
+        self.asked: deque[tuple[int, bytes, Completion[Message]]] = deque()
+        self.replies: dict[int, Callable[[bytes], bytes]] = {AUTHENTICATE.number: house.authenticate}
+
+    def send(self, destination: int, kind: int, payload: bytes = b"", *, id: int = 0) -> None:
+        self.sent.append((destination, kind, payload))
+        worker = self.house.workers.get(destination)
+        if worker is None:
+            return
+        if kind == LOCK_WAKE.number:
+            worker.lock_woken(LOCK_WAKE_LAYOUT.unpack(payload).waiter_id)
+        elif kind == NOTIFY.number:
+            fixed, name, new_name = unpack_notify(payload)
+            worker.notices.deliver(fixed.watch_id, fixed.action, name, new_name)
+
+    async def ask(self, destination: int, kind: int, payload: bytes = b"", timeout: float = 30.0) -> Message:
+        done: Completion[Message] = Completion()
+        reply = self.replies.get(kind)
+        if reply is not None:
+            done.finish(Message(kind + 1, destination, 1, 0, reply(payload)))
+        else:
+            self.asked.append((kind, payload, done))
+        return await done
+
+    def answer_next(self, payload: bytes) -> int:
+        """Answer the oldest open question; its kind."""
+        kind, _, done = self.asked.popleft()
+        done.finish(Message(kind + 1, 0, 1, 0, payload))
+        return kind
+
+
+class Wire:
+    """The client's end of the network. Receiving turns every loop of the house until a frame has come or the worker has ended."""
+
+    def __init__(self, house: House, sock: socket.socket, worker: Worker) -> None:
+        sock.setblocking(False)
+        self.house, self.sock, self.worker = house, sock, worker
+        self.data = bytearray()
+
+    def send(self, frames: bytes) -> None:
+        view = memoryview(frames)
+        for _ in range(TURNS):
+            try:
+                view = view[self.sock.send(view) :]
+            except BlockingIOError:
+                self.house.turn()
+            except OSError as error:
+                raise Closed(str(error)) from None
+            if not view:
+                return
+        raise AssertionError("the worker reads nothing")
+
+    def receive(self) -> bytearray:
+        for _ in range(TURNS):
+            size = int.from_bytes(self.data[:4], "big") + 4
+            if len(self.data) >= size > 4:
+                frame, self.data = self.data[4:size], self.data[size:]
+                return frame
+            if self._read():
+                continue
+            if self.worker.ended:
+                raise Closed("the worker ended")
+            self.house.turn()
+        raise AssertionError("no answer")
+
+    def _read(self) -> bool:
+        try:
+            part = self.sock.recv(1 << 20)
+        except BlockingIOError:
+            return False
+        except OSError:
+            raise Closed("reset") from None
+        if not part:
+            raise Closed("end of stream")
+        self.data += part
+        return True
+
+    def close(self) -> None:
+        self.sock.close()
+
+
+class House:
+    """One server's shared things; ``join`` adds a worker with its client."""
+
+    def __init__(self, share: Path, text: str = "", share_text: str = "") -> None:
+        self.share = share
+        self.directory = tempfile.mkdtemp(dir="/dev/shm", prefix="millpond-test-")
+        prepare(self.directory, 8 << 20, max_readers=64)
+        self.config: Config = parse(f"[global]\n{text}\n[data]\npath = {share}\nread only = no\n{share_text}\n", "test")
+        self.segment = CounterSegment.create(None, 32)
+        self.sharing: Sharing | None = None
+        self.workers: dict[int, Worker] = {}
+        self.tokens: dict[str, Token] = {name: token_of(name) for name in (ALICE, BOB)}
+        self.steps: deque[Step] = deque()
+        self._before = os.umask(0)
+
+    def authenticate(self, payload: bytes) -> bytes:
+        """The fake authenticator: a client's token is its user's name; "more" asks for another round."""
+        if self.steps:
+            return pack_step(self.steps.popleft())
+        _, token, _ = unpack_authenticate(payload)
+        name = bytes(token).decode()
+        if name == "more":
+            return pack_step(Step(MORE_PROCESSING, b"go on"))
+        found = self.tokens.get(name)
+        return pack_step(Step(status.SUCCESS, b"", KEY, found) if found else Step(status.LOGON_FAILURE, b""))
+
+    def process(self, slot: int) -> Sharing:
+        """The state as process ``slot`` sees it. One environment a process is LMDB's rule, so they share it here."""
+        row = self.segment.row(slot)
+        row.set("generation", 1)
+        row.set("pid", os.getpid())
+        if self.sharing is None:
+            self.sharing = Sharing(self.directory, slot, 1, None, self.segment.is_alive)
+            return self.sharing
+        twin = object.__new__(Sharing)
+        twin.__dict__.update(self.sharing.__dict__)
+        twin.slot = slot
+        return twin
+
+    def join(self, pool: MallocPool | None = None) -> tuple[WireClient, Worker]:
+        """A worker and the wire to it; nothing negotiated."""
+        slot = 16 + len(self.workers)
+        row = self.segment.row(slot)
+        loop = Loop(2)
+        ids = IdMap(MACHINE, "MILLPOND")
+        worker = Worker(
+            self.config,
+            slot=slot,
+            generation=1,
+            loop=loop,
+            pool=pool or MallocPool(row, 64 << 20, debug=True),
+            row=row,
+            sharing=self.process(slot),
+            ids=ids,
+        )
+        worker.mailbox = Fake(self, loop)  # type: ignore[assignment]
+        near, far = socket.socketpair()
+        near.setblocking(False)
+        random_bytes = random.Random(slot).randbytes
+        worker.attach(near, "127.0.0.1", Connection(negotiate_settings(self.config, ids), random_bytes))
+        self.workers[slot] = worker
+        return WireClient(Wire(self, far, worker)), worker
+
+    def client(self, user: str = ALICE, share: str = "data", offer: Offer | None = None) -> WireClient:
+        """A client that is connected to the share."""
+        client, _ = self.join()
+        assert client.negotiate(offer).status == status.SUCCESS
+        assert log_on(client, user).status == status.SUCCESS
+        if share:
+            assert client.tree_connect(share).status == status.SUCCESS
+        return client
+
+    def worker_of(self, client: WireClient) -> Worker:
+        """Who serves ``client``."""
+        assert isinstance(client.transport, Wire)
+        return client.transport.worker
+
+    def mail_of(self, client: WireClient) -> Fake:
+        """Its worker's fake mailbox."""
+        mailbox = self.worker_of(client).mailbox
+        assert isinstance(mailbox, Fake)
+        return mailbox
+
+    def turn(self) -> None:
+        """One turn of every worker's loop, without waiting for more than a thread's hand-over."""
+        for worker in self.workers.values():
+            if not worker.ended:
+                worker.loop.later(0.0005, lambda: None)
+                worker.loop.turn()
+
+    def turn_until(self, condition: Callable[[], bool]) -> None:
+        """Turn until something is so."""
+        for _ in range(TURNS):
+            if condition():
+                return
+            self.turn()
+        raise AssertionError("it never came about")
+
+    def end(self) -> None:
+        """Close every worker and see that each gave back every buffer."""
+        for worker in self.workers.values():
+            worker.close()
+            worker.loop.close()
+        os.umask(self._before)
+        if self.sharing is not None:
+            assert self.sharing.opens() == []
+            assert self.sharing.locks() == []
+            assert self.sharing.watched() == []
+            assert list(self.sharing.sessions()) == []
+            self.sharing.close_environment()
+        rmtree(self.directory)
+
+
+def log_on(client: WireClient, user: str, **options: Any) -> Response:
+    """SESSION_SETUP in one round; the token is the user's name."""
+    return client.logon(lambda token: user.encode(), lambda: KEY, **options)

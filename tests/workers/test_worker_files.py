@@ -1,0 +1,213 @@
+"""Commands on files through a worker in memory: one behaviour each, and what their preconditions refuse."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from smbd.smb2 import constants as c
+from smbd.smb2 import status
+from smbd.smb2.constants import Command
+from smbd.smb2.fscc import query
+from smbd.smb2.messages import create, file
+from tests.wire_client import WireClient, create_body, set_info_body
+from tests.workers.house import BOB, House
+
+MEBIBYTE = 1 << 20
+NAMES = 0x0C  # FileNamesInformation
+
+
+def rename_body(target: str, replace: bool = False) -> bytes:
+    name = target.encode("utf-16-le")
+    return bytes([replace]) + bytes(15) + len(name).to_bytes(4, "little") + name
+
+
+def test_a_file_is_written_read_and_closed(client: WireClient, folder: Path) -> None:
+    opened = client.open("new.txt")
+    assert client.write(opened, 0, b"hello").status == status.SUCCESS
+    assert client.read_data(opened, 1, 100) == b"ello"
+    assert client.flush(opened).status == status.SUCCESS
+    closed = client.close(opened, c.CLOSE_FLAG_POSTQUERY_ATTRIB).parse(file.CLOSE_RESPONSE)
+    assert closed.end_of_file == 5
+    assert client.read(opened, 0, 1).status == status.FILE_CLOSED
+    assert (folder / "new.txt").read_bytes() == b"hello"
+
+
+@pytest.mark.parametrize("size", [65535, 65536, 65537, MEBIBYTE, 8 * MEBIBYTE])
+def test_large_writes_and_reads(client: WireClient, folder: Path, size: int) -> None:
+    content = os.urandom(1024) * (size // 1024 + 1)
+    opened = client.open("large")
+    while client.credits < 200:
+        client.echo(credits=256)
+    assert client.write(opened, 0, content[:size]).status == status.SUCCESS
+    assert (folder / "large").read_bytes() == content[:size]
+    assert client.read_data(opened, 0, size) == content[:size]
+
+
+def test_reading_past_the_end(client: WireClient) -> None:
+    opened = client.open("short")
+    client.write(opened, 0, b"abc")
+    assert client.read(opened, 3, 10).status == status.END_OF_FILE
+    assert client.read(opened, 0, 10, minimum=4).status == status.END_OF_FILE
+    assert client.read(opened, 1 << 63, 1).status == status.INVALID_PARAMETER
+
+
+def test_write_through_is_answered_after_the_disk(client: WireClient, folder: Path) -> None:
+    opened = client.open("safe")
+    assert client.write(opened, 0, b"data", flags=c.WRITEFLAG_WRITE_THROUGH).status == status.SUCCESS
+    assert (folder / "safe").read_bytes() == b"data"
+
+
+def test_share_modes_hold_between_workers(house: House, client: WireClient) -> None:
+    client.open("mine", share=c.FILE_SHARE_READ)
+    other = house.client()
+    assert other.create("mine", access=c.FILE_WRITE_DATA).status == status.SHARING_VIOLATION
+    refused = other.create("mine", access=c.FILE_READ_DATA, share=c.FILE_SHARE_READ)  # the first may write
+    assert refused.status == status.SHARING_VIOLATION
+    assert other.create("mine", access=c.FILE_READ_ATTRIBUTES).status == status.SUCCESS
+
+
+def test_delete_on_close(client: WireClient, folder: Path) -> None:
+    opened = client.open("doomed", options=c.FILE_DELETE_ON_CLOSE)
+    assert (folder / "doomed").exists()
+    client.close(opened)
+    assert not (folder / "doomed").exists()
+
+
+def test_the_end_of_the_connection_closes_what_is_open(house: House, client: WireClient, folder: Path) -> None:
+    client.open("doomed", options=c.FILE_DELETE_ON_CLOSE)
+    client.close_connection()
+    worker = house.worker_of(client)
+    house.turn_until(lambda: worker.ended)
+    worker.close()
+    assert not (folder / "doomed").exists()
+    assert worker.pool.in_use() == 0
+
+
+def test_rename_and_its_collisions(client: WireClient, folder: Path) -> None:
+    (folder / "taken").write_text("x")
+    opened = client.open("old")
+    body = rename_body("taken")
+    assert client.set_info(opened, c.INFO_FILE, 10, body).status == status.OBJECT_NAME_COLLISION
+    assert client.set_info(opened, c.INFO_FILE, 10, rename_body("new")).status == status.SUCCESS
+    assert (folder / "new").exists()
+    assert client.set_info(opened, c.INFO_FILE, 10, rename_body("taken", True)).status == status.SUCCESS
+    assert sorted(os.listdir(folder)) == ["taken"]
+
+
+def test_a_link_does_not_replace_a_file_that_is_open(house: House, client: WireClient, folder: Path) -> None:
+    client.open("victim")
+    other = house.client()
+    opened = other.open("mine")
+    assert other.set_info(opened, c.INFO_FILE, 11, rename_body("victim", True)).status == status.ACCESS_DENIED
+    assert other.set_info(opened, c.INFO_FILE, 11, rename_body("another")).status == status.SUCCESS
+    assert os.stat(folder / "another").st_ino == os.stat(folder / "mine").st_ino
+
+
+def test_query_directory_pages_and_ends(client: WireClient, folder: Path) -> None:
+    for number in range(40):
+        (folder / f"file{number:02}").touch()
+    opened = client.open("", options=c.FILE_DIRECTORY_FILE)
+    seen, answers = b"", 0
+    while (response := client.query_directory(opened, "file*", NAMES, size=512)).status == status.SUCCESS:
+        seen += client.output(response)
+        answers += 1
+    assert response.status == status.NO_MORE_FILES
+    assert answers > 1
+    assert all(f"file{number:02}".encode("utf-16-le") in seen for number in range(40))
+    assert client.query_directory(opened, "none*", flags=c.REOPEN).status == status.NO_SUCH_FILE
+
+
+@pytest.mark.parametrize("pattern", ["a\0b", "\ud800", "..", "a/b", "a\\b", "x:y", "\1", " ", "A" * 5000])
+def test_strange_patterns_find_nothing_and_harm_nobody(client: WireClient, pattern: str) -> None:
+    opened = client.open("", options=c.FILE_DIRECTORY_FILE)
+    start = 64 + 32
+    raw = pattern.encode("utf-16-le", "surrogatepass")
+    body = b"".join((b"\x21\0\x0c\0\0\0\0\0", *(word.to_bytes(8, "little") for word in opened)))
+    body += start.to_bytes(2, "little") + len(raw).to_bytes(2, "little") + (4096).to_bytes(4, "little") + raw
+    answered = client.call(Command.QUERY_DIRECTORY, body).status
+    assert answered in (status.NO_SUCH_FILE, status.OBJECT_NAME_INVALID, status.SUCCESS)
+    assert client.echo().status == status.SUCCESS
+
+
+def test_query_info_gives_what_set_info_set(client: WireClient) -> None:
+    opened = client.open("sized")
+    assert client.set_info(opened, c.INFO_FILE, 20, (12345).to_bytes(8, "little")).status == status.SUCCESS  # FileEndOfFileInformation
+    standard = client.output(client.query_info(opened, c.INFO_FILE, query.FILE_STANDARD_INFORMATION))
+    assert int.from_bytes(standard[8:16], "little") == 12345
+    assert client.query_info(opened, c.INFO_FILE, 99).status == status.INVALID_INFO_CLASS
+    assert client.query_info(opened, c.INFO_FILE, query.FILE_STANDARD_INFORMATION, size=4).status == status.INFO_LENGTH_MISMATCH
+
+
+def test_what_was_not_granted_is_refused(client: WireClient) -> None:
+    client.close(client.open("guarded"))
+    opened = client.open("guarded", access=c.FILE_READ_ATTRIBUTES)
+    assert client.read(opened, 0, 1).status == status.ACCESS_DENIED
+    assert client.write(opened, 0, b"x").status == status.ACCESS_DENIED
+    assert client.flush(opened).status == status.ACCESS_DENIED
+    assert client.set_info(opened, c.INFO_FILE, 20, bytes(8)).status == status.ACCESS_DENIED
+    assert client.set_info(opened, c.INFO_FILE, 13, b"\1").status == status.ACCESS_DENIED  # FileDispositionInformation
+
+
+def test_a_read_only_share(make_house: Callable[..., House], folder: Path) -> None:
+    (folder / "there").write_text("x")
+    client = make_house(share_text="read only = yes").client()
+    assert client.create("new").status == status.ACCESS_DENIED
+    assert client.create("there", access=c.FILE_WRITE_DATA).status == status.ACCESS_DENIED
+    assert client.read_data(client.open("there", access=c.FILE_GENERIC_READ), 0, 1) == b"x"
+
+
+def test_a_stream_needs_the_right_to_its_file(house: House, client: WireClient, folder: Path) -> None:
+    """A stored descriptor that lets Bob read only: no new stream, which would open the way to the descriptor itself."""
+    opened = client.open("kept")
+    everyone_reads = bytes.fromhex("0100048000000000000000000000000014000000") + bytes.fromhex(
+        "02001c0001000000" + "0000140089001200" + "010100000000000100000000"
+    )
+    assert client.set_info(opened, c.INFO_SECURITY, 0, everyone_reads, c.DACL_SECURITY_INFORMATION).status == status.SUCCESS
+    client.close(opened)
+    other = house.client(BOB)
+    assert other.create("kept", access=c.FILE_GENERIC_READ).status == status.SUCCESS
+    for access in (c.FILE_WRITE_DATA, c.WRITE_DAC, c.FILE_READ_DATA):
+        assert other.create("kept:evil", access=access, disposition=c.FILE_CREATE).status == status.ACCESS_DENIED
+    assert client.create("kept:fine:$DATA", access=c.FILE_READ_DATA, disposition=c.FILE_CREATE).status == status.ACCESS_DENIED
+    assert client.create("free:fine", disposition=c.FILE_CREATE).status == status.SUCCESS
+
+
+def test_too_many_open_files(make_house: Callable[..., House]) -> None:
+    house = make_house()
+    client = house.client()
+    limit = house.config.max_open_files
+    worker = house.worker_of(client)
+    opened = client.open("one")
+    (only,) = worker.opens.values()
+    for number in range(limit):
+        worker.opens[-number - 1] = only
+    assert client.create("two").status == status.TOO_MANY_OPENED_FILES
+    for number in range(limit):
+        del worker.opens[-number - 1]
+    assert client.close(opened).status == status.SUCCESS
+
+
+def test_create_contexts_are_answered(client: WireClient) -> None:
+    response = client.create("ctx", contexts=[(b"MxAc", b""), (b"QFid", b"")])
+    answer = response.parse(create.CREATE_RESPONSE)
+    chain = response.part(answer.create_contexts_offset, answer.create_contexts_length)
+    assert b"MxAc" in chain
+    assert b"QFid" in chain
+
+
+@pytest.mark.parametrize("cut", range(0, 57, 8))
+def test_a_truncated_create(client: WireClient, cut: int) -> None:
+    assert client.call(Command.CREATE, create_body("x")[:cut]).status == status.INVALID_PARAMETER
+
+
+def test_offsets_that_leave_the_request(client: WireClient) -> None:
+    opened = client.open("f")
+    body = bytearray(set_info_body(opened, c.INFO_FILE, 20, bytes(8)))
+    body[8:10] = (60000).to_bytes(2, "little")
+    assert client.call(Command.SET_INFO, bytes(body)).status == status.INVALID_PARAMETER
+    body[8:10] = (10).to_bytes(2, "little")  # into the header
+    assert client.call(Command.SET_INFO, bytes(body)).status == status.INVALID_PARAMETER

@@ -1,0 +1,283 @@
+"""Oplock and lease breaks: [MS-SMB2] 3.3.4.6, 3.3.4.7, 3.3.5.22 and the waits they cause.
+
+Owns: the way of a break from who causes it to the worker whose client caches, and from there to the client; the time-out of the
+acknowledgement; the waits of operations that others' caches keep. Invariants: what is decided is in the shared state before anybody is
+told; whoever waits tries again at each wake-up and each ``RETRY``, so that a lost message or a dead process costs a moment and no promise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from time import monotonic_ns
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pools.queue import AskBusy, AskError, HubClosed, Message
+from smbd.sharing import Act, CacheClaim, CacheKind, FileKey, Notice, Operation
+from smbd.sharing.caching import STATE_OF_LEVEL
+from smbd.sharing.messages import OPLOCK_BREAK, OPLOCK_BREAK_LAYOUT, STATUS_ANSWER, OplockBreak
+from smbd.smb2 import status
+from smbd.smb2.constants import (
+    LEASE_FLAG_BREAK_IN_PROGRESS,
+    LEASE_FLAG_PARENT_LEASE_KEY_SET,
+    NOTIFY_BREAK_LEASE_FLAG_ACK_REQUIRED,
+    OPLOCK_LEVEL_LEASE,
+    OPLOCK_LEVEL_NONE,
+)
+from smbd.smb2.credits import Disconnect
+from smbd.smb2.messages import control
+from smbd.smb2.messages.create_contexts import LEASE, LEASE_V2
+from smbd.smb2.status import SmbError
+from workers import identity
+from workers.commands.close import wake
+from workers.loop import Completion
+
+if TYPE_CHECKING:
+    from smbd.sharing import Acknowledged
+    from smbd.smb2.connection import Connection
+    from workers.open import Open
+    from workers.request import Request
+    from workers.worker import Worker
+
+T = TypeVar("T")
+RETRY = 1.0  # seconds: a wake-up that was lost on the way costs no more than this
+BUSY_RETRIES = (0.1, 0.5, 2.0, 5.0)
+NS = 1_000_000_000
+LEVEL_OF_STATE = {state: level for level, state in STATE_OF_LEVEL.items()}
+ALL_CACHING = 0x7
+NOTHING = CacheClaim()
+
+
+class Blocked(Exception):
+    """Others have to give up what they cache first. Nothing was done; ``waiter_id`` is registered with the file ``key``."""
+
+    def __init__(self, key: FileKey, waiter_id: int) -> None:
+        super().__init__(key, waiter_id)
+        self.key = key
+        self.waiter_id = waiter_id
+
+
+# What a client asks for and is told at its CREATE
+
+
+def cache_claim(connection: Connection, level: int, lease: memoryview | None) -> CacheClaim:
+    """RequestedOplockLevel and the RqLs context as the shared state knows them; what the dialect does not have is not asked for."""
+    if level != OPLOCK_LEVEL_LEASE:
+        state = STATE_OF_LEVEL.get(level, 0)
+        return CacheClaim(CacheKind.OPLOCK, state) if state else NOTHING
+    dialect, choice = connection.dialect, connection.choice
+    if lease is None or dialect is None or not dialect.leasing or choice is None:
+        return NOTHING
+    if len(lease) == LEASE.size:
+        first = LEASE.unpack(lease)
+        return CacheClaim(CacheKind.LEASE, first.lease_state & ALL_CACHING, 0, choice.client_guid, first.lease_key)
+    if len(lease) == LEASE_V2.size and dialect.smb3:
+        second = LEASE_V2.unpack(lease)
+        return CacheClaim(CacheKind.LEASE_V2, second.lease_state & ALL_CACHING, second.epoch, choice.client_guid, second.lease_key)
+    return NOTHING
+
+
+def level_of(opened: Open) -> int:
+    """OplockLevel of the CREATE response."""
+    cache = opened.cache
+    if cache is None or opened.is_directory:
+        return OPLOCK_LEVEL_NONE
+    return OPLOCK_LEVEL_LEASE if cache.kind >= CacheKind.LEASE else LEVEL_OF_STATE[cache.granted]
+
+
+def lease_context(opened: Open, claim: CacheClaim, asked: memoryview | None) -> bytes:
+    """2.2.14.2.10 and .11: the lease that an open belongs to, in the form of the open that began it. Empty without a lease."""
+    cache = opened.cache
+    if cache is None or cache.kind < CacheKind.LEASE or opened.is_directory:
+        return b""
+    flags = LEASE_FLAG_BREAK_IN_PROGRESS if cache.breaking else 0
+    if cache.kind == CacheKind.LEASE:
+        return LEASE.pack(claim.lease_key, cache.granted, flags, 0)
+    parent = bytes(16)
+    if asked is not None and len(asked) == LEASE_V2.size:
+        wanted = LEASE_V2.unpack(asked)
+        if wanted.lease_flags & LEASE_FLAG_PARENT_LEASE_KEY_SET:
+            flags |= LEASE_FLAG_PARENT_LEASE_KEY_SET
+            parent = wanted.parent_lease_key
+    return LEASE_V2.pack(claim.lease_key, cache.granted, flags, 0, parent, cache.epoch, 0)
+
+
+# Waiting
+
+
+async def until_free(request: Request, blocked: Blocked, attempt: Callable[[], T]) -> T:
+    """``attempt()`` again whenever a break is over, until nobody is in its way. It may not use the request's bytes."""
+    worker, keys = request.worker, {blocked.key}
+    try:
+        _pend(request)
+        while True:
+            await _woken(worker, blocked.waiter_id)
+            _resume(request)
+            try:
+                return attempt()
+            except Blocked as again:
+                keys.add(again.key)
+    finally:
+        worker.lock_waits.pop(blocked.waiter_id, None)
+        for key in keys:
+            worker.sharing.cancel_wait(key, blocked.waiter_id)
+
+
+def _pend(request: Request) -> None:
+    """Tell the client to wait. In the middle of a compound there is no interim response: the whole of it waits."""
+    if request.chain is None or request.chain.last:
+        request.pend()
+    elif request.task is not None:
+        request.when_cancelled = request.task.cancel
+
+
+async def _woken(worker: Worker, waiter_id: int) -> None:
+    woken: Completion[None] = Completion()
+    worker.lock_waits[waiter_id] = woken
+    timer = worker.loop.later(RETRY, lambda: woken.finish(None))
+    try:
+        await woken
+    finally:
+        timer.cancel()
+
+
+def _resume(request: Request) -> None:
+    """Go on as the tree's user, unless session, tree or open have ended meanwhile."""
+    if request.has_open():
+        request.resume()
+        return
+    tree, session = request.tree, request.session
+    if request.worker.sessions.get(session.session_id) is not session:
+        raise SmbError(status.USER_SESSION_DELETED)
+    if session.trees.get(tree.tree_id) is not tree:
+        raise SmbError(status.NETWORK_NAME_DELETED)
+    if tree.identity is not None:
+        identity.assume(tree.identity)
+
+
+class Breaks:
+    """The breaks that one worker causes, and those its client is told of."""
+
+    __slots__ = ("_worker",)
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+
+    def deadline(self) -> int:
+        """When a break that begins now is over, acknowledged or not: ns of the monotonic clock, which all processes share."""
+        return monotonic_ns() + int(self._worker.config.oplock_break_timeout * NS)
+
+    # causing breaks
+
+    def data_changed(self, opened: Open, operation: Operation = Operation.WRITE) -> None:
+        """What others have cached of the file is out of date. Nobody is waited for: with this open there, nobody caches writes.
+
+        Called when the change is made: whoever begins to cache later has seen it.
+        """
+        key, sharing = opened.key, self._worker.sharing
+        if key is not None and sharing.is_cached(key):
+            self.send(sharing.disturb(key, Act(opened.persistent, operation, self.deadline())).notices)
+
+    def require(self, opened: Open, operation: Operation, waiter_id: int) -> None:
+        """Break what stands against an operation on an open file; ``Blocked`` until it is given up."""
+        key, sharing = opened.key, self._worker.sharing
+        if key is None or not sharing.is_cached(key):
+            return
+        done = sharing.disturb(key, Act(opened.persistent, operation, self.deadline(), waiter_id))
+        self.send(done.notices)
+        if done.wait:
+            raise Blocked(key, waiter_id)
+
+    def send(self, notices: Iterable[Notice]) -> None:
+        """Have clients told."""
+        for notice in notices:
+            if (notice.slot, notice.generation) == (self._worker.slot, self._worker.generation):
+                self._tell(_packed(notice))
+            else:
+                self._worker.loop.spawn(self._deliver(notice.slot, OPLOCK_BREAK_LAYOUT.pack(*_packed(notice))), _ended)
+
+    async def _deliver(self, slot: int, payload: bytes) -> None:
+        for pause in BUSY_RETRIES:
+            try:
+                await self._worker.mailbox.ask(slot, OPLOCK_BREAK.number, payload, timeout=10.0)
+            except AskBusy:
+                await self._worker.loop.sleep(pause)
+                continue
+            except (AskError, HubClosed):
+                return  # it is gone, and its caches with it; or it is stopped, and will be killed
+            return
+        self._worker.log.warning("worker %d takes no oplock break", slot)
+
+    # being told of breaks
+
+    def arrived(self, message: Message) -> None:
+        """Another worker's client wants what ours caches."""
+        notice = OPLOCK_BREAK_LAYOUT.unpack(message.payload)
+        # The slot may have another process by now; a FileId names the process too.
+        if notice.file_id >> 32 == self._worker.file_id_base >> 32:
+            self._tell(notice)
+        self._worker.mailbox.answer(message, STATUS_ANSWER.pack(status.SUCCESS))
+
+    def _tell(self, notice: OplockBreak) -> None:
+        worker = self._worker
+        opened = next((item for item in worker.opens.values() if item.persistent == notice.file_id), None)
+        if opened is None and not notice.lease:
+            return  # closed meanwhile: whoever waited has been woken
+        try:
+            if notice.lease:
+                worker.engine.notify(_lease_notification(notice))
+            elif opened is not None:
+                self._tell_oplock(opened, notice.state)
+        except Disconnect as gone:
+            worker.end(f"connection dropped: {gone}")
+            return
+        if notice.deadline:
+            pause = max(0.0, (notice.deadline - monotonic_ns()) / NS)
+            worker.loop.later(pause, partial(self._expired, notice, opened.key if opened is not None else None))
+
+    def _tell_oplock(self, opened: Open, state: int) -> None:
+        """3.3.4.6."""
+        body = control.OPLOCK_BREAK.pack(
+            control.OPLOCK_BREAK_STRUCTURE_SIZE, LEVEL_OF_STATE[state], 0, 0, opened.persistent, opened.volatile
+        )
+        session = opened.session
+        seal = session.channel if session.encrypt or opened.tree.encrypt else None
+        self._worker.engine.notify(body, session.session_id, seal)
+
+    def _expired(self, notice: OplockBreak, key: FileKey | None) -> None:
+        """3.3.6.1, 3.3.6.5: not acknowledged in time."""
+        worker = self._worker
+        if notice.lease:
+            choice = worker.connection.choice
+            assert choice is not None
+            waiters = worker.sharing.expire_lease(choice.client_guid, notice.lease_key, notice.deadline)
+        elif key is not None:
+            waiters = worker.sharing.expire_oplock(key, notice.file_id, notice.deadline)
+        wake(worker, waiters)
+
+    # acknowledgements
+
+    def acknowledged(self, done: Acknowledged) -> None:
+        """Wake who waited; a further break is told of after the response to this acknowledgement."""
+        wake(self._worker, done.wake)
+        if done.notices:
+            self._worker.loop.soon(partial(self.send, done.notices))
+
+
+def _packed(notice: Notice) -> OplockBreak:
+    acknowledge = int(bool(notice.deadline))
+    return OplockBreak(
+        notice.file_id, notice.deadline, notice.epoch, notice.current, notice.state, int(notice.lease), acknowledge, 0, notice.lease_key
+    )
+
+
+def _lease_notification(notice: OplockBreak) -> bytes:
+    """3.3.4.7."""
+    flags = NOTIFY_BREAK_LEASE_FLAG_ACK_REQUIRED if notice.acknowledge else 0
+    size = control.LEASE_BREAK_NOTIFICATION_STRUCTURE_SIZE
+    return control.LEASE_BREAK_NOTIFICATION.pack(size, notice.epoch, flags, notice.lease_key, notice.current, notice.state, 0, 0, 0)
+
+
+def _ended(_: Any, error: BaseException | None) -> None:
+    if error is not None:
+        raise error
