@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 
@@ -24,6 +25,7 @@ from smbd.config import Config
 from smbd.master import Master
 from smbd.sharing import messages as sharing_messages
 from workers.doomed import remove
+from workers.rehearsal import rehearse
 
 
 def _worker(own: Child) -> None:
@@ -32,6 +34,7 @@ def _worker(own: Child) -> None:
     workers.main.main(own)
 
 
+TITLE = "millpond: master"
 PROGRAMS: dict[str, Program] = {
     "worker": _worker,
     "authd": authd.service.main,
@@ -50,26 +53,41 @@ KINDS: tuple[queue.Kind, ...] = (
 # smb.conf, `log level`: 0 is errors, 1 warnings and what an administrator wants to know, 2 more of it, 3 and above everything.
 _LEVELS = (logging.ERROR, logging.WARNING, logging.INFO)
 
+# Control characters, the line separators of Unicode, and halves of surrogate pairs, which no log file can hold.
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
 
 def run(config: Config, *, reread: Callable[[], Config], prepare: Callable[[], None], ready: Callable[[], None]) -> int:
     """Serve ``config``; see ``smbd.cli.command.Run``."""
     set_up_log(config)
+    port.map_large_allocations()
     # Before anything else can be seen: `serve --user NAME:PASSWORD` stands in the list of processes until here.
-    port.set_title("millpond: master")
+    port.set_title(TITLE)
     os.umask(0o022)
-    return Master(config, PROGRAMS, KINDS, reread=reread, prepare=prepare, ready=ready).run()
+
+    def prepare_all() -> None:
+        prepare()
+        rehearse(config)
+        port.set_title(TITLE)  # the rehearsal had one of its own
+
+    return Master(config, PROGRAMS, KINDS, reread=reread, prepare=prepare_all, ready=ready).run()
+
+
+class OneLine(logging.Formatter):
+    """An event is one line whatever names are in it: clients choose names, and must not write lines, nor speak to a terminal."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # the base class's name
+        return _UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], super().formatMessage(record))
 
 
 def set_up_log(config: Config) -> None:
     """One line per event: to ``log file``, or to standard error. Children inherit it."""
     handler = logging.FileHandler(config.log_file, encoding="utf-8") if config.log_file else logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(process)d %(name)s %(levelname)s: %(message)s"))
+    handler.setFormatter(OneLine("%(asctime)s %(process)d %(name)s %(levelname)s: %(message)s"))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(_LEVELS[config.log_level] if config.log_level < len(_LEVELS) else logging.DEBUG)
     # At DEBUG this library writes tokens out; what proves a user belongs in no log.
-    logging.getLogger("spnego").setLevel(logging.WARNING)
-    # Its debug lines hold the tokens of logons.
     logging.getLogger("spnego").setLevel(logging.WARNING)
     # A line needs neither thread nor process names; not asking for them is cheaper and loads no module in a worker.
     logging.logThreads = logging.logMultiprocessing = False

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,7 +39,11 @@ MAX_MAPPED_ID = (0xFFFFFFFF - 1001) // 2
 """Ids above this would need a RID of more than 32 bits; they keep their S-1-22 SIDs."""
 
 MAX_LOOKUP = 256
-"""Names or SIDs in one question."""
+"""Names or SIDs that a client may ask for at once."""
+
+MAX_ASKED = 64
+MAX_TEXT = 512
+"""Names or SIDs in one question, and bytes of each: the answer, which repeats them, must fit a record whatever clients ask for."""
 
 
 class SidType:
@@ -210,19 +214,21 @@ def take_text(payload: Readable, offset: int, length: int) -> str:
 
 
 def pack_texts(texts: Sequence[str]) -> bytes:
-    """A question: LOOKUP_NAMES or LOOKUP_SIDS."""
-    encoded = [text.encode() for text in texts]
+    """A question: LOOKUP_NAMES or LOOKUP_SIDS, of at most MAX_ASKED texts. One longer than MAX_TEXT stands for nothing and is cut."""
+    encoded = [text.encode(errors="replace")[:MAX_TEXT].decode(errors="ignore").encode() for text in texts]
     return COUNT.pack(len(encoded)) + b"".join(COUNT.pack(len(text)) + text for text in encoded)
 
 
 def unpack_texts(payload: Readable) -> list[str]:
     """The inverse of ``pack_texts``."""
     (count,) = COUNT.unpack(payload)
-    if count > MAX_LOOKUP:
+    if count > MAX_ASKED:
         raise WireError(f"{count} names in one question")
     offset, texts = COUNT.size, []
     for _ in range(count):
         (length,) = COUNT.unpack(payload, offset)
+        if length > MAX_TEXT:
+            raise WireError(f"a name of {length} bytes")
         texts.append(take_text(payload, offset + COUNT.size, length))
         offset += COUNT.size + length
     return texts
@@ -279,11 +285,17 @@ def unpack_users(payload: Readable) -> tuple[int, list[UserRecord]]:
     return total, users
 
 
+def questions(texts: Sequence[str]) -> Iterator[bytes]:
+    """As many questions as it takes; their answers follow one another."""
+    for start in range(0, len(texts), MAX_ASKED):
+        yield pack_texts(texts[start : start + MAX_ASKED])
+
+
 async def lookup_names(ask: Ask, names: Sequence[str]) -> list[Account]:
-    """One account for each of at most MAX_LOOKUP names (``user``, ``DOMAIN\\user``, ``BUILTIN\\Users``...)."""
+    """One account for each of at most MAX_ASKED names (``user``, ``DOMAIN\\user``, ``BUILTIN\\Users``...)."""
     return unpack_accounts((await ask(AUTHD, LOOKUP_NAMES.number, pack_texts(names))).payload)
 
 
 async def lookup_sids(ask: Ask, sids: Sequence[str]) -> list[Account]:
-    """One account for each of at most MAX_LOOKUP SID texts."""
+    """One account for each of at most MAX_ASKED SID texts."""
     return unpack_accounts((await ask(AUTHD, LOOKUP_SIDS.number, pack_texts(sids))).payload)

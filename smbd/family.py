@@ -23,6 +23,7 @@ from pools.pool import DEFAULT_RESERVE, STATIC_PLAN, plan_bytes
 from pools.queue import PEER, PEER_DIED, sender_class
 from smbd.child import FIRST_WORKER, STARTING_ORDER, WORKER, Child, Program
 from smbd.config import Config
+from smbd.config.hosts import source
 from smbd.hub import Hub
 from smbd.lessor import Lessor
 from smbd.processes import Exit, Process, classify, fork, kill
@@ -31,6 +32,7 @@ log = logging.getLogger("millpond.master")
 
 ARENA_CEILING = 256 << 20
 """Bytes that one connection may have committed at most, however large the budget is. Address space, not memory."""
+STRANGERS = 16
 TRANSACTION_LIMIT_NS = 2_000_000_000
 
 
@@ -59,7 +61,7 @@ class Family:
         self._arenas: dict[int, Arena] = {}
         self._generations: Counter[int] = Counter()
         self._free = list(range(FIRST_WORKER, counters.rows))
-        self._hosts: Counter[str] = Counter()
+        self._sources: Counter[str] = Counter()
 
     # --- who is there ----------------------------------------------------------------------------------------------
 
@@ -86,13 +88,8 @@ class Family:
 
     def start_worker(self, visitor: Visitor, config: Config, now: float) -> Process:
         """Fork a worker for a connection and close the master's copy of its socket. ``Refused`` when it may not be or cannot be."""
-        host = visitor.address[0]
         limit = min(config.max_smbd_processes or self._counters.rows, self._counters.rows - FIRST_WORKER)
-        count = len(self._by_slot) - len(self.services())
-        if count >= limit or not self._free:
-            raise Refused(f"{count} connections are open, `max smbd processes` allows no more")
-        if self._hosts[host] >= per_address(limit):
-            raise Refused(f"{self._hosts[host]} connections are open from this address alone")
+        self._check_room(source(visitor.address[0]), limit)
         slot = self._free[0]
         if not self._lessor.admit(slot, reserve_bytes(config)):
             raise Refused("`pool budget` has no room for another connection's reserve")
@@ -111,9 +108,23 @@ class Family:
         heapq.heappop(self._free)
         if arena is not None:
             self._arenas[slot] = arena
-        self._hosts[host] += 1
+        self._sources[source(visitor.address[0])] += 1
         visitor.sock.close()
         return process
+
+    def _check_room(self, origin: str, limit: int) -> None:
+        """``Refused`` when too many connections are open: in all, of one origin, or of one origin without anybody logged on."""
+        count = len(self._by_slot) - len(self.services())
+        if count >= limit or not self._free:
+            raise Refused(f"{count} connections are open, `max smbd processes` allows no more")
+        of_origin = self._sources[origin]
+        if of_origin >= per_address(limit):
+            raise Refused(f"{of_origin} connections are open from this address alone")
+        if of_origin >= strangers(limit):
+            idle = [worker.host for worker in self.workers() if not self._counters.row(worker.slot).get("sessions")]
+            waiting = sum(source(host) == origin for host in idle)
+            if waiting >= strangers(limit):
+                raise Refused(f"{waiting} connections are open from this address with nobody logged on")
 
     def _start(self, slot: int, config: Config, now: float, visitor: Visitor | None, arena: Arena | None) -> Process:
         role, generation = sender_class(slot), self._generations[slot] + 1
@@ -154,9 +165,10 @@ class Family:
         self._hub.broadcast(PEER_DIED, PEER.pack(slot, process.generation), workers=False, services=True)
         if process.role == WORKER:
             heapq.heappush(self._free, slot)
-            self._hosts[process.host] -= 1
-            if not self._hosts[process.host]:
-                del self._hosts[process.host]
+            origin = source(process.host)
+            self._sources[origin] -= 1
+            if not self._sources[origin]:
+                del self._sources[origin]
         return process, classify(status)
 
     def condemn(self, slot: int, generation: int, reason: str) -> None:
@@ -193,6 +205,11 @@ def reserve_bytes(config: Config) -> int:
 def per_address(limit: int) -> int:
     """Connections from one address: enough for a busy terminal server, not enough to lock everyone else out."""
     return limit if limit <= 16 else limit * 3 // 4
+
+
+def strangers(limit: int) -> int:
+    """Connections from one address on which nobody has logged on: enough for many that start at once, few enough to wait for."""
+    return max(STRANGERS, limit // 4)
 
 
 def _of(process: Process) -> str:

@@ -25,6 +25,8 @@ from smbd.reactor import Reactor
 
 BACKLOG_RECORDS = 1024
 BACKLOG_BYTES = 16 << 20
+UNREAD_ANSWERS = 4 * BACKLOG_RECORDS
+"""Waiting records at which a process hears no answer of the master's any more."""
 OPEN_QUESTIONS = 1024
 OPEN_QUESTION_BYTES = 4 << 20
 """What one process may have asked without an answer; past it, it hears BUSY."""
@@ -179,11 +181,20 @@ class Hub:
     # --- the master's own messages ---------------------------------------------------------------------------------
 
     def send(self, slot: int, kind: int, payload: bytes = b"", *, id: int = 0) -> None:
-        """A message from the master. It is never refused: the master says little, and what it says matters."""
+        """A message from the master. It is never refused: the master says little, and what it says matters.
+
+        But who asks on and on and reads none of the answers must not fill this process with them.
+        """
         peer = self._peers.get(slot)
-        if peer is not None:
-            head = Record(MASTER, ANY_GENERATION, kind, 0, len(payload), id)
-            self._deliver(peer, Parcel(head, RECORD.pack(*head) + payload, (), self._kinds[kind]))
+        if peer is None:
+            return
+        if id and peer.waiting >= UNREAD_ANSWERS:
+            if not peer.lasting and not peer.deaf:
+                self._ignore(peer)
+                self._condemn(peer.slot, peer.generation, f"asked and read none of {peer.waiting} messages")
+            return
+        head = Record(MASTER, ANY_GENERATION, kind, 0, len(payload), id)
+        self._deliver(peer, Parcel(head, RECORD.pack(*head) + payload, (), self._kinds[kind]))
 
     def broadcast(self, kind: int, payload: bytes = b"", *, workers: bool, services: bool) -> None:
         """The same message to many."""

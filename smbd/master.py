@@ -33,6 +33,7 @@ from pools.counters import CounterSegment
 from pools.pool import CLASSES
 from smbd.child import BROKER, COUNTERS_FILE, FIRST_WORKER, MASTER, READY, SHARING_DIRECTORY, STARTING_ORDER, WORKER, Program
 from smbd.config import Config, ConfigError
+from smbd.config.hosts import admitted
 from smbd.config_messages import pack_config
 from smbd.family import Family, Refused, Visitor
 from smbd.hub import Delivery, Hub
@@ -301,7 +302,11 @@ class Master:
             self._welcome(sock, (address[0], address[1]))
 
     def _welcome(self, sock: socket.socket, address: tuple[str, int]) -> None:
-        """A worker for this connection, or a closed door."""
+        """A worker for this connection, or a closed door: for who may not connect at all, before a byte is read."""
+        if not admitted(self._config.hosts_allow, self._config.hosts_deny, address[0]):
+            self._log_refusal(shown(*address), "`hosts allow` and `hosts deny` of [global] do not let it in")
+            sock.close()
+            return
         try:
             local = sock.getsockname()
             process = self._family.start_worker(Visitor(sock, address, (local[0], local[1])), self._config, self._clock())

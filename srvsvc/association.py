@@ -70,6 +70,7 @@ class Association:
         """Take what was written to the pipe; the PDUs to send. A PDU may come in pieces, and several at once."""
         self._buffer += data
         answers: list[bytes] = []
+        size = 0
         while len(self._buffer) >= pdu.COMMON_HEADER.size:
             head = pdu.COMMON_HEADER.unpack(self._buffer)
             pdu.check(head)
@@ -77,8 +78,22 @@ class Association:
                 break
             whole = bytes(self._buffer[: head.frag_length])
             del self._buffer[: head.frag_length]
-            answers += self._take(head, whole)
+            taken = self._take(head, whole)
+            size += sum(map(len, taken))
+            if size > MAX_UNREAD:  # many requests in one write: their answers are bounded as they are made
+                raise WireError(f"{size} bytes of answers to one write")
+            answers += taken
         return answers
+
+    @property
+    def held(self) -> int:
+        """Bytes kept of what the client has begun to say."""
+        return len(self._buffer) + len(self._gathered)
+
+    def drop(self) -> None:
+        """The pipe is broken: nothing is kept."""
+        self._buffer.clear()
+        self._gathered.clear()
 
     def _take(self, head: pdu.CommonHeader, whole: bytes) -> list[bytes]:
         body = whole[pdu.COMMON_HEADER.size : head.frag_length - (head.auth_length + 8 if head.auth_length else 0)]

@@ -296,6 +296,22 @@ class Bytes:
         return value
 
 
+class Units:
+    """A conformant array of UTF-16 units, as bytes: buffers that the client sizes, packed whole."""
+
+    align = 4
+
+    def pack(self, out: Writer, value: Any) -> None:
+        out.integer(4, len(value) // 2)
+        out.data += value
+
+    def unpack(self, src: Reader) -> Any:
+        return src.raw(2 * src.integer(4))
+
+    def settle(self, value: Any) -> Any:
+        return value
+
+
 class Text:
     """A conformant varying string of UTF-16 units, with its NUL unless ``counted`` (as behind RPC_UNICODE_STRING)."""
 

@@ -11,7 +11,7 @@ import logging
 import os
 import secrets
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -26,7 +26,7 @@ from smbd.accounts import (
     IdMap,
     UserRecord,
     machine_sid,
-    pack_texts,
+    questions,
     unpack_accounts,
     unpack_users,
 )
@@ -70,6 +70,9 @@ TOO_BUSY = 0x1C010014
 
 MAX_PIPES_PER_PEER = 256
 MAX_PIPES = 8192
+MAX_HELD_PER_PEER = 8 << 20
+MAX_HELD = 128 << 20
+"""Bytes in pipes, said in part or not read, at which the pipe that took the last of them is broken: of one process, and in all."""
 
 
 class Pipe:
@@ -93,12 +96,23 @@ class Pipe:
             if self._waiting > MAX_UNREAD:
                 raise WireError(f"{self._waiting} bytes of answers are not read")
         except WireError as error:
-            log.info("pipe broken: %s", error)
-            self.broken = True
-            self._unread.clear()
+            self.break_off(str(error))
             return status.PIPE_BROKEN
         self._unread.extend(answers)
         return status.SUCCESS
+
+    def break_off(self, reason: str) -> None:
+        """Nothing more is taken, and nothing is kept."""
+        log.info("pipe broken: %s", reason)
+        self.broken = True
+        self._unread.clear()
+        self._waiting = 0
+        self._association.drop()
+
+    @property
+    def held(self) -> int:
+        """Bytes that lie here: said in part, or not read."""
+        return self._waiting + self._association.held
 
     def read(self, limit: int) -> tuple[int, bytes]:
         """(status, at most ``limit`` bytes of the oldest message); BUFFER_OVERFLOW when the message goes on."""
@@ -165,10 +179,10 @@ class World:
         return self._end(record.slot, CLOSE_SESSION, CLOSE_SESSION_LAYOUT.pack(record.session_id, 0))
 
     def lookup_names(self, names: Sequence[str]) -> list[Account]:
-        return unpack_accounts(self._ask(LOOKUP_NAMES, pack_texts(names))) if names else []
+        return [account for question in questions(names) for account in unpack_accounts(self._ask(LOOKUP_NAMES, question))]
 
     def lookup_sids(self, sids: Sequence[str]) -> list[Account]:
-        return unpack_accounts(self._ask(LOOKUP_SIDS, pack_texts(sids))) if sids else []
+        return [account for question in questions(sids) for account in unpack_accounts(self._ask(LOOKUP_SIDS, question))]
 
     def users(self) -> list[UserRecord]:
         found: list[UserRecord] = []
@@ -199,12 +213,14 @@ class World:
 
 
 class RpcServer:
-    """Answers messages. ``life`` makes this process's handles unlike those of the one before it."""
+    """Answers messages. ``life`` makes this process's handles unlike those of the one before it; ``held``: bytes that lie in pipes."""
 
     def __init__(self, world: World, life: int) -> None:
         self._world = world
         self._pipes: dict[PipeKey, Pipe] = {}
         self._peers: dict[tuple[int, int], int] = {}
+        self._held: Counter[tuple[int, int]] = Counter()
+        self.held = 0
         self._next = itertools.count(life << 32 | 1)
 
     def handlers(self) -> dict[int, Handler]:
@@ -246,14 +262,14 @@ class RpcServer:
         pipe, _, data = self._find(message)
         if pipe is None:
             return RESULT.pack(status.PIPE_DISCONNECTED, 0)
-        return RESULT.pack(pipe.write(data), len(data))
+        return RESULT.pack(self._write(message, pipe, data), len(data))
 
     def read(self, message: Message) -> bytes:
         """READ_PIPE."""
         pipe, limit, _ = self._find(message)
         if pipe is None:
             return RESULT.pack(status.PIPE_DISCONNECTED, 0)
-        code, data = pipe.read(limit)
+        code, data = self._read(message, pipe, limit)
         return RESULT.pack(code, 0) + data
 
     def transceive(self, message: Message) -> bytes:
@@ -263,30 +279,59 @@ class RpcServer:
             return RESULT.pack(status.PIPE_DISCONNECTED, 0)
         if pipe.readable:
             return RESULT.pack(status.PIPE_BUSY, 0)
-        code = pipe.write(data)
+        code = self._write(message, pipe, data)
         if code != status.SUCCESS:
             return RESULT.pack(code, 0)
-        code, answer = pipe.read(limit)
+        code, answer = self._read(message, pipe, limit)
         return RESULT.pack(code, len(data)) + answer
 
     def close(self, message: Message) -> None:
         """CLOSE_PIPE."""
         (handle,) = CLOSE.unpack(message.payload)
-        if self._pipes.pop(PipeKey(message.sender, message.generation, handle), None) is not None:
-            peer = message.sender, message.generation
+        peer = message.sender, message.generation
+        pipe = self._pipes.pop(PipeKey(*peer, handle), None)
+        if pipe is not None:
+            self._count(peer, -pipe.held)
             left = self._peers.pop(peer) - 1
             if left:
                 self._peers[peer] = left
 
     def peer_died(self, message: Message) -> None:
         """PEER_DIED: its pipes with it."""
-        peer = tuple(PEER.unpack(message.payload))
-        if self._peers.pop((peer[0], peer[1]), 0):
+        slot, generation = PEER.unpack(message.payload)
+        peer = slot, generation
+        if self._peers.pop(peer, 0):
+            self._count(peer, -self._held[peer])
             self._pipes = {key: pipe for key, pipe in self._pipes.items() if key[:2] != peer}
 
     def reload(self, message: Message) -> None:
         """RELOAD: what is listed from now on."""
         self._world.use(unpack_config(message.payload))
+
+    def _write(self, message: Message, pipe: Pipe, data: bytes) -> int:
+        """``Pipe.write`` within the bounds of what may lie in pipes."""
+        peer = message.sender, message.generation
+        before = pipe.held
+        code = pipe.write(data)
+        self._count(peer, pipe.held - before)
+        if self._held[peer] > MAX_HELD_PER_PEER or self.held > MAX_HELD:
+            before = pipe.held
+            pipe.break_off(f"{self._held[peer]} bytes lie in this process's pipes, {self.held} in all")
+            self._count(peer, pipe.held - before)
+            return status.PIPE_BROKEN
+        return code
+
+    def _read(self, message: Message, pipe: Pipe, limit: int) -> tuple[int, bytes]:
+        before = pipe.held
+        found = pipe.read(limit)
+        self._count((message.sender, message.generation), pipe.held - before)
+        return found
+
+    def _count(self, peer: tuple[int, int], change: int) -> None:
+        self.held += change
+        self._held[peer] += change
+        if not self._held[peer]:
+            del self._held[peer]
 
     def _find(self, message: Message) -> tuple[Pipe | None, int, bytes]:
         head = DATA.unpack(message.payload)

@@ -14,10 +14,10 @@ from smbd.config import Share
 from smbd.config.macros import Client, expand, table
 from srvsvc.association import Interface, Operation
 from srvsvc.names import path_type, share_name_valid
-from srvsvc.ndr import Array, Bytes, Record, Type, Unique, Varying
+from srvsvc.ndr import Array, Bytes, Record, Type, Unique, Units, Varying
 from srvsvc.server import Server
 from srvsvc.sessions import connection_enum, file_close, file_enum, session_del, session_enum
-from srvsvc.types import OPTIONAL_TEXT, TEXT, U16, U32, DiskText, Win32, choice, enumerated, enumeration, levels, not_enumerated
+from srvsvc.types import OPTIONAL_TEXT, TEXT, U32, DiskText, Win32, choice, enumerated, enumeration, levels, not_enumerated
 
 # [MS-SRVS] 2.2.2.4 share types
 DISK_TREE, IPC, SPECIAL = 0, 3, 0x80000000
@@ -252,13 +252,13 @@ def netp_name_validate(server: Server, args: Any) -> tuple[Any, ...]:
 def netp_name_canonicalize(server: Server, args: Any) -> tuple[Any, ...]:
     """3.1.4.34 NetprNameCanonicalize: upper case, as share and computer names compare. The buffer's length is in characters."""
     del server
-    room = min(args.outbuf_length, 64000)
-    units = list(memoryview((args.name.upper() + "\0").encode("utf-16-le", errors="surrogatepass")).cast("H"))
+    room = 2 * min(args.outbuf_length, 64000)
+    units = (args.name.upper() + "\0").encode("utf-16-le", errors="surrogatepass")
     if not share_name_valid(args.name, args.name_type):
-        return [0] * room, Win32.INVALID_NAME
+        return bytes(room), Win32.INVALID_NAME
     if len(units) > room:
-        return [0] * room, Win32.BUFFER_TOO_SMALL
-    return units + [0] * (room - len(units)), Win32.SUCCESS
+        return bytes(room), Win32.BUFFER_TOO_SMALL
+    return units.ljust(room, b"\0"), Win32.SUCCESS
 
 
 def netp_name_compare(server: Server, args: Any) -> tuple[Any, ...]:
@@ -320,7 +320,7 @@ def _operations() -> dict[int, Operation]:
         34: Operation(
             "NetprNameCanonicalize",
             Record("Q", **name_query, outbuf_length=U32, name_type=U32, flags=U32),
-            Record("R", outbuf=Array(U16), status=U32),
+            Record("R", outbuf=Units(), status=U32),
             netp_name_canonicalize,
         ),
         35: Operation("NetprNameCompare", Record("Q", **name_query, other=TEXT, name_type=U32, flags=U32), status_only, netp_name_compare),

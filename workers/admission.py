@@ -18,6 +18,7 @@ from smbd.config.hosts import admitted
 from smbd.config.macros import Client, expand, table
 from smbd.smb2 import status
 from smbd.smb2.constants import FILE_ALL_ACCESS, FILE_GENERIC_EXECUTE, FILE_GENERIC_READ
+from smbd.smb2.constants import FILE_ALL_ACCESS, FILE_GENERIC_EXECUTE, FILE_GENERIC_READ
 from smbd.smb2.dtyp import SID, Token
 from smbd.smb2.status import SmbError
 from workers import identity
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from workers.tree import TreeConnect
     from workers.worker import Worker
 
+NOBODY = 65534
 READ_ONLY_ACCESS = FILE_GENERIC_READ | FILE_GENERIC_EXECUTE
 
 
@@ -68,6 +70,14 @@ def identify(worker: Worker, tree: TreeConnect) -> None:
         acting = tree.forced = _as_unix_user(worker, acting, worker.config.guest_account)
     ids = Identity(acting.uid, acting.gid, acting.groups)
     tree.identity = identity.ROOT if word.admin else ids
+
+
+def shut(tree: TreeConnect) -> None:
+    """The session's user has become one who may not enter: no CREATE is granted anything, and nobody's rights are used for the rest."""
+    tree.maximal_access = 0
+    tree.read_only = True
+    tree.forced = None
+    tree.identity = Identity(NOBODY, NOBODY)
 
 
 def _forced(worker: Worker, share: Share, token: Token) -> Token | None:

@@ -18,6 +18,7 @@ from smbd.sharing.caching import STATE_OF_LEVEL
 from smbd.sharing.messages import OPLOCK_BREAK, OPLOCK_BREAK_LAYOUT, STATUS_ANSWER, OplockBreak
 from smbd.smb2 import status
 from smbd.smb2.constants import (
+    CAP_LEASING,
     LEASE_FLAG_BREAK_IN_PROGRESS,
     LEASE_FLAG_PARENT_LEASE_KEY_SET,
     NOTIFY_BREAK_LEASE_FLAG_ACK_REQUIRED,
@@ -34,7 +35,6 @@ from workers.loop import Completion
 
 if TYPE_CHECKING:
     from smbd.sharing import Acknowledged
-    from smbd.smb2.connection import Connection
     from workers.open import Open
     from workers.request import Request
     from workers.worker import Worker
@@ -60,13 +60,15 @@ class Blocked(Exception):
 # What a client asks for and is told at its CREATE
 
 
-def cache_claim(connection: Connection, level: int, lease: memoryview | None) -> CacheClaim:
-    """RequestedOplockLevel and the RqLs context as the shared state knows them; what the dialect does not have is not asked for."""
+def cache_claim(request: Request, level: int, lease: memoryview | None) -> CacheClaim:
+    """RequestedOplockLevel and the RqLs context as the shared state knows them; what was not negotiated is not asked for."""
+    if not request.tree.share.oplocks:
+        return NOTHING
     if level != OPLOCK_LEVEL_LEASE:
         state = STATE_OF_LEVEL.get(level, 0)
         return CacheClaim(CacheKind.OPLOCK, state) if state else NOTHING
-    dialect, choice = connection.dialect, connection.choice
-    if lease is None or dialect is None or not dialect.leasing or choice is None:
+    dialect, choice = request.worker.connection.dialect, request.worker.connection.choice
+    if lease is None or dialect is None or choice is None or not choice.capabilities & CAP_LEASING:
         return NOTHING
     if len(lease) == LEASE.size:
         first = LEASE.unpack(lease)
@@ -178,15 +180,17 @@ class Breaks:
         if key is not None and sharing.is_cached(key):
             self.send(sharing.disturb(key, Act(opened.persistent, operation, self.deadline())).notices)
 
-    def require(self, opened: Open, operation: Operation, waiter_id: int) -> None:
-        """Break what stands against an operation on an open file; ``Blocked`` until it is given up."""
-        key, sharing = opened.key, self._worker.sharing
+    def require(self, request: Request, operation: Operation) -> None:
+        """Break what stands against an operation on the request's open; ``Blocked`` until it is given up."""
+        opened, sharing = request.open, self._worker.sharing
+        key = opened.key
         if key is None or not sharing.is_cached(key):
             return
-        done = sharing.disturb(key, Act(opened.persistent, operation, self.deadline(), waiter_id))
+        request.waiter_id = request.waiter_id or self._worker.next_id()
+        done = sharing.disturb(key, Act(opened.persistent, operation, self.deadline(), request.waiter_id))
         self.send(done.notices)
         if done.wait:
-            raise Blocked(key, waiter_id)
+            raise Blocked(key, request.waiter_id)
 
     def send(self, notices: Iterable[Notice]) -> None:
         """Have clients told."""

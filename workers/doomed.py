@@ -27,7 +27,7 @@ def remove(config: Config, item: Doomed) -> None:
     vfs = PosixVfs(share.path)
     before = identity.current()
     try:
-        identity.assume(_asker(item))
+        identity.assume(asker(item.uid, item.gid))
         _unlink(vfs, item)
     finally:
         identity.assume(before)
@@ -45,12 +45,12 @@ def _unlink(vfs: PosixVfs, item: Doomed) -> None:
         handle.close()
 
 
-def _asker(item: Doomed) -> Identity:
-    """The user, with the groups the system gives it; whoever serves where none is known."""
-    if NOBODY in (item.uid, item.gid):
+def asker(uid: int, gid: int) -> Identity:
+    """The user who asked for a deletion, with the groups the system gives it; whoever serves where none is known."""
+    if NOBODY in (uid, gid):
         return identity.current()
     try:
-        groups = tuple(os.getgrouplist(pwd.getpwuid(item.uid).pw_name, item.gid))
+        groups = tuple(os.getgrouplist(pwd.getpwuid(uid).pw_name, gid))
     except KeyError:
-        groups = (item.gid,)
-    return Identity(item.uid, item.gid, groups)
+        groups = (gid,)
+    return Identity(uid, gid, groups)

@@ -99,6 +99,7 @@ def main(child: Child) -> None:
         worker.close()
         pool.close()
         loop.close()
+        worker.sharing.close_environment()  # its reader's slot is free at once, not when somebody looks for the dead
 
 
 SOCKET_OPTIONS = {
@@ -217,7 +218,7 @@ def negotiate_settings(config: Config, ids: IdMap) -> NegotiateSettings:
         signing_required=config.server_signing == "mandatory",
         ciphers=ciphers,
         signing_algorithms=tuple(SIGNERS[name] for name in config.server_smb3_signing_algorithms),
-        capabilities=CAP_LARGE_MTU | CAP_LEASING,
+        capabilities=CAP_LARGE_MTU | (CAP_LEASING if config.smb2_leases else 0),
         max_transact_size=config.smb2_max_trans,
         max_read_size=config.smb2_max_read,
         max_write_size=config.smb2_max_write,

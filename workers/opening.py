@@ -78,6 +78,7 @@ class Wish:
     eas: tuple[tuple[str, bytes], ...] = ()
     cache: CacheClaim = NOTHING
     waiter_id: int = 0
+    again: bool = False  # it has waited for others to give up what they cached
 
     @property
     def directory(self) -> bool:
@@ -210,6 +211,7 @@ def claim(worker: Worker, opened: Open, handle: Handle, wish: Wish, granted: int
             cache=cache,
             waiter_id=wish.waiter_id,
             deadline=worker.breaks.deadline(),
+            again=wish.again,
         ),
     )
     worker.breaks.send(done.notices)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from smbd.sharing import FileKey
+from smbd.sharing import FileKey, Operation
 from smbd.sharing.rules import SHARED
 from smbd.smb2 import status
 from smbd.smb2.constants import DELETE, FILE_SHARE_WRITE
@@ -35,6 +35,7 @@ def rename(request: Request, opened: Open, handle: Handle, wish: Rename) -> None
     if not old.stream:
         _check_directories(request, opened, old, target)
         _check_target(request, opened.key, target, wish.replace)
+    worker.breaks.require(request, Operation.RENAME)
     vfs.rename(handle, target, wish.replace)
     opened.path = handle.path
     if old.stream:

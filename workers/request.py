@@ -92,6 +92,7 @@ class Request:
         "task",
         "tree",
         "view",
+        "waiter_id",
         "when_cancelled",
         "worker",
     )
@@ -116,6 +117,7 @@ class Request:
         self.after_reply: Callable[[], None] | None = None  # once the response is on its way
         self.ends_with_open = False  # waits for something that the end of its Open answers by itself
         self.when_cancelled: Callable[[], None] | None = None
+        self.waiter_id = 0  # under which it waits for others to give up what they cache
 
     def variable(self, offset: int, length: int, minimum: int = HEADER_SIZE) -> memoryview:
         """``length`` bytes at ``offset`` from the start of the header; ``WireError`` unless all lie in this element, after ``minimum``."""

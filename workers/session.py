@@ -34,6 +34,7 @@ class Session:
         "is_anonymous",
         "is_guest",
         "preauth",
+        "proven",
         "reauthenticating",
         "session_id",
         "started",
@@ -53,6 +54,7 @@ class Session:
         self.preauth: PreauthHash | None = None  # while keys are still to be made from it
         self.busy = False  # the authenticator is at work on a step of it
         self.reauthenticating = False
+        self.proven: tuple[str, str] | None = None  # name and SID of the user whose logon made the keys; None when there are none
         self.encrypt = False
         self.is_guest = False
         self.is_anonymous = False

@@ -360,15 +360,14 @@ class Worker:
         self.max_transact = min(settings.max_transact_size, most)
 
     def identity_changed(self, session: Session) -> None:
-        """A reauthentication: shares the new user may not enter are disconnected."""
+        """A reauthentication. On a share the new user may not enter, what is open stays usable as it was granted; nothing more opens."""
         for tree in list(session.trees.values()):
             if tree.is_pipe:
                 continue
             try:
                 admission.identify(self, tree)
             except SmbError:
-                self.engine.cancel_tree(tree)
-                self.end_tree(tree)
+                admission.shut(tree)
         self.sharing.add_session(self._session_record(session))
         self.describe()
 
@@ -465,9 +464,11 @@ class Worker:
         return time.time_ns() // 100 + EPOCH
 
     def grant(self, requested: int, charged: int) -> int:
-        """Credits for a response to a request that cost ``charged``. While a large buffer is awaited they come one at a time."""
+        """Credits for a response to a request that cost ``charged``. One at a time while a large buffer is awaited, and to strangers:
+        who has no session yet asks one thing after the other, and cannot fill the authenticator's queue.
+        """
         connection = self.connection
-        ceiling = 1 if self._paused else ALL_CREDITS
+        ceiling = 1 if self._paused or not connection.channels else ALL_CREDITS
         return connection.credits.grant(requested, ceiling, (charged or 1) if connection.multi_credit else 1)
 
     def count_request(self, command: int) -> None:

@@ -33,6 +33,8 @@ NO_ROOM: Final = frozenset({errno.ENOSPC, errno.ENOMEM, errno.EDQUOT})
 _SHARED_MEMORY_DIRECTORY: Final = "/dev/shm"
 _PR_SET_PDEATHSIG: Final = 1
 _INT_BYTES: Final = 4
+_M_MMAP_THRESHOLD: Final = -3
+_MMAP_THRESHOLD: Final = 128 << 10  # glibc's own value at the start of a process
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -193,6 +195,17 @@ def die_with_parent(parent: int) -> None:
 def set_title(title: str) -> None:
     """What ps shows for this process."""
     setproctitle(title)
+
+
+def map_large_allocations() -> None:
+    """Keep large blocks of memory out of the heap for good, in this process and its children (mallopt(3), M_MMAP_THRESHOLD).
+
+    Left alone, glibc raises its threshold when such a block is freed. A zeroed block of megabytes that is hardly used, as LMDB asks for,
+    then comes out of the heap and is written to from end to end.
+    """
+    mallopt = getattr(_libc, "mallopt", None)  # glibc's own: other libraries have no such habit
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD)
 
 
 def close_others(keep: Iterable[int]) -> None:

@@ -36,6 +36,12 @@ def parse(address: str) -> Address | None:
     return getattr(found, "ipv4_mapped", None) or found
 
 
+def source(address: str) -> str:
+    """Whose doing a connection is, for limits: an IPv4 address itself; of IPv6 the network: one client has addresses in it without end."""
+    client = parse(address)
+    return str(ipaddress.ip_network((client, 64), strict=False)) if isinstance(client, ipaddress.IPv6Address) else address
+
+
 def matches(patterns: Sequence[str], client: Address, names: Collection[str] = ()) -> bool:
     """Whether a list names the client. ``A B EXCEPT C``: those before the word, without those after it."""
     for position, word in enumerate(patterns):

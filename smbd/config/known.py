@@ -43,7 +43,7 @@ wins ttl, max xmit, mdns name, message command, min domain uid, min print space,
 msdfs proxy, msdfs root, msdfs shuffle referrals, multicast dns register, name cache timeout, name resolve order, nbt client socket
 address, nbt port, ncalrpc dir, netbios aliases, netbios scope, neutralize nt4 emulation, nmbd bind explicit broadcast, nsupdate command,
 nt acl support, nt hash store, nt pipe support, nt status support, ntlm auth, ntp signd socket directory, ntvfs handler, null passwords,
-obey pam restrictions, old password allowed period, oplock break wait time, oplocks, os level, os2 driver map, pam password change, panic
+obey pam restrictions, old password allowed period, oplock break wait time, os level, os2 driver map, pam password change, panic
 action, passdb backend, passdb expand explicit, passwd chat, passwd chat debug, passwd chat timeout, passwd program, password hash gpg key
 ids, password hash userPassword schemes, password server, perfcount module, posix locking, postexec, preexec, preexec close, prefered
 master, preferred master, prefork backoff increment, prefork children, prefork maximum backoff, preload, preload modules, preserve case,
@@ -53,7 +53,7 @@ clients, reject md5 servers, remote announce, remote browse sync, rename user sc
 dir, root directory, root postexec, root preexec, root preexec close, rpc big endian, rpc server dynamic port range, rpc server port, rpc
 start on demand helpers, samba kcc command, security, server multi channel support, server role, server schannel, server schannel require
 seal, server services, set primary group script, set quota command, short preserve case, show add printer wizard, shutdown script, smb1
-unix extensions, smb2 disable lock sequence checking, smb2 disable oplock break retry, smb2 leases, smbd async dosmode, smbd force process
+unix extensions, smb2 disable lock sequence checking, smb2 disable oplock break retry, smbd async dosmode, smbd force process
 locks, smbd getinfo ask sharemode, smbd max async dosmode, smbd max xattr size, smbd profiling level, smbd search ask sharemode, socket
 address, spn update command, spotlight, spotlight backend, stat cache, strict allocate, strict locking, strict rename, svcctl list,
 syslog, syslog only, template homedir, template shell, time server, timestamp logs, tls cafile, tls certfile, tls crlfile, tls dh params

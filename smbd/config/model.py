@@ -127,6 +127,7 @@ class Share:
     access_based_share_enum: bool = _par(False, values.boolean)
     hide_unreadable: bool = _par(False, values.boolean)
     follow_symlinks: bool = _par(True, values.boolean)
+    oplocks: bool = _par(True, values.boolean)
     strict_sync: bool = _par(True, values.boolean)
     sync_always: bool = _par(False, values.boolean)
     csc_policy: str = _par("manual", _OFFLINE)
@@ -184,6 +185,7 @@ class Config:
     smb2_max_write: int = _par(8 * MIB, values.size(65536, 8 * MIB))
     smb2_max_trans: int = _par(8 * MIB, values.size(65536, 8 * MIB))
     smb2_max_credits: int = _par(8192, values.whole(1, 65535))
+    smb2_leases: bool = _par(True, values.boolean)
 
     # Millpond's own.
     accept_any_domain: bool = _par(True, values.boolean)

@@ -161,6 +161,7 @@ class Caches(Locks):
             operation=_operation(claim, conflict),
             other_opens=any(m not in mates and (m.row.access & ~ATTRIBUTES_ONLY or m.row.kind >= CacheKind.LEASE) for m in members),
             spares=spares_of(claim),
+            again=claim.again,
         )
         state, notices = self._break(transaction, state, members, decision.breaks, claim.deadline)
         if decision.wait:
@@ -233,17 +234,16 @@ class Caches(Locks):
         further = following(after)
         if further is None:
             return self._end_break(transaction, at, mates, left)
-        epoch = _next_epoch(row)
+        epoch = row.epoch  # further steps of a break are the same change to the client
         if not further.acknowledge:
-            done = self._end_break(transaction, at, mates, further.state, epoch)
+            done = self._end_break(transaction, at, mates, further.state)
             return done._replace(state=left, notices=(_notice(mates[0], left, further.state, epoch, 0),))
-        again = row._replace(cache=left, requested=further.state, epoch=epoch, deadline=deadline)
+        again = row._replace(cache=left, requested=further.state, deadline=deadline)
         self._save(transaction, at, self._put_all(transaction, self._state(transaction, at), mates, again))
         return Acknowledged(True, left, (_notice(mates[0], left, further.state, epoch, deadline),), ())
 
-    def _end_break(self, transaction: Transaction, at: bytes, mates: list[Member], left: int, epoch: int | None = None) -> Acknowledged:
-        row = mates[0].row
-        done = row._replace(cache=left, breaking=0, requested=0, required=0, deadline=0, epoch=row.epoch if epoch is None else epoch)
+    def _end_break(self, transaction: Transaction, at: bytes, mates: list[Member], left: int) -> Acknowledged:
+        done = mates[0].row._replace(cache=left, breaking=0, requested=0, required=0, deadline=0)
         self._save(transaction, at, self._put_all(transaction, self._state(transaction, at), mates, done))
         return Acknowledged(True, left, (), self._waiting(transaction, at))
 
@@ -310,16 +310,19 @@ class Caches(Locks):
 
     # ---- the table leases ----------------------------------------------------------------------------------------------------------------
 
-    def _enter_lease(self, transaction: Transaction, at: bytes, claim: OpenClaim) -> None:
-        """[MS-SMB2] 3.3.5.9.8: a lease key belongs to one stream; INVALID_PARAMETER while it is open under another."""
+    def _check_lease(self, transaction: Transaction, at: bytes, claim: OpenClaim) -> bytes:
+        """[MS-SMB2] 3.3.5.9.8: a lease key belongs to one stream; INVALID_PARAMETER while it is open under another.
+
+        Returns the key to enter when the open is recorded, empty when it is entered already.
+        """
         wanted = claim.cache
         cache = LEASE_KEY.pack(wanted.client_guid, wanted.lease_key)
         there = transaction.get(cache, db=self._leases)
         if there == at:
-            return
+            return b""
         if there is not None and any(member.row.kind >= CacheKind.LEASE for member in self._mates(transaction, there, cache)):
             raise SmbError(status.INVALID_PARAMETER)
-        transaction.put(cache, at, db=self._leases)
+        return cache
 
     def _leave_lease(self, transaction: Transaction, at: bytes, row: OpenState, last: bool) -> None:
         """A row of a lease is gone: with the last one the key is free. ``last``: no other row of the stream is there."""

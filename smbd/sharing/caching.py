@@ -94,6 +94,19 @@ _LEFT = {
 _OF_DATA = frozenset({Operation.WRITE, Operation.LOCK})
 
 
+_WAITS_FOR = {
+    Operation.OPEN: WRITE,
+    Operation.OVERWRITE: WRITE,
+    Operation.SHARING_VIOLATION: HANDLE,
+    Operation.WRITE: 0,
+    Operation.LOCK: 0,
+    Operation.RENAME: HANDLE,
+    Operation.DELETE: HANDLE,
+    Operation.DELETE_ON_OPEN: WRITE | HANDLE,
+}
+"""The caching whose end an operation waits for: data that is not here yet, handles that may be closed. Of other ends it only tells."""
+
+
 def breaks_of(holders: Sequence[Holder], key: bytes, operation: Operation, spares: Spares = Spares.NOBODY) -> tuple[Break, ...]:
     """The breaks that ``operation`` by ``key`` causes."""
     found: list[Break] = []
@@ -109,10 +122,14 @@ def breaks_of(holders: Sequence[Holder], key: bytes, operation: Operation, spare
     return tuple(found)
 
 
-def must_wait(holders: Sequence[Holder], key: bytes, operation: Operation, spares: Spares = Spares.NOBODY) -> bool:
-    """Whether ``operation`` goes on only after an acknowledgement: of a break it causes or of one that is under way."""
+def must_wait(holders: Sequence[Holder], key: bytes, operation: Operation, spares: Spares = Spares.NOBODY, *, again: bool = False) -> bool:
+    """Whether ``operation`` goes on only after an acknowledgement: of a break it causes or of one that is under way.
+
+    ``again``: it has waited before. Then it waits for every break that is under way, so that all of them are over when it is answered.
+    """
     return any(
-        holder.state & (HANDLE | WRITE) and (holder.breaking or _left_to(holder, operation) != holder.state)
+        (holder.breaking and again)
+        or (holder.state & _WAITS_FOR[operation] and (holder.breaking or _left_to(holder, operation) != holder.state))
         for holder in holders
         if not _spared(holder, key, operation, spares)
     )
@@ -140,6 +157,7 @@ def claim(
     operation: Operation = Operation.OPEN,
     other_opens: bool = False,
     spares: Spares = Spares.NOBODY,
+    again: bool = False,
 ) -> Decision:
     """What an open that asks for ``asked`` is granted, and whose caching it breaks: [MS-FSA] 2.1.5.18.
 
@@ -151,7 +169,7 @@ def claim(
     after = {item.key: item.state for item in breaks if not item.silent}
     others = [holder._replace(state=after.get(holder.key, holder.state)) for holder in holders if holder.key != asked.key]
     alone = not others and not other_opens
-    wait = must_wait(holders, asked.key, operation, spares)
+    wait = must_wait(holders, asked.key, operation, spares, again=again)
     if spares is Spares.ALL and not alone:
         return Decision(held.state if held is not None else 0, breaks, wait)
     return Decision(_grant(held, asked, others, alone), breaks, wait)

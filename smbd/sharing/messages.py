@@ -20,7 +20,10 @@ _WORKERS = frozenset({"worker"})
 _CLOSERS = frozenset({"worker", "srvsvc", "broker", "master"})
 _WAKERS = frozenset({"worker", "broker"})
 
-NOTIFY = Kind(0x0500, "notify", 3, 0, 4096, _WAKERS)
+MAX_NOTIFY = 32 << 10
+"""Two paths of a rename: each up to 4,095 bytes on disk, of which each may take three as clients are shown it."""
+
+NOTIFY = Kind(0x0500, "notify", 3, 0, MAX_NOTIFY, _WAKERS)
 LOCK_WAKE = Kind(0x0502, "lock_wake", 0, 0, 64, _WAKERS)
 OPLOCK_BREAK = Kind(0x0504, "oplock_break", 0, 0, 128, _WORKERS)
 OPLOCK_BREAK_ANSWER = Kind(0x0505, "oplock_break_answer", 0, 0, 64, _WORKERS)

@@ -65,8 +65,7 @@ class Opens(Caches):
         base = self._state(transaction, base_at) if key.stream else state
         if state.delete_pending or base.delete_pending:
             raise SmbError(status.DELETE_PENDING)
-        if claim.cache.kind >= CacheKind.LEASE:
-            self._enter_lease(transaction, at, claim)
+        lease = self._check_lease(transaction, at, claim) if claim.cache.kind >= CacheKind.LEASE else b""
         conflict = self._conflict(transaction, at, state, claim)
         mate: OpenState | None = None
         if state.handles and (state.cached or claim.cache.kind):
@@ -80,9 +79,11 @@ class Opens(Caches):
         undeletable = not key.stream and claim.access & DELETE and state.named_undeletable
         if conflict or (undeletable and self._undeletable_stream(transaction, at)):
             raise SmbError(status.SHARING_VIOLATION)
-        fixed = OPEN_STATE.pack(*_row(claim, opened, mate))
+        fixed = _packed_row(claim, opened, mate)
         row_key = at + self._own_suffix(claim.file_id)
         transaction.put(row_key, fixed + pack_strings(claim.share, claim.path, key.stream, claim.user), db=self._opens)
+        if lease:
+            transaction.put(lease, at, db=self._leases)
         state = count_cache(count(state, claim.access, claim.share_access, 1), opened.granted, 1)
         self._save(transaction, at, state)
         if key.stream:
@@ -165,7 +166,10 @@ class Opens(Caches):
         transaction.delete(row_key, db=self._opens)
         if row.kind >= CacheKind.LEASE:
             self._leave_lease(transaction, at, row, state.handles == 1)
-        self._save(transaction, at, count(count_cache(state, row.cache, -1), row.access, row.share_access, -1))
+        if state.handles == 1 and not state.named_handles and not state.contended:
+            transaction.delete(at, db=self._files)
+        else:
+            self._save(transaction, at, count(count_cache(state, row.cache, -1), row.access, row.share_access, -1))
         if at != base_at:
             base = self._state(transaction, base_at)
             self._save(transaction, base_at, count_named(base, row.access, row.share_access, -1))
@@ -268,13 +272,13 @@ class Opens(Caches):
         return False
 
 
-def _row(claim: OpenClaim, opened: Opened, mate: OpenState | None) -> OpenState:
+def _packed_row(claim: OpenClaim, opened: Opened, mate: OpenState | None) -> bytes:
     """The fixed part of a new row; ``mate`` is a row of the lease it belongs to, whose break it takes part in."""
     flags = (OpenFlags.DELETE_ON_CLOSE if claim.delete_on_close else 0) | (OpenFlags.DIRECTORY if claim.directory else 0)
     cache = claim.cache
-    breaking = (mate.breaking, mate.requested, mate.required) if mate is not None else (0, 0, 0)
-    deadline = mate.deadline if mate is not None else 0
-    return OpenState(
+    breaking = (0, 0, 0) if mate is None else (mate.breaking, mate.requested, mate.required)
+    deadline = 0 if mate is None else mate.deadline
+    return OPEN_STATE.pack(
         claim.session_id, claim.opened, claim.tree_id, claim.access, claim.share_access, flags, claim.uid, claim.gid,
         opened.kind, opened.granted, *breaking, 0, opened.epoch, deadline, cache.client_guid, cache.lease_key,
     )  # fmt: skip

@@ -75,7 +75,8 @@ class OpenClaim(NamedTuple):
     """What a CREATE asks of the shared state. ``access`` is granted access, ``file_id`` unique within the worker's life.
 
     ``path`` is relative to the share's root, real names joined by '/', without the stream; '' is the root itself.
-    ``waiter_id`` and ``deadline`` (ns of the monotonic clock) are for the breaks it may cause: whom to wake, and when to go on anyway.
+    ``waiter_id`` and ``deadline`` (ns of the monotonic clock) are for the breaks it may cause: whom to wake, and when to go on anyway;
+    ``again``: it was answered with ``wait`` before.
     """
 
     file_id: int
@@ -95,6 +96,7 @@ class OpenClaim(NamedTuple):
     cache: CacheClaim = CacheClaim()
     waiter_id: int = 0
     deadline: int = 0
+    again: bool = False
 
 
 class Notice(NamedTuple):

@@ -20,7 +20,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from pools import port
-from pools.queue import EVERYONE, PEER, PEER_DIED, RELOAD, STOP, Endpoint, HubClosed, Kind, Message, failure
+from pools.queue import EVERYONE, PEER, PEER_DIED, PING, RELOAD, STOP, Endpoint, HubClosed, Kind, Message, failure
 from pools.queue import KINDS as QUEUE_KINDS
 from smbd.child import AUTHD, BROKER, MASTER, READY, Child
 from smbd.child import KINDS as CHILD_KINDS
@@ -188,6 +188,20 @@ class Worker:
                 busy += failure(message) is not None
         self.say(busy)
 
+    def do_sessions(self, count: str) -> None:
+        self.child.counters.row(self.child.slot).set("sessions", int(count))
+        self.say("noted")
+
+    def do_ping(self) -> None:
+        """Ask the master on and on, and read no answer."""
+        poller = port.poller()
+        poller.register(self.endpoint.fileno(), port.WRITABLE)
+        while True:
+            self.endpoint.send(MASTER, PING, bytes(4096), id=self.endpoint.next_id())
+            while self.endpoint.wants_write:
+                poller.poll(None)
+                self.endpoint.flush()
+
     def do_transaction(self) -> None:
         row = self.child.counters.row(self.child.slot)
         row.set("txn_since", time.monotonic_ns() | 1)
@@ -223,7 +237,8 @@ def settings(directory: Path, number: int, pairs: list[str]) -> Config:
     for pair in pairs:
         name, _, value = pair.partition("=")
         if value:
-            config = replace(config, **{name: type(getattr(config, name))(value)})
+            kind = type(getattr(config, name))
+            config = replace(config, **{name: (value,) if kind is tuple else kind(value)})
     return config
 
 

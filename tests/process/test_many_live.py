@@ -54,7 +54,7 @@ def test_a_connection_gives_its_memory_back_while_it_lives(make_server: Callable
     server = make_server(settings={"pool decay": "1"})
     with server.client(timeout=60) as client:
         file = client.open("big.bin")
-        eventually(lambda: client.echo().status == status.SUCCESS)
+        eventually(lambda: client.echo().status == status.SUCCESS and client.credits > 128)
         quiet = server.pool_bytes()
         data = random.Random(1).randbytes(8 << 20)
         for _ in range(4):

@@ -292,3 +292,32 @@ def test_a_budget_without_room_for_a_reserve_closes_the_door(start: Callable[...
     assert clients[0].ask("echo a") == "a from 1"
     assert clients[3].ended()
     running.log_has("has no room for another connection's reserve")
+
+
+def test_who_may_not_connect_is_not_read(start: Callable[..., Running]) -> None:
+    running = start("hosts_deny=127.0.0.1").wait()
+    assert running.client().ended()
+    running.log_has(r"127.0.0.1:\d+ refused: `hosts allow` and `hosts deny`")
+    assert not [child for child in running.children() if "worker" in " ".join(child.cmdline())]
+
+
+def test_connections_with_nobody_logged_on_are_few_for_one_address(start: Callable[..., Running]) -> None:
+    running = start("max_smbd_processes=40").wait()
+    first = [running.client() for _ in range(16)]
+    for client in first:
+        client.ask("who")
+    assert running.client().ended()
+    running.log_has("16 connections are open from this address with nobody logged on")
+    assert first[0].ask("sessions 1") == "noted"
+    assert running.client().ask("echo a") == "a from 1"
+
+
+def test_who_asks_and_does_not_listen_cannot_fill_the_master(start: Callable[..., Running]) -> None:
+    running = start().wait()
+    flooder, bystander = running.client(), running.client()
+    before = psutil.Process(running.process.pid).memory_info().rss
+    flooder.say("ping")
+    assert flooder.ended()
+    running.log_has("asked and read none of 4096 messages; killed")
+    assert bystander.ask("echo a") == "a from 1"
+    assert psutil.Process(running.process.pid).memory_info().rss - before < 64 << 20

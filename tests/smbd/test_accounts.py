@@ -92,9 +92,23 @@ def test_users_come_in_pages() -> None:
 
 def test_too_many_names_and_bad_text() -> None:
     with pytest.raises(WireError):
-        accounts.unpack_texts(accounts.pack_texts(["x"] * 257))
+        accounts.unpack_texts(accounts.pack_texts(["x"] * (accounts.MAX_ASKED + 1)))
+    with pytest.raises(WireError):
+        accounts.unpack_texts(accounts.COUNT.pack(1) + accounts.COUNT.pack(accounts.MAX_TEXT + 1) + b"x" * (accounts.MAX_TEXT + 1))
     with pytest.raises(WireError):
         accounts.unpack_texts(b"\x01\x00\x01\x00\xff")
+
+
+@pytest.mark.parametrize("name", ["a" * 70000, "漢" * 20000, "😀" * 300, "\ud800" * 600])
+def test_what_clients_ask_for_fits_records(name: str) -> None:
+    """A client's names are as long as it likes; a record that is too large would end the service that sends it."""
+    asked = list(accounts.questions([name] * accounts.MAX_LOOKUP))
+    assert all(len(question) <= accounts.LOOKUP_NAMES.max_payload for question in asked)
+    texts = [accounts.unpack_texts(question) for question in asked]
+    assert sum(map(len, texts)) == accounts.MAX_LOOKUP
+    for part in texts:
+        answer = accounts.pack_accounts([Account("S-1-5-21" + "-4294967295" * 15, 8, "D" * 15, text) for text in part])
+        assert len(answer) <= accounts.LOOKUP_NAMES_ANSWER.max_payload
 
 
 def test_well_known_names() -> None:

@@ -299,7 +299,7 @@ def test_users_are_taken_over_from_an_smbpasswd_file(config_file: Path, tmp_path
     other.add("ann", "secret", uid=4711)
     assert main(["user", "import", str(other.path), "--config", str(config_file)], run=Server()) == 0
     found = UserDatabase(parse(config_file.read_text()).smb_passwd_file).users()
-    assert [(user.name, user.uid, user.nt_hash) for user in found] == [("ann", 4711, nt_hash("secret"))]
+    assert [(user.name, user.uid, user.nt_hash) for user in found] == [("ann", 0x30000000, nt_hash("secret"))]
     assert "1 users taken over: ann" in capsys.readouterr().out
     assert "No such file" in fails(capsys, "user", "import", str(tmp_path / "none"), "--config", str(config_file))
 

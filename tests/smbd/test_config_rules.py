@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from smbd.config import Share, parse
 from smbd.config.access import NO_ACCESS, access, find, listed, visible
-from smbd.config.hosts import admitted
+from smbd.config.hosts import admitted, source
 from smbd.config.macros import Client, expand, table
 
 
@@ -42,6 +42,13 @@ def test_hosts(allow: str, deny: str, address: str, allowed: bool) -> None:
 def test_hosts_by_name_count_where_names_are_known() -> None:
     assert admitted([".example.org"], [], "10.0.0.1", ["a.Example.org"])
     assert not admitted([".example.org"], [], "10.0.0.1")
+
+
+def test_a_network_of_ipv6_is_one_source() -> None:
+    assert source("192.0.2.7") == "192.0.2.7"
+    assert source("2001:db8:1:2::7") == source("2001:db8:1:2:ffff::1") != source("2001:db8:1:3::7")
+    assert source("fe80::1%eth0") == source("fe80::2%eth0")
+    assert source("") == ""
 
 
 def test_lists_of_users() -> None:

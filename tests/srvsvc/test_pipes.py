@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
@@ -15,10 +16,10 @@ from smbd.config import Config
 from smbd.config_messages import pack_config
 from smbd.smb2 import status
 from smbd.smb2.status import SmbError
-from srvsvc import client, messages
+from srvsvc import client, messages, ndr, pdu
 from srvsvc.association import MAX_UNREAD
 from srvsvc.messages import Caller
-from srvsvc.service import MAX_PIPES_PER_PEER, PIPES, RpcServer
+from srvsvc.service import MAX_HELD_PER_PEER, MAX_PIPES_PER_PEER, PIPES, RpcServer
 from tests.srvsvc.test_association import bind, context
 
 ALICE = Caller("alice", "MILLPOND", "S-1-5-21-1-2-3-3000", "192.0.2.1", 1000)
@@ -148,6 +149,58 @@ def test_answers_that_nobody_reads_break_the_pipe(desk: Desk) -> None:
     with pytest.raises(SmbError) as refusal:
         desk.write(handle, unknown * (MAX_UNREAD // 32 + 1))
     assert code(refusal) == status.PIPE_BROKEN
+
+
+def canonicalize(length: int) -> bytes:
+    """NetprNameCanonicalize with a buffer of ``length`` characters for its answer: the cheapest way to a large one."""
+    text = ndr.Text()
+    request = ndr.Record("Q", server=ndr.Unique(text), name=text, length=ndr.Int(4), kind=ndr.Int(4), flags=ndr.Int(4))
+    stub = ndr.pack(request, (None, "x", length, 9, 0))
+    return pdu.build(pdu.REQUEST, 1, pdu.REQUEST_BODY.pack(len(stub), 0, 34) + stub)
+
+
+def test_one_write_gets_a_bounded_answer(desk: Desk) -> None:
+    handle = desk.open("srvsvc")
+    desk.transceive(handle, SRVSVC_BIND)
+    began = time.monotonic()
+    with pytest.raises(SmbError) as refusal:
+        desk.write(handle, canonicalize(64000) * 600)
+    assert code(refusal) == status.PIPE_BROKEN
+    assert time.monotonic() - began < 2.0
+    assert desk.server.held == 0
+
+
+def test_a_process_may_leave_so_much_unread(desk: Desk) -> None:
+    """However many pipes it has; the pipe that took too much is broken, the others go on."""
+    handles = [desk.open("srvsvc") for _ in range(MAX_PIPES_PER_PEER)]
+    for handle in handles:
+        desk.transceive(handle, SRVSVC_BIND)
+    broken = []
+    for handle in handles:
+        try:
+            desk.write(handle, canonicalize(64000) * 10)
+        except SmbError as error:
+            assert error.status == status.PIPE_BROKEN
+            broken.append(handle)
+        assert desk.server.held <= MAX_HELD_PER_PEER
+    assert len(broken) == MAX_PIPES_PER_PEER - MAX_HELD_PER_PEER // (64000 * 20)
+    assert desk.read(handles[0], 60000)[0]
+    client.close_pipe(desk.send, handles[0])
+    assert desk.server.held < MAX_HELD_PER_PEER - 10 * 120000
+    desk.server.peer_died(Message(PEER_DIED, 0, 1, 0, PEER.pack(16, 1)))
+    assert desk.server.held == 0
+
+
+def test_what_is_said_in_part_counts_too(desk: Desk) -> None:
+    half = pdu.build(pdu.REQUEST, 1, pdu.REQUEST_BODY.pack(0, 0, 34) + bytes(60000), pdu.FIRST_FRAG)
+    for _ in range(MAX_PIPES_PER_PEER):
+        handle = desk.open("srvsvc")
+        desk.transceive(handle, SRVSVC_BIND)
+        try:
+            desk.write(handle, half)
+        except SmbError as error:
+            assert error.status == status.PIPE_BROKEN
+    assert MAX_HELD_PER_PEER - 61000 < desk.server.held <= MAX_HELD_PER_PEER
 
 
 TEXT = st.text(st.characters(blacklist_categories=["Cs"]), max_size=40)

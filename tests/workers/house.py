@@ -7,6 +7,7 @@ the workers' loops until it is there.
 from __future__ import annotations
 
 import os
+import pwd
 import random
 import socket
 import tempfile
@@ -28,6 +29,7 @@ from smbd.smb2 import status
 from smbd.smb2.connection import Connection
 from smbd.smb2.dtyp import SID, Token
 from tests.wire_client import Closed, Offer, Response, WireClient
+from workers import identity
 from workers.loop import Completion, Loop
 from workers.main import negotiate_settings
 from workers.worker import Worker
@@ -36,6 +38,7 @@ MACHINE = SID.parse("S-1-5-21-1-2-3")
 KEY = bytes(range(16))
 TURNS = 2000
 ALICE, BOB = "alice", "bob"
+OURSELVES = pwd.getpwuid(os.geteuid()).pw_name
 
 
 def token_of(name: str, **changes: Any) -> Token:
@@ -141,13 +144,15 @@ class House:
         self.share = share
         self.directory = tempfile.mkdtemp(dir="/dev/shm", prefix="millpond-test-")
         prepare(self.directory, 8 << 20, max_readers=64)
-        self.config: Config = parse(f"[global]\n{text}\n[data]\npath = {share}\nread only = no\n{share_text}\n", "test")
+        whole = f"[global]\nguest account = {OURSELVES}\n{text}\n[data]\npath = {share}\nread only = no\n{share_text}\n"
+        self.config: Config = parse(whole, "test")
         self.segment = CounterSegment.create(None, 32)
         self.sharing: Sharing | None = None
         self.workers: dict[int, Worker] = {}
         self.tokens: dict[str, Token] = {name: token_of(name) for name in (ALICE, BOB)}
         self.steps: deque[Step] = deque()
-        self._before = os.umask(0)
+        self._umask = os.umask(0)
+        self._identity = identity.current()
 
     def authenticate(self, payload: bytes) -> bytes:
         """The fake authenticator: a client's token is its user's name; "more" asks for another round."""
@@ -237,7 +242,8 @@ class House:
         for worker in self.workers.values():
             worker.close()
             worker.loop.close()
-        os.umask(self._before)
+        identity.assume(self._identity)
+        os.umask(self._umask)
         if self.sharing is not None:
             assert self.sharing.opens() == []
             assert self.sharing.locks() == []

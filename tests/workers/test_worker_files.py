@@ -8,15 +8,18 @@ from pathlib import Path
 
 import pytest
 
+from smbd.accounts import IdMap
 from smbd.smb2 import constants as c
 from smbd.smb2 import status
 from smbd.smb2.constants import Command
 from smbd.smb2.fscc import query
 from smbd.smb2.messages import create, file
 from tests.wire_client import WireClient, create_body, set_info_body
-from tests.workers.house import BOB, House
+from tests.workers.house import BOB, MACHINE, House, token_of
+from workers import identity
 
 MEBIBYTE = 1 << 20
+IDS = IdMap(MACHINE, "MILLPOND")
 NAMES = 0x0C  # FileNamesInformation
 
 
@@ -211,3 +214,26 @@ def test_offsets_that_leave_the_request(client: WireClient) -> None:
     assert client.call(Command.SET_INFO, bytes(body)).status == status.INVALID_PARAMETER
     body[8:10] = (10).to_bytes(2, "little")  # into the header
     assert client.call(Command.SET_INFO, bytes(body)).status == status.INVALID_PARAMETER
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="identities are switched as root only")
+def test_who_asked_for_the_deletion_deletes(house: House, folder: Path) -> None:
+    """The last to close has no right to the directory; the one who marked the file had it."""
+    os.chown(folder, 1001, 1001)
+    folder.chmod(0o755)
+    for above in folder.parents[:3]:
+        above.chmod(above.stat().st_mode | 0o011)
+    house.tokens["owner"] = token_of("owner", uid=1001, gid=1001, user_sid=IDS.user_sid(1001))
+    house.tokens["reader"] = token_of("reader", uid=1002, gid=1002, user_sid=IDS.user_sid(1002))
+    (folder / "f").write_text("x")
+    os.chown(folder / "f", 1001, 1001)
+    owner, reader = house.client("owner"), house.client("reader")
+    reading = reader.open("f", access=c.FILE_READ_DATA)
+    marked = owner.open("f", access=c.DELETE)
+    assert owner.set_info(marked, c.INFO_FILE, 13, b"\1").status == status.SUCCESS
+    owner.close(marked)
+    identity.assume(identity.ROOT)
+    assert (folder / "f").exists()
+    assert reader.close(reading).status == status.SUCCESS
+    identity.assume(identity.ROOT)
+    assert not (folder / "f").exists()

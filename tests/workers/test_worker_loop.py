@@ -29,9 +29,15 @@ class Ends:
         self.ends.append((value, error))
 
 
+def turn(loop: Loop) -> None:
+    """One turn that does not wait for ever."""
+    loop.later(0.001, lambda: None)
+    loop.turn()
+
+
 def turn_until(loop: Loop, ends: Ends, count: int = 1) -> None:
     while len(ends.ends) < count:
-        loop.turn()
+        turn(loop)
 
 
 def test_a_task_that_never_waits_ends_at_once(loop: Loop) -> None:
@@ -43,8 +49,7 @@ def test_a_task_that_never_waits_ends_at_once(loop: Loop) -> None:
     assert ended.ends == [(7, None)]
     assert task.over
     task.cancel()
-    loop.later(0, lambda: None)
-    loop.turn()
+    turn(loop)
     assert len(ended.ends) == 1
 
 
@@ -96,8 +101,7 @@ def test_cancel_is_thrown_into_the_wait_and_beats_a_late_delivery(loop: Loop) ->
     task = loop.spawn(work(), ended)
     task.cancel()
     first.finish(None)
-    loop.later(0, lambda: None)
-    loop.turn()
+    turn(loop)
     assert ended.ends == []
     second.finish("end")
     turn_until(loop, ended)

@@ -11,8 +11,9 @@ from smbd.sharing.messages import LOCK_WAKE, LOCK_WAKE_LAYOUT
 from smbd.smb2.constants import CLOSE_FLAG_POSTQUERY_ATTRIB
 from smbd.smb2.messages.file import CLOSE_RESPONSE, CLOSE_RESPONSE_STRUCTURE_SIZE, CloseRequest
 from smbd.smb2.status import SmbError
-from workers import changes
+from workers import changes, identity
 from workers.commands import pipe
+from workers.doomed import asker
 from workers.request import Answer, Request
 
 if TYPE_CHECKING:
@@ -80,7 +81,13 @@ def settle(worker: Worker, opened: Open, key: FileKey, closed: Closed) -> None:
     """Do what the end of a record asks for: wake who waited for it, delete what it leaves to be deleted."""
     wake(worker, closed.wake)
     while closed.delete:
-        _delete(worker, opened, closed.delete)
+        before = identity.current()
+        if before.uid not in (identity.ROOT.uid, closed.uid):
+            identity.assume(asker(closed.uid, closed.gid))  # his right to delete, not that of who happens to close last
+        try:
+            _delete(worker, opened, closed.delete)
+        finally:
+            identity.assume(before)
         closed = worker.sharing.finish_delete(key, opened.persistent, closed.delete)
 
 

@@ -52,11 +52,12 @@ def create(request: Request, body: CreateRequest) -> bytes | Coroutine[Any, None
     wish = read_wish(request, body, found)
     if len(request.worker.opens) >= request.worker.config.max_open_files:
         raise SmbError(status.TOO_MANY_OPENED_FILES)
-    wish.cache = cache_claim(request.worker.connection, body.requested_oplock_level, found.get(contexts.REQUEST_LEASE))
-    wish.waiter_id = request.worker.next_id()
+    wish.cache = cache_claim(request, body.requested_oplock_level, found.get(contexts.REQUEST_LEASE))
+    wish.waiter_id = request.waiter_id = request.worker.next_id()
     try:
         return open_and_respond(request, wish, found)
     except Blocked as blocked:
+        wish.again = True
         kept = {name: memoryview(bytes(data)) for name, data in found.items()}
         return until_free(request, blocked, partial(open_and_respond, request, wish, kept))
 

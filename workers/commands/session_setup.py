@@ -29,6 +29,7 @@ from workers.session import Session, State
 
 if TYPE_CHECKING:
     from authd.client import Step
+    from smbd.smb2.dtyp import Token
 
 TOKEN_MINIMUM = HEADER_SIZE + SESSION_SETUP_REQUEST.size
 TOKEN_AT = HEADER_SIZE + SESSION_SETUP_RESPONSE.size
@@ -97,9 +98,14 @@ def _absorb(request: Request, session: Session) -> None:
 
 
 def _fail(request: Request, session: Session) -> None:
+    """A failed logon leaves nothing behind; a failed reauthentication ends the session, as on Windows."""
+    worker = request.worker
     session.reauthenticating = False
     if session.state is State.IN_PROGRESS:
-        request.worker.sessions.pop(session.session_id, None)
+        worker.sessions.pop(session.session_id, None)
+    else:
+        worker.engine.cancel_session(session.session_id)
+        worker.end_session(session)
 
 
 async def _succeed(request: Request, body: SessionSetupRequest, session: Session, step: Step) -> Answer:
@@ -109,6 +115,9 @@ async def _succeed(request: Request, body: SessionSetupRequest, session: Session
     assert identity is not None
     again = session.state is not State.IN_PROGRESS
     session.reauthenticating = False
+    if again and not _may_become(session, identity):
+        worker.log.warning("%s: a session of %s may not become %s's", worker.client_address, session.require_token().name, identity.name)
+        raise SmbError(status.ACCESS_DENIED)
     session.token = identity
     session.is_guest = identity.guest
     session.is_anonymous = identity.anonymous
@@ -124,10 +133,23 @@ async def _succeed(request: Request, body: SessionSetupRequest, session: Session
     return answer
 
 
+def _may_become(session: Session, identity: Token) -> bool:
+    """Whether a reauthentication may end with ``identity``: that of the session's keys, or one that proved nothing and has less.
+
+    The keys stay those of the first logon. Under another's identity they would protect, and give away, what only that one's own keys may:
+    whoever relays a victim's logon into a session of his own would need no key of the victim's, whatever signing is required.
+    """
+    if identity.guest or identity.anonymous:
+        return True
+    return session.proven == (identity.name, str(identity.user_sid))
+
+
 def _establish(request: Request, body: SessionSetupRequest, session: Session, session_key: bytes) -> None:
     worker = request.worker
     connection, config = worker.connection, worker.config
     proven = not session.is_guest and not session.is_anonymous
+    token = session.require_token()
+    session.proven = (token.name, str(token.user_sid)) if proven else None
     # An anonymous client may sign with the key it chose; a guest has proved nothing and shares no key with us.
     channel = connection.new_channel(session.session_id, b"" if session.is_guest else session_key, session.preauth)
     channel.anonymous = session.is_anonymous

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any
 
+from smbd.sharing import Operation
 from smbd.smb2 import status
 from smbd.smb2.constants import (
     ACCESS_SYSTEM_SECURITY,
@@ -38,8 +41,9 @@ from smbd.smb2.header import HEADER_SIZE
 from smbd.smb2.messages.info import SET_INFO_REQUEST, SET_INFO_RESPONSE, SET_INFO_RESPONSE_STRUCTURE_SIZE, SetInfoRequest
 from smbd.smb2.status import SmbError
 from workers import access, changes, renaming
+from workers.breaks import Blocked, until_free
 from workers.open import Open
-from workers.request import Request
+from workers.request import Answer, Request
 from workers.vfs.interface import Handle
 
 RESPONSE = SET_INFO_RESPONSE.pack(SET_INFO_RESPONSE_STRUCTURE_SIZE)
@@ -48,7 +52,7 @@ LARGEST_FILE = 0x7FFFFFFFFFFF0000
 Setter = Callable[[Request, Open, Handle, memoryview, int], None]
 
 
-def set_info(request: Request, body: SetInfoRequest) -> bytes:
+def set_info(request: Request, body: SetInfoRequest) -> bytes | Coroutine[Any, None, bytes | Answer]:
     """Change what is open, by one information class."""
     if body.buffer_length > request.worker.max_transact:
         raise SmbError(status.INVALID_PARAMETER)
@@ -64,11 +68,22 @@ def set_info(request: Request, body: SetInfoRequest) -> bytes:
         if setter is None:
             known = body.file_info_class in query.MINIMUM
             raise SmbError(status.NOT_SUPPORTED if known else status.INVALID_INFO_CLASS)
-        setter(request, opened, handle, data, body.file_info_class)
+        try:
+            setter(request, opened, handle, data, body.file_info_class)
+        except Blocked as blocked:
+            kept = memoryview(bytes(data))
+            return until_free(request, blocked, partial(_set_again, request, setter, kept, body.file_info_class))
     elif body.info_type == INFO_SECURITY:
         set_security(request, opened, handle, data, body.additional_information)
     else:
         raise SmbError(status.NOT_SUPPORTED if body.info_type in (INFO_FILESYSTEM, 4) else status.INVALID_PARAMETER)
+    return RESPONSE
+
+
+def _set_again(request: Request, setter: Setter, data: memoryview, info_class: int) -> bytes:
+    handle = request.open.handle
+    assert handle is not None
+    setter(request, request.open, handle, data, info_class)
     return RESPONSE
 
 
@@ -117,6 +132,7 @@ def _disposition(request: Request, opened: Open, handle: Handle, data: memoryvie
         assert vfs is not None
         if opened.is_directory and not vfs.is_empty(handle):
             raise SmbError(status.DIRECTORY_NOT_EMPTY)
+        request.worker.breaks.require(request, Operation.DELETE)
     token = request.tree.token
     request.worker.sharing.set_delete_on_close(opened.key, opened.persistent, wish.delete, token.uid, token.gid)
 

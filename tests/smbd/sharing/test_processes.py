@@ -9,11 +9,13 @@ import signal
 import time
 from collections import Counter
 from contextlib import suppress
+from time import monotonic_ns
 
-from smbd.sharing import Deletion, FileKey, OpenClaim, Range, Sharing, prepare
+from smbd.sharing import Act, CacheClaim, CacheKind, Deletion, FileKey, OpenClaim, Operation, Range, Sharing, prepare
+from smbd.sharing.caches import GRACE, count_cache
 from smbd.sharing.locks import Locks
 from smbd.sharing.opens import EMPTY
-from smbd.sharing.records import FILE_STATE, LOCK_KEY, OPEN_KEY, OPEN_STATE, STREAM_KEY, FileState
+from smbd.sharing.records import BUCKETS, FILE_STATE, LOCK_KEY, OPEN_KEY, OPEN_STATE, STREAM_KEY, FileState, lock_bucket
 from smbd.sharing.rules import count, count_named
 from smbd.sharing.store import rows
 from smbd.smb2.status import SmbError
@@ -44,8 +46,11 @@ def random_work(one: Sharing, dice: random.Random, progress: memoryview) -> None
                 serial += 1
                 key = dice.choice(KEYS)
                 access, share = dice.choice([1, 3, 0x10003, 0x80]), dice.choice([7, 7, 7, 3, 0])
-                one.open(key, OpenClaim(serial, access, share, "p/" + "n" * dice.randrange(300), delete_on_close=dice.random() < 0.1))
-                held.append((key, serial))
+                wanted = OpenClaim(serial, access, share, "p/" + "n" * dice.randrange(300), delete_on_close=dice.random() < 0.1)
+                kind = dice.choice([CacheKind.NONE, CacheKind.OPLOCK, CacheKind.LEASE_V2])
+                cache = CacheClaim(kind, dice.choice([1, 3, 5, 7]) if kind else 0, 0, bytes(16), bytes([dice.randrange(4)]) * 16)
+                if not one.open(key, wanted._replace(cache=cache, waiter_id=serial, deadline=monotonic_ns() - GRACE)).wait:
+                    held.append((key, serial))
             elif step < 5:
                 key, file_id = held.pop(dice.randrange(len(held)))
                 closed = one.close(key, file_id)
@@ -53,6 +58,9 @@ def random_work(one: Sharing, dice: random.Random, progress: memoryview) -> None
                     closed = one.finish_delete(key, file_id, closed.delete)
             else:
                 key, file_id = dice.choice(held)
+                one.disturb(key, Act(file_id, dice.choice(list(Operation)), monotonic_ns(), dice.randrange(2) * serial))
+                if dice.random() < 0.5:
+                    one.acknowledge_oplock(key, file_id, 0, 0)
                 ranges = [Range(dice.randrange(50), dice.randrange(9), dice.random() < 0.5)]
                 if step == 5:
                     one.lock(key, file_id, ranges, waiter_id=dice.randrange(2) * serial)
@@ -89,11 +97,16 @@ def _check(transaction: object, one: Sharing) -> None:
     for row_key, raw in rows(transaction, one._opens):  # type: ignore[arg-type]
         at, row = OPEN_KEY.unpack(row_key), OPEN_STATE.unpack(raw)
         stream, base = row_key[: STREAM_KEY.size], STREAM_KEY.pack(at.dev, at.ino, 0)
-        sums[stream] = count(sums.get(stream, EMPTY), row.access, row.share_access, 1)
+        sums[stream] = count(count_cache(sums.get(stream, EMPTY), row.cache, 1), row.access, row.share_access, 1)
         if stream != base:
             sums[base] = count_named(sums.get(base, EMPTY), row.access, row.share_access, 1)
     found = {at: FILE_STATE.unpack(raw) for at, raw in rows(transaction, one._files)}  # type: ignore[arg-type]
     assert {at: state[:10] for at, state in found.items()} == {at: state[:10] for at, state in sums.items()}
+    for at, state in found.items():
+        assert (state.cached, state.exclusive) == (sums[at].cached, sums[at].exclusive)
+        if state.contended:
+            assert one._buckets[BUCKETS + lock_bucket(*STREAM_KEY.unpack(at)[:2])]
+        assert state.contended or not state.cached or (state.exclusive and state.handles == 1)
     for at, _ in rows(transaction, one._locks):  # type: ignore[arg-type]
         assert one._buckets[LOCK_KEY.unpack(at).bucket]
     assert one._counts[0] >= len(rows(transaction, one._watchers))  # type: ignore[arg-type]

@@ -118,3 +118,9 @@ def test_kinds() -> None:
     assert len(set(numbers)) == len(numbers)
     assert all(0x0500 <= number < 0x0600 for number in numbers)
     assert all(kind.number - 1 in numbers for kind in messages.KINDS if kind.number & 1)
+
+
+def test_a_notice_holds_the_longest_paths() -> None:
+    """One that is too large would end the worker, or the broker, that sends it. A byte that is no UTF-8 takes three as it is shown."""
+    longest = "\uf7ff" * 4095
+    assert len(messages.pack_notify(1, 4, longest, longest)) <= messages.NOTIFY.max_payload

@@ -1,0 +1,175 @@
+"""Oplocks and leases between real workers: breaks, acknowledgements, time-outs, and holders that die."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from smbd.smb2 import constants as c
+from smbd.smb2 import status
+from smbd.smb2.constants import Command
+from smbd.smb2.messages import control, create
+from smbd.smb2.messages.create_contexts import LEASE_V2, REQUEST_LEASE, parse_chain
+from tests.server import Server
+from tests.wire_client import FileId, Request, Response, WireClient, create_body, set_info_body
+
+R, RH, RWH = 1, 3, 7
+KEY, OTHER = b"K" * 16, b"O" * 16
+RENAME = 10  # FileRenameInformation
+
+
+def begin(client: WireClient, name: str, **options: Any) -> int:
+    """Send a CREATE and return its MessageId once its interim response is here."""
+    (message_id,) = client.send(Request(Command.CREATE, create_body(name, **options)))
+    assert client.receive(message_id, interim=True).status == status.PENDING
+    return message_id
+
+
+def notification(client: WireClient) -> Response:
+    answer = client.receive(c.UNSOLICITED_MESSAGE_ID)
+    assert answer.header.command == Command.OPLOCK_BREAK
+    assert not answer.header.flags & c.FLAGS_SIGNED
+    return answer
+
+
+def broken(client: WireClient) -> tuple[FileId, int]:
+    """The next oplock break: whose, and to which level."""
+    fields = notification(client).parse(control.OPLOCK_BREAK)
+    return (fields.file_id_persistent, fields.file_id_volatile), fields.oplock_level
+
+
+def acknowledge(client: WireClient, file_id: FileId, level: int) -> Response:
+    return client.call(Command.OPLOCK_BREAK, control.OPLOCK_BREAK.pack(24, level, 0, 0, *file_id))
+
+
+def acknowledge_lease(client: WireClient, key: bytes, state: int) -> Response:
+    return client.call(Command.OPLOCK_BREAK, control.LEASE_BREAK.pack(36, 0, 0, key, state, 0))
+
+
+def file_id_of(answer: Response) -> FileId:
+    fields = answer.parse(create.CREATE_RESPONSE)
+    return fields.file_id_persistent, fields.file_id_volatile
+
+
+def level_of(answer: Response) -> int:
+    return int(answer.parse(create.CREATE_RESPONSE).oplock_level)
+
+
+def with_lease(key: bytes, state: int, epoch: int = 0) -> dict[str, Any]:
+    return {"oplock": c.OPLOCK_LEVEL_LEASE, "contexts": [(REQUEST_LEASE, LEASE_V2.pack(key, state, 0, 0, bytes(16), epoch, 0))]}
+
+
+def lease_of(answer: Response) -> Any:
+    fields = answer.parse(create.CREATE_RESPONSE)
+    chain = answer.part(fields.create_contexts_offset, fields.create_contexts_length)
+    return LEASE_V2.unpack(parse_chain(memoryview(chain))[REQUEST_LEASE])
+
+
+def test_a_batch_oplock_is_broken_by_another_client(server: Server) -> None:
+    with server.client() as one, server.client() as two:
+        first = one.create("batch", oplock=c.OPLOCK_LEVEL_BATCH)
+        assert level_of(first) == c.OPLOCK_LEVEL_BATCH
+        held = file_id_of(first)
+        waiting = begin(two, "batch", oplock=c.OPLOCK_LEVEL_BATCH)
+        assert broken(one) == (held, c.OPLOCK_LEVEL_II)
+        assert one.write(held, 0, b"what was cached").status == status.SUCCESS
+        answer = acknowledge(one, held, c.OPLOCK_LEVEL_II)
+        assert answer.parse(control.OPLOCK_BREAK).oplock_level == c.OPLOCK_LEVEL_II
+        second = two.receive(waiting)
+        assert level_of(second) == c.OPLOCK_LEVEL_II
+        assert two.read_data(file_id_of(second), 0, 100) == b"what was cached"
+        # Readers are told of the next write, and nobody waits for them.
+        assert two.write(file_id_of(second), 0, b"x").status == status.SUCCESS
+        assert broken(one) == (held, c.OPLOCK_LEVEL_NONE)
+        assert acknowledge(one, held, c.OPLOCK_LEVEL_NONE).status == status.INVALID_OPLOCK_PROTOCOL
+
+
+def test_closing_is_an_answer_too(server: Server) -> None:
+    with server.client() as one, server.client() as two:
+        held = file_id_of(one.create("closed", oplock=c.OPLOCK_LEVEL_BATCH, share=0))
+        waiting = begin(two, "closed", oplock=c.OPLOCK_LEVEL_BATCH)
+        assert broken(one)[0] == held
+        one.close(held)
+        assert level_of(two.receive(waiting)) == c.OPLOCK_LEVEL_BATCH
+
+
+def test_a_waiting_open_is_cancelled(server: Server) -> None:
+    with server.client() as one, server.client() as two:
+        held = file_id_of(one.create("cancelled", oplock=c.OPLOCK_LEVEL_EXCLUSIVE))
+        (message_id,) = two.send(Request(Command.CREATE, create_body("cancelled")))
+        interim = two.receive(message_id, interim=True)
+        two.cancel(message_id, interim.async_id)
+        assert two.receive(message_id).status == status.CANCELLED
+        assert acknowledge(one, held, c.OPLOCK_LEVEL_NONE).status == status.SUCCESS
+        assert two.create("cancelled").status == status.SUCCESS
+
+
+def test_a_holder_that_dies_keeps_nobody(server: Server) -> None:
+    with server.client() as one, server.client() as two:
+        one.create("dead", oplock=c.OPLOCK_LEVEL_BATCH)
+        waiting = begin(two, "dead", oplock=c.OPLOCK_LEVEL_BATCH)
+        broken(one)
+        began = time.monotonic()
+        os.kill(server.worker_of(one).pid, signal.SIGKILL)
+        assert level_of(two.receive(waiting)) == c.OPLOCK_LEVEL_BATCH
+        assert time.monotonic() - began < 10
+
+
+def test_silence_costs_the_oplock(make_server: Callable[..., Server]) -> None:
+    server = make_server(settings={"oplock break timeout": "0.5"})
+    with server.client() as one, server.client() as two:
+        held = file_id_of(one.create("silent", oplock=c.OPLOCK_LEVEL_BATCH))
+        began = time.monotonic()
+        waiting = begin(two, "silent", oplock=c.OPLOCK_LEVEL_BATCH)
+        broken(one)
+        assert level_of(two.receive(waiting)) == c.OPLOCK_LEVEL_II
+        assert 0.4 < time.monotonic() - began < 10
+        assert acknowledge(one, held, c.OPLOCK_LEVEL_II).status == status.INVALID_OPLOCK_PROTOCOL
+        assert one.write(held, 0, b"x").status == status.SUCCESS  # its open is good all the same
+
+
+def test_a_lease_is_broken_by_another_client(server: Server) -> None:
+    with server.client() as one, server.client() as two:
+        first = one.create("leased", **with_lease(KEY, RWH, 5))
+        assert (level_of(first), lease_of(first).lease_state, lease_of(first).epoch) == (c.OPLOCK_LEVEL_LEASE, RWH, 6)
+        assert lease_of(one.create("leased", **with_lease(KEY, R))).lease_state == RWH  # its own key never breaks it
+        waiting = begin(two, "leased", **with_lease(OTHER, RWH, 9))
+        told = notification(one).parse(control.LEASE_BREAK_NOTIFICATION)
+        assert (told.lease_key, told.current_lease_state, told.new_lease_state, told.new_epoch) == (KEY, RWH, RH, 7)
+        assert told.flags == c.NOTIFY_BREAK_LEASE_FLAG_ACK_REQUIRED
+        assert acknowledge_lease(one, KEY, RWH).status == status.REQUEST_NOT_ACCEPTED
+        assert acknowledge_lease(one, KEY, RH).parse(control.LEASE_BREAK).lease_state == RH
+        second = two.receive(waiting)
+        assert (lease_of(second).lease_state, lease_of(second).epoch) == (RH, 10)
+        assert acknowledge_lease(one, b"?" * 16, 0).status == status.OBJECT_NAME_NOT_FOUND
+
+
+def test_a_rename_waits_for_cached_handles(server: Server) -> None:
+    with server.client() as one, server.client() as two:
+        one.create("old name", **with_lease(KEY, RH))
+        moving = two.open("old name")
+        name = "new name".encode("utf-16-le")
+        body = set_info_body(moving, c.INFO_FILE, RENAME, bytes(16) + len(name).to_bytes(4, "little") + name)
+        (message_id,) = two.send(Request(Command.SET_INFO, body))
+        told = notification(one).parse(control.LEASE_BREAK_NOTIFICATION)
+        assert (told.current_lease_state, told.new_lease_state) == (RH, R)
+        assert two.receive(message_id, interim=True).status == status.PENDING
+        assert acknowledge_lease(one, KEY, R).status == status.SUCCESS
+        assert two.receive(message_id).status == status.SUCCESS
+
+
+@pytest.mark.parametrize("related", [True, False])
+def test_a_compound_waits_as_a_whole(server: Server, related: bool) -> None:
+    with server.client() as one, server.client() as two:
+        held = file_id_of(one.create("whole", oplock=c.OPLOCK_LEVEL_BATCH))
+        flags = c.FLAGS_RELATED_OPERATIONS if related else 0
+        ids = two.send(Request(Command.CREATE, create_body("whole")), Request(Command.ECHO, b"\4\0\0\0", flags=flags))
+        broken(one)
+        acknowledge(one, held, c.OPLOCK_LEVEL_II)
+        assert [two.receive(message_id).status for message_id in ids] == [status.SUCCESS] * 2
+        one.close(held)
