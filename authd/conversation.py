@@ -22,6 +22,7 @@ from authd.identity import Identities, UserMap
 from authd.limits import Limiter
 from authd.messages import MAX_TOKEN, MORE_PROCESSING, SUCCESS, Step
 from authd.users import User, UserDatabase, UserError
+from smbd.config.hosts import source
 from smbd.smb2 import status
 from smbd.smb2.dtyp.token import Token
 
@@ -76,11 +77,12 @@ class Refused(Exception):
 class Conversation:
     """One client's way to a token."""
 
-    __slots__ = ("_acceptor", "_address", "_gate", "_identity", "_rounds", "started")
+    __slots__ = ("_acceptor", "_address", "_gate", "_identity", "_rounds", "_source", "started")
 
     def __init__(self, gate: Gate, address: str, now: float) -> None:
         self._gate = gate
         self._address = address
+        self._source = source(address)
         self._acceptor = Acceptor(gate.names)
         self._identity: Token | None = None
         self._rounds = 0
@@ -91,8 +93,10 @@ class Conversation:
         try:
             return Outcome(self._step(token, now))
         except Refused as refusal:
-            log.info("%s: logon refused: %s (%s)", self._address, refusal.text, status.name(refusal.status))
-            delay = self._gate.limiter.failed(self._address, refusal.user, now) if refusal.guess else 0.0
+            # Who guesses at passwords is an administrator's business.
+            level = logging.WARNING if refusal.guess else logging.INFO
+            log.log(level, "%s: logon refused: %s (%s)", self._address, refusal.text, status.name(refusal.status))
+            delay = self._gate.limiter.failed(self._source, refusal.user, now) if refusal.guess else 0.0
             return Outcome(Step(refusal.status, b""), delay)
         except (OSError, UserError) as error:
             log.error("nobody can log on: %s", _one_line(error))
@@ -100,7 +104,7 @@ class Conversation:
         except MALFORMED as error:
             log.info("%s: logon refused: %s", self._address, _one_line(error))
             proved = self._acceptor.ntlm.base_key is not None
-            return Outcome(Step(status.LOGON_FAILURE if proved or self._rounds > 1 else status.INVALID_PARAMETER, b""))
+            return Outcome(Step(status.LOGON_FAILURE if proved else status.INVALID_PARAMETER, b""))
 
     def _step(self, token: bytes, now: float) -> Step:
         self._rounds += 1
@@ -135,7 +139,7 @@ class Conversation:
             return None
         found = self._find(auth)
         wrong_user = found is None
-        base_key = None if self._gate.limiter.refuses(self._address, auth.user, now) else self._prove(found, auth, challenge)
+        base_key = None if self._gate.limiter.refuses(self._source, auth.user, now) else self._prove(found, auth, challenge)
         if base_key is None:
             return self._guest_or_refuse(auth, wrong_user, wrapped, now)
         assert found is not None
@@ -165,7 +169,7 @@ class Conversation:
         mapped = self._gate.policy.map_to_guest
         if mapped == "bad_password" or (mapped == "bad_user" and wrong_user):
             if not wrong_user:
-                self._gate.limiter.failed(self._address, auth.user, now)
+                self._gate.limiter.failed(self._source, auth.user, now)
             return self._without_key(self._gate.identities.guest(), wrapped)
         what = "no such user" if wrong_user else "wrong password"
         raise Refused(status.LOGON_FAILURE, f"{what}: {auth.domain}\\{auth.user} from {auth.workstation!r}"[:200], auth.user, guess=True)

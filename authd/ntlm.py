@@ -112,7 +112,7 @@ def message_type(message: bytes) -> int:
 
 
 def parse_authenticate(message: bytes) -> Authenticate:
-    """The message's fields; ``WireError`` when a field lies outside the message or a name is not text."""
+    """The message's fields; ``WireError`` when a field or an AV pair lies outside of where it should, or a name is not text."""
     head = AUTHENTICATE_MESSAGE.unpack(message)
     if head.signature != SIGNATURE or head.message_type != AUTHENTICATE:
         raise WireError("not an AUTHENTICATE message")
@@ -129,7 +129,7 @@ def parse_authenticate(message: bytes) -> Authenticate:
         except UnicodeDecodeError as error:
             raise WireError("an NTLM name is not text") from error
 
-    return Authenticate(
+    auth = Authenticate(
         lm_response=field(head.lm_length, head.lm_offset),
         nt_response=field(head.nt_length, head.nt_offset),
         domain=text(head.domain_length, head.domain_offset),
@@ -139,6 +139,8 @@ def parse_authenticate(message: bytes) -> Authenticate:
         flags=head.negotiate_flags,
         raw=message,
     )
+    mic_promised(auth)  # AV pairs that do not fit are refused before any proof is looked at
+    return auth
 
 
 def prove(nt_hash: bytes, auth: Authenticate, server_challenge: bytes) -> bytes | None:

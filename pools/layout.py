@@ -8,6 +8,7 @@ All integers are little-endian, as in SMB2, DCE/RPC over SMB and the shared segm
 
 from __future__ import annotations
 
+from functools import partial
 from struct import Struct
 from struct import error as StructError
 from typing import Annotated, Generic, NamedTuple, TypeVar, get_type_hints
@@ -52,7 +53,7 @@ class Layout(Generic[T]):
         compiled = Struct("<" + "".join(hint.__metadata__[0] for hint in hints.values()))
         self.kind = kind
         self.size = compiled.size
-        self._make = kind._make
+        self._make = partial(tuple.__new__, kind)  # what _make does, without its check of a length that is right
         self._unpack_from = compiled.unpack_from
         self._pack = compiled.pack
         self._pack_into = compiled.pack_into

@@ -76,7 +76,7 @@ def run(config: Config, *, reread: Callable[[], Config], prepare: Callable[[], N
 class OneLine(logging.Formatter):
     """An event is one line whatever names are in it: clients choose names, and must not write lines, nor speak to a terminal."""
 
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # the base class's name
+    def formatMessage(self, record: logging.LogRecord) -> str:  # the base class's name
         return _UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], super().formatMessage(record))
 
 

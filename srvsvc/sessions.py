@@ -77,11 +77,12 @@ def _matches(record: SessionRecord, client: str | None, user: str | None) -> boo
 
 
 def sessions(server: Server, args: Any) -> tuple[Any, ...]:
-    """3.1.4.5 NetrSessionEnum. Levels 0 and 10 are everybody's."""
+    """3.1.4.5 NetrSessionEnum. Levels 0 and 10 are every user's; who proved to be nobody learns of nobody."""
     level = args.info.level
     if level not in SESSION_INFOS:
         return not_enumerated(level, args.resume, Win32.INVALID_LEVEL)
-    if level not in (0, 10) and not server.caller.administrator:
+    stranger = server.caller.guest or server.caller.anonymous
+    if stranger or (level not in (0, 10) and not server.caller.administrator):
         return not_enumerated(level, args.resume, Win32.ACCESS_DENIED)
     found = [one for one in server.backend.sessions() if _matches(one, args.client_name, args.user_name)]
     if not found and args.client_name:

@@ -18,7 +18,6 @@ from smbd.config.hosts import admitted
 from smbd.config.macros import Client, expand, table
 from smbd.smb2 import status
 from smbd.smb2.constants import FILE_ALL_ACCESS, FILE_GENERIC_EXECUTE, FILE_GENERIC_READ
-from smbd.smb2.constants import FILE_ALL_ACCESS, FILE_GENERIC_EXECUTE, FILE_GENERIC_READ
 from smbd.smb2.dtyp import SID, Token
 from smbd.smb2.status import SmbError
 from workers import identity
@@ -45,6 +44,8 @@ def admit(worker: Worker, tree: TreeConnect) -> None:
     share, session = tree.share, tree.session
     if not admitted(share.hosts_allow, share.hosts_deny, worker.client_address):
         raise SmbError(status.ACCESS_DENIED)
+    if share.max_connections and sum(row.share == share.name for row in worker.sharing.trees()) >= share.max_connections:
+        raise SmbError(status.REQUEST_NOT_ACCEPTED)
     identify(worker, tree)
     assert tree.identity is not None
     path = expand(share.path, table(_client(worker, session), share))

@@ -11,6 +11,7 @@ import logging
 import os
 import secrets
 import socket
+from functools import lru_cache
 
 from authd.client import initial_token
 from pools.counters import TXN_SINCE, CounterSegment, Row
@@ -53,7 +54,7 @@ from workers import identity
 from workers.commands.close import close_open
 from workers.loop import Loop
 from workers.mailbox import Mailbox
-from workers.worker import Worker, set_title
+from workers.worker import Worker
 
 CIPHERS = {
     "AES-128-GCM": CIPHER_AES128_GCM,
@@ -70,7 +71,6 @@ def main(child: Child) -> None:
     """Serve one client until it leaves, the master stops us or the connection breaks."""
     assert child.client is not None
     address = child.address[0] if child.address is not None else ""
-    set_title(f"worker {address}")
     loop = Loop(child.config.vfs_threads)
     mailbox = Mailbox(loop, Endpoint(child.hub), loop.stop)
     row = child.counters.row(child.slot)
@@ -83,7 +83,7 @@ def main(child: Child) -> None:
         pool=pool,
         row=row,
         sharing=_sharing(child),
-        ids=IdMap(machine_sid(child.config.state_directory), child.config.netbios_name),
+        ids=id_map(child.config.state_directory, child.config.netbios_name),
     )
     worker.mailbox = mailbox
     _route(worker, mailbox)
@@ -124,6 +124,12 @@ def set_socket_option(sock: socket.socket, word: str) -> None:
         sock.setsockopt(*option, int(number or 1))
     except (OSError, ValueError) as error:
         log.warning("socket option %s is not set: %s", word, error)
+
+
+@lru_cache(maxsize=1)
+def id_map(state_directory: str, netbios_name: str) -> IdMap:
+    """The machine's identity. Read once before the first fork: a worker then has nothing to read."""
+    return IdMap(machine_sid(state_directory), netbios_name)
 
 
 def _sharing(child: Child) -> Sharing:

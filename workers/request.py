@@ -155,6 +155,17 @@ class Request:
         if self.tree.identity is not None:
             identity.assume(self.tree.identity)
 
+    async def obtain(self, size: int) -> Buffer:
+        """A buffer for ``size`` bytes of payload, when the pool has one; the request then goes on as ``resume`` has it."""
+        self.worker.row.add("async_waits")
+        buffer = await self.worker.obtain(size)
+        try:
+            self.resume()
+        except SmbError:
+            buffer.release()
+            raise
+        return buffer
+
     def cancel(self) -> None:
         """End the wait this request is in; harmless when it waits for nothing that can be cancelled."""
         if self.when_cancelled is not None:

@@ -91,6 +91,7 @@ class Worker:
         self.ended = False
         self._draining = False
         self._asked = 0
+        self._known = False  # somebody was logged on when this was last asked
         self._quiet_since = time.monotonic()
         self._stall: Timer | None = None
         self._counters = row.words
@@ -109,8 +110,13 @@ class Worker:
         self.loop.later(TICK, self._tick)
 
     def _expect_session(self) -> None:
-        if not any(session.state is not State.IN_PROGRESS for session in self.sessions.values()):
+        """Again and again: a connection on which nobody is logged on ends; one on which somebody was, at the next time."""
+        known = any(session.state is not State.IN_PROGRESS for session in self.sessions.values())
+        if not known and not self._known:
             self.end("no session in time")
+            return
+        self._known = known
+        self.loop.later(self.config.session_setup_timeout, self._expect_session)
 
     def _tick(self) -> None:
         now = time.monotonic()

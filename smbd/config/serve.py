@@ -44,7 +44,16 @@ def default_port() -> int:
 def state_root() -> Path:
     """The tmpfs beneath which the state directories of this user's servers lie."""
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
-    return Path(runtime) if runtime and os.path.isdir(runtime) and os.access(runtime, os.W_OK) else Path("/dev/shm")
+    return Path(runtime) if runtime and _own_directory(runtime) else Path("/dev/shm")
+
+
+def _own_directory(path: str) -> bool:
+    """su(1) leaves the variable as it was: in another user's directory that one could put his own in place of ours."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and os.access(path, os.W_OK)
 
 
 def state_directory(port: int) -> Path:

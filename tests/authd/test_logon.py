@@ -15,7 +15,7 @@ from spnego._spnego import NegState, NegTokenInit, NegTokenResp, unpack_token
 from authd import ntlm
 from authd.acceptor import NTLM_OID
 from authd.client import initial_token
-from authd.conversation import Conversations, Key, Policy
+from authd.conversation import Conversations, Key, Outcome, Policy
 from authd.messages import MORE_PROCESSING, SUCCESS, Step
 from smbd.smb2 import status
 
@@ -260,3 +260,20 @@ def test_tokens_nested_a_thousand_deep(conversations: Make) -> None:
         body = oid + token
         token = b"\x60\x82" + len(body).to_bytes(2, "big") + body
     assert step(conversations(), token).status == status.INVALID_PARAMETER
+
+
+def test_all_of_a_network_of_ipv6_guesses_together(conversations: Make) -> None:
+    """One client has more addresses there than can be remembered."""
+    table = conversations()
+    for number in range(60):
+        assert guess(table, f"2001:db8:1:2::{number:x}", number).step.status == status.LOGON_FAILURE
+    assert guess(table, "2001:db8:1:2::ffff", 100).delay > 1.0
+    assert guess(table, "2001:db8:1:3::1", 101).delay == 1.0
+
+
+def guess(table: Conversations, address: str, number: int) -> Outcome:
+    """A wrong password from ``address``."""
+    client = spnego.client("alice", "wrong", hostname="millpond", service="cifs", protocol="ntlm")
+    key = Key(16, 1, number)
+    challenge = table.step(key, client.step() or b"", address, 100.0)
+    return table.step(key, client.step(challenge.step.token) or b"", address, 100.0)

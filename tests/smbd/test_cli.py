@@ -185,6 +185,13 @@ def test_serve_names_the_folder_that_is_none(folder: Path, capsys: pytest.Captur
     assert "is a file, not a folder" in fails(capsys, "serve", str(folder / "file"))
 
 
+def test_anothers_runtime_directory_is_not_used(runtime: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after su(1): its owner could replace what lies in it."""
+    assert state_directory(4451).parent == runtime
+    monkeypatch.setattr(os, "geteuid", lambda: runtime.stat().st_uid + 1)
+    assert state_directory(4451).parent == Path("/dev/shm")
+
+
 def test_serve_refuses_a_state_directory_that_others_can_read(folder: Path, runtime: Path, capsys: pytest.CaptureFixture[str]) -> None:
     state_directory(4451).mkdir(mode=0o755)
     assert "can be read by others" in fails(capsys, "serve", str(folder), "--port", "4451")

@@ -119,8 +119,8 @@ def world(tmp_path: Any) -> World:
 
 @pytest.fixture
 def connect(world: World) -> Callable[..., Any]:
-    def make(name: str, uuid: Any, administrator: bool = True) -> rpcrt.DCERPC_v5:
-        caller = Caller("alice", "MILLPOND", "S-1-5-21-1-2-3-3000", "192.0.2.1", 1000, administrator=administrator)
+    def make(name: str, uuid: Any, administrator: bool = True, **who: Any) -> rpcrt.DCERPC_v5:
+        caller = Caller("alice", "MILLPOND", "S-1-5-21-1-2-3-3000", "192.0.2.1", 1000, administrator=administrator)._replace(**who)
         rpc = rpcrt.DCERPC_v5(PipeTransport(Pipe(name, 0x1234, Server(world, caller))))
         rpc.connect()
         rpc.bind(uuid)

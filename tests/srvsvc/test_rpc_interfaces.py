@@ -97,6 +97,14 @@ def test_sessions_are_for_administrators(connect: Connect, level: int) -> None:
         srvs.hNetrSessionEnum(rpc, NULL, NULL, level)
 
 
+@pytest.mark.parametrize("who", ["guest", "anonymous"])
+@pytest.mark.parametrize("level", [0, 10])
+def test_sessions_are_not_for_strangers(connect: Connect, level: int, who: str) -> None:
+    rpc = connect("srvsvc", srvs.MSRPC_UUID_SRVS, administrator=False, **{who: True})
+    with pytest.raises(DCERPCException, match="access_denied"):
+        srvs.hNetrSessionEnum(rpc, NULL, NULL, level)
+
+
 @pytest.mark.parametrize("level", [0, 1])
 @pytest.mark.parametrize("qualifier", ["public\0", "\\\\PC\0"])
 def test_connection_enum(connect: Connect, qualifier: str, level: int) -> None:

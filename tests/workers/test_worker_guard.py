@@ -63,3 +63,14 @@ def test_a_user_may_prove_himself_again_or_give_up_his_name(strangers: House) ->
     assert log_on(client, BOB, session_id=client.session_id).status == status.ACCESS_DENIED
     assert log_on(client, ALICE, session_id=client.session_id).status == status.SUCCESS
     assert not client.session_flags & (SESSION_FLAG_IS_NULL | SESSION_FLAG_IS_GUEST)
+
+
+def test_a_connection_that_was_logged_off_does_not_stay(house: House) -> None:
+    client = house.client()
+    worker = house.worker_of(client)
+    worker._expect_session()
+    assert client.logoff().status == status.SUCCESS
+    worker._expect_session()
+    assert not worker.ended  # it may log on again
+    worker._expect_session()
+    assert worker.ended

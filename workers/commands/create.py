@@ -9,8 +9,10 @@ from typing import Any
 from smbd.smb2 import status
 from smbd.smb2.constants import (
     FILE_CREATE_TREE_CONNECTION,
+    FILE_CREATED,
     FILE_DIRECTORY_FILE,
     FILE_OPEN_BY_FILE_ID,
+    FILE_OPENED,
     FILE_RESERVE_OPFILTER,
     IMPERSONATION_DELEGATE,
 )
@@ -118,7 +120,8 @@ def _apply_contexts(wish: Wish, found: Contexts) -> None:
 def respond(request: Request, opened: Open, action: int, asked: tuple[Wish, Contexts]) -> bytes:
     """2.2.14, with the response contexts that were asked for."""
     assert opened.handle is not None
-    info = opened.handle.info()
+    changed = action not in (FILE_OPENED, FILE_CREATED)  # else nothing has happened to it since it was looked at
+    info = opened.handle.info() if changed else opened.handle.opened
     extra = contexts.build_chain(_response_contexts(request, opened, *asked))
     return (
         CREATE_RESPONSE.pack(

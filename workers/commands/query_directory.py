@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from itertools import chain
+from typing import Any
 
-from pools.pool import HEADROOM
+from pools.pool import HEADROOM, Buffer, PoolExhausted
 from smbd.smb2 import status
 from smbd.smb2.constants import INDEX_SPECIFIED, REOPEN, RESTART_SCANS, RETURN_SINGLE_ENTRY
 from smbd.smb2.fscc.directory import FILE_NAMES_INFORMATION, MINIMUM, Listing
@@ -27,7 +28,7 @@ OUTPUT_AT = HEADER_SIZE + QUERY_DIRECTORY_RESPONSE.size
 ROOM = 65536  # of one answer: what a buffer holds that is always to be had
 
 
-def query_directory(request: Request, body: QueryDirectoryRequest) -> Answer:
+def query_directory(request: Request, body: QueryDirectoryRequest) -> Answer | Coroutine[Any, None, bytes | Answer]:
     """The next entries that match, as many as there is room for, packed where they are sent from."""
     opened = request.open
     if body.output_buffer_length > request.worker.max_transact:
@@ -44,7 +45,17 @@ def query_directory(request: Request, body: QueryDirectoryRequest) -> Answer:
         raise SmbError(status.NOT_SUPPORTED)  # 3.3.5.18: this file system has no resume by index
     pattern = request.text(body.file_name_offset, body.file_name_length)
     fresh = position(request, opened, pattern, body.flags, info_class == FILE_NAMES_INFORMATION)
-    return fill(request, body, fresh)
+    room = min(body.output_buffer_length, ROOM)
+    try:
+        buffer = request.worker.pool.allocate(room)
+    except PoolExhausted:
+        return fill_later(request, body, fresh)
+    return fill(request, body, fresh, buffer)
+
+
+async def fill_later(request: Request, body: QueryDirectoryRequest, fresh: bool) -> Answer:
+    """The pool has no such buffer now: list when it has."""
+    return fill(request, body, fresh, await request.obtain(min(body.output_buffer_length, ROOM)))
 
 
 def position(request: Request, opened: Open, pattern: str, flags: int, names_only: bool) -> bool:
@@ -113,12 +124,11 @@ def _dots(request: Request, opened: Open) -> Iterator[tuple[str, FileInfo]]:
     yield "..", above
 
 
-def fill(request: Request, body: QueryDirectoryRequest, fresh: bool) -> Answer:
-    """Pack entries into a reply buffer until it is full. None at all: NO_SUCH_FILE at the beginning, NO_MORE_FILES later."""
+def fill(request: Request, body: QueryDirectoryRequest, fresh: bool, buffer: Buffer) -> Answer:
+    """Pack entries into ``buffer`` (taken over) until it is full. None: NO_SUCH_FILE at the beginning, NO_MORE_FILES later."""
     enumeration = request.open.enumeration
     assert enumeration is not None
     room = min(body.output_buffer_length, ROOM)
-    buffer = request.worker.pool.allocate(room)
     try:
         listing = Listing(body.file_information_class, buffer.view[HEADROOM : HEADROOM + room], room)
         _pack(enumeration, listing, bool(body.flags & RETURN_SINGLE_ENTRY))

@@ -35,14 +35,7 @@ def read(request: Request, body: ReadRequest) -> Answer | Coroutine[Any, None, b
 
 async def read_later(request: Request, body: ReadRequest) -> Answer:
     """The pool has no such buffer now: read when it has."""
-    request.worker.row.add("async_waits")
-    buffer = await request.worker.obtain(body.length)
-    try:
-        request.resume()
-    except SmbError:
-        buffer.release()
-        raise
-    return read_file(request, body, buffer)
+    return read_file(request, body, await request.obtain(body.length))
 
 
 def read_file(request: Request, body: ReadRequest, buffer: Buffer) -> Answer:

@@ -22,14 +22,14 @@ from pools import port
 from pools.arena import Arena
 from pools.counters import CounterSegment
 from pools.queue import FIRST_WORKER
-from smbd.accounts import IdMap, machine_sid
+from smbd.accounts import IdMap
 from smbd.child import SHARING_DIRECTORY, WORKER, Child
 from smbd.config import Config, Share
 from smbd.sharing import prepare
 from smbd.smb2.dtyp import Token
 from smbd.smb2.dtyp.sid import EVERYONE
 from workers import identity
-from workers.main import main
+from workers.main import id_map, main
 from workers.rehearsal import client
 
 ROUNDS = 12  # CPython specialises a function at its eighth call; a multiple of the client's protections
@@ -61,6 +61,7 @@ def rehearse(config: Config) -> bool:
         rounds += (_Round(*port.record_pair(), *socket.socketpair()) for _ in range(ROUNDS))
         with tempfile.TemporaryDirectory(prefix="rehearsal-", dir=config.lock_directory) as place:
             done = _play(_stage_config(config, place), rounds)
+        id_map(config.state_directory, config.netbios_name)
     except Exception:
         # Whatever it is, it is not worth the server: workers begin cold, and one that has the same trouble ends alone.
         log.exception("the workers' code could not be warmed up")
@@ -100,7 +101,7 @@ def _stage_config(config: Config, place: str) -> Config:
 def _play(config: Config, rounds: Sequence[_Round]) -> bool:
     """Fork the client, then be its worker, once a round."""
     prepare(os.path.join(config.lock_directory, SHARING_DIRECTORY), STATE_BYTES)
-    user = _user(IdMap(machine_sid(config.state_directory), config.netbios_name))
+    user = _user(id_map(config.state_directory, config.netbios_name))
     pid = os.fork()
     if pid == 0:
         _be_client(rounds, user)

@@ -97,6 +97,7 @@ class PosixVfs:
         directory = new.directory or path.type == INDEX_ALLOCATION
         name = path.name
         with self._resolver.directory(path.components[:-1]) as (parent_fd, parent):
+            self._check_ours(parent_fd, name)
             self._check_free(parent_fd, name)
             fd = self._make(parent_fd, name, directory)
             self._resolver.names.changed(parent_fd, None, name)
@@ -113,6 +114,11 @@ class PosixVfs:
                     handle.close()
                 raise
         return handle
+
+    def _check_ours(self, directory: int, name: str) -> None:
+        """A symlink may lead to the root, where our own directory is nobody else's to make."""
+        if is_reserved(Path((name,))) and os.path.samestat(os.fstat(directory), os.fstat(self.root.fd)):
+            raise PermissionError(errno.EACCES, RESERVED)
 
     def _check_free(self, directory: int, name: str) -> None:
         stored = self._resolver.spelling(directory, name)
@@ -248,6 +254,7 @@ class PosixVfs:
             raise PermissionError(errno.EACCES, "the share's root")
         new_name = target.name.encode()
         with self._located(base) as (source_fd, name), self._resolver.directory(target.components[:-1]) as (target_fd, parent):
+            self._check_ours(target_fd, target.name)
             existing = self._existing(target_fd, target.name)
             if existing is not None and self._same(target_fd, existing, base):
                 self._respell(base, (source_fd, name), (target_fd, existing, new_name), replace)
@@ -342,6 +349,7 @@ class PosixVfs:
         if is_reserved(target) or base.directory or not target.components:
             raise SmbError(status.FILE_IS_A_DIRECTORY if base.directory else status.ACCESS_DENIED)
         with self._located(base) as (source_fd, name), self._resolver.directory(target.components[:-1]) as (target_fd, _):
+            self._check_ours(target_fd, target.name)
             existing = self._existing(target_fd, target.name)
             if existing is not None:
                 if not replace:
@@ -358,7 +366,7 @@ class PosixVfs:
         directory = _posix(handle)
         directory.activate(True, False)
         fd = directory.fd
-        at_root = not directory.real
+        at_root = not directory.real or (directory.link and os.path.samestat(os.fstat(fd), os.fstat(self.root.fd)))
         with os.scandir(fd) as found:
             for entry in found:
                 name = entry.name

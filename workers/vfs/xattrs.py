@@ -23,6 +23,7 @@ STREAM_END: Final = ":$DATA"
 STORED_STREAM: Final = "user.millpond.stream."  # the name of the file a large stream lies in
 _OURS: Final = ("dosstream.", "dosattrib", "millpond.", "samba_pai", "dosstreams", "doseas", "org.netatalk.")
 _EA_NAME_MAX: Final = 254
+_EA_VALUE_MAX: Final = 0xFFFF  # [MS-FSCC] 2.4.16: EaValueLength has 16 bits; some file systems hold one byte more
 _EA_FORBIDDEN: Final = frozenset('\\/:*?"<>|,+=[];') | {chr(code) for code in range(32)}
 _EA_ENTRY: Final = 5  # [MS-FSCC] 2.4.13: EaSize counts flags, name length and value length (4), and the name's NUL
 T = TypeVar("T")
@@ -70,8 +71,9 @@ def _is_ea(name: str) -> bool:
 
 
 def list_eas(base: Base) -> list[tuple[str, bytes]]:
-    """(name, value), names without "user.". Values with the user's own rights."""
-    return [(name[len(USER) :], files.get_xattr(base.target, name) or b"") for name in names(base) if _is_ea(name)]
+    """(name, value), names without "user.". Values with the user's own rights; one that no EA can be, put there by others, is left out."""
+    found = ((name[len(USER) :], files.get_xattr(base.target, name) or b"") for name in names(base) if _is_ea(name))
+    return [(name, value) for name, value in found if len(value) <= _EA_VALUE_MAX]
 
 
 def ea_size(base: Base) -> int:

@@ -6,6 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pools.port import files
+from smbd.smb2.fscc import pack_full_eas
 from workers.vfs import attributes, ntacl
 from workers.vfs.attributes import DosInfo
 
@@ -89,3 +91,17 @@ def test_ntacl_takes_anything(value):
 def test_filetime():
     assert attributes.from_ns(0) == attributes.EPOCH
     assert attributes.to_ns(attributes.from_ns(1_700_000_000_123_456_700)) == 1_700_000_000_123_456_700
+
+
+def test_an_attribute_that_is_no_ea_is_not_one(share, monkeypatch):
+    """An EA's value has at most 65,535 bytes; some file systems hold one more in an xattr, put there by others than SMB's clients."""
+    share.put("f")
+    handle = share.open("f")
+    handle.set_ea("kept", b"v")
+    handle.set_ea("large", b"v")
+    real = files.get_xattr
+    monkeypatch.setattr(files, "get_xattr", lambda target, name: bytes(65536) if name == "user.large" else real(target, name))
+    assert handle.eas() == [("kept", b"v")]
+    assert pack_full_eas(handle.eas(), 1 << 20).complete
+    assert handle.ea_size() > 0
+    handle.close()

@@ -138,3 +138,24 @@ def test_a_racing_rename_never_shows_the_outside(share, outside):
     assert all(done.values())
     assert os.listdir(outside) == ["secret"]
     assert (outside / "secret").read_text() == "secret"
+
+
+@pytest.mark.parametrize("way", ["self", "d\\up"])
+@pytest.mark.parametrize("name", [".millpond", ".MillPond"])
+def test_our_directory_is_not_made_through_a_symlink_to_the_root(share, way, name):
+    (share.root / "self").symlink_to(".")
+    share.put("d", directory=True)
+    (share.root / "d" / "up").symlink_to("..")
+    share.put("mine")
+    for directory in (True, False):
+        with pytest.raises(REFUSED):
+            share.vfs.create(parse_text(f"{way}\\{name}"), NewFile(directory=directory))
+    handle = share.open("mine")
+    for act in (share.vfs.rename, share.vfs.link):
+        with pytest.raises(REFUSED):
+            act(handle, parse_text(f"{way}\\{name}"), True)
+    handle.close()
+    assert not os.path.lexists(share.root / name)
+    share.put(f"d\\{name}")  # below the root it is a name like any other
+    (share.root / ".millpond").mkdir()
+    assert ".millpond" not in share.names(way)
