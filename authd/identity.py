@@ -44,7 +44,9 @@ def ids_of(name: str, otherwise: int) -> UnixIds:
     try:
         entry = pwd.getpwnam(name)
     except KeyError:
-        return UnixIds(otherwise, otherwise, ())
+        # A line of the database makes nobody root, nor is -1, which the kernel takes for "as before", an id.
+        own = otherwise if 0 < otherwise < 0xFFFFFFFF else OVERFLOW_ID
+        return UnixIds(own, own, ())
     groups = os.getgrouplist(entry.pw_name, entry.pw_gid)
     return UnixIds(entry.pw_uid, entry.pw_gid, tuple(sorted(set(groups) - {entry.pw_gid})))
 

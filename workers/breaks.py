@@ -109,20 +109,34 @@ def lease_context(opened: Open, claim: CacheClaim, asked: memoryview | None) -> 
 
 async def until_free(request: Request, blocked: Blocked, attempt: Callable[[], T]) -> T:
     """``attempt()`` again whenever a break is over, until nobody is in its way. It may not use the request's bytes."""
-    worker, keys = request.worker, {blocked.key}
+    keys = {blocked.key}
     try:
-        _pend(request)
-        while True:
-            await _woken(worker, blocked.waiter_id)
-            _resume(request)
-            try:
-                return attempt()
-            except Blocked as again:
-                keys.add(again.key)
-    finally:
-        worker.lock_waits.pop(blocked.waiter_id, None)
-        for key in keys:
-            worker.sharing.cancel_wait(key, blocked.waiter_id)
+        result = await _attempts(request, blocked.waiter_id, attempt, keys)
+    except GeneratorExit:
+        raise  # the process ends in the middle of it: what it has left is swept
+    except BaseException:
+        _forget(request.worker, blocked.waiter_id, keys)
+        raise
+    _forget(request.worker, blocked.waiter_id, keys)
+    return result
+
+
+async def _attempts(request: Request, waiter_id: int, attempt: Callable[[], T], keys: set[FileKey]) -> T:
+    """``keys`` takes in the files it has waited for: another one may have the name meanwhile."""
+    _pend(request)
+    while True:
+        await _woken(request.worker, waiter_id)
+        _resume(request)
+        try:
+            return attempt()
+        except Blocked as again:
+            keys.add(again.key)
+
+
+def _forget(worker: Worker, waiter_id: int, keys: Iterable[FileKey]) -> None:
+    worker.lock_waits.pop(waiter_id, None)
+    for key in keys:
+        worker.sharing.cancel_wait(key, waiter_id)
 
 
 def _pend(request: Request) -> None:

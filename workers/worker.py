@@ -14,12 +14,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
+from pools import port
 from pools.counters import BYTES_READ, BYTES_WRITTEN, COMMANDS_AT, ERRORS, REQUESTS
 from pools.layout import WireError
 from pools.pool import HEADROOM, MAX_CAPACITY, PoolExhausted
 from smbd.accounts import IdMap
 from smbd.config import Config, Share
 from smbd.sharing import SessionRecord, Sharing, TreeRecord
+from smbd.smb2 import status
 from smbd.smb2.connection import Connection
 from smbd.smb2.credits import Disconnect
 from smbd.smb2.status import SmbError
@@ -44,12 +46,14 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 MAX_SESSIONS = 1024
+MAX_LOGONS = 64  # under way at once: as many as the authenticator takes of one process
 MAX_TREES = 4096
 LARGEST = 8 << 20
 ALL_CREDITS = 65535
 SEND_LIMIT = 16 << 20  # unsent bytes at which no further request is read
 EPOCH = 116444736000000000  # FILETIME of 1970
 TICK = 1.0
+QUIET_TICK = 10.0  # of a worker whose client has asked for nothing since the last one
 DRAIN_TURN = 0.05
 
 
@@ -91,6 +95,8 @@ class Worker:
         self.ended = False
         self._draining = False
         self._asked = 0
+        self._ticked = 0  # REQUESTS at the last tick
+        self._ticker: Timer | None = None
         self._known = False  # somebody was logged on when this was last asked
         self._quiet_since = time.monotonic()
         self._stall: Timer | None = None
@@ -107,7 +113,7 @@ class Worker:
         self.sender = Sender(sock, self.pool)
         self.loop.watch(sock.fileno(), self._readable)
         self.loop.later(self.config.session_setup_timeout, self._expect_session)
-        self.loop.later(TICK, self._tick)
+        self._ticker = self.loop.later(TICK, self._tick)
 
     def _expect_session(self) -> None:
         """Again and again: a connection on which nobody is logged on ends; one on which somebody was, at the next time."""
@@ -124,7 +130,16 @@ class Worker:
         self.receiver.trim()
         self.pool.tick(now)
         self._mind_deadtime(now)
-        self.loop.later(TICK, self._tick)
+        asked = self._counters[REQUESTS]
+        quiet = asked == self._ticked and not self._paused and not self.engine.busy
+        self._ticked = asked
+        self._ticker = self.loop.later(min(QUIET_TICK, max(TICK, self.config.pool_decay)) if quiet else TICK, self._tick)
+
+    def _hurry(self) -> None:
+        """A buffer is awaited: the pool asks for it again after a second, however quiet the client was."""
+        if self._ticker is not None and self._ticker.due > time.monotonic() + TICK:
+            self._ticker.cancel()
+            self._ticker = self.loop.later(TICK, self._tick)
 
     def _mind_deadtime(self, now: float) -> None:
         """smb.conf(5), deadtime: a connection that has nothing open and asks for nothing ends after so many minutes."""
@@ -235,6 +250,7 @@ class Worker:
 
     def _pause(self) -> None:
         self._paused = True
+        self._hurry()
         self._rewatch()
 
     def _resume(self) -> None:
@@ -314,6 +330,7 @@ class Worker:
             granted = self.pool.request((size,), partial(ready.finish, None))
             if granted is not None:
                 return granted[0]
+            self._hurry()
             await ready
 
     def lock_woken(self, waiter_id: int) -> None:
@@ -339,6 +356,8 @@ class Worker:
         """
         if len(self.sessions) >= MAX_SESSIONS:
             raise Disconnect(f"more than {MAX_SESSIONS} sessions")
+        if sum(session.state is State.IN_PROGRESS for session in self.sessions.values()) >= MAX_LOGONS:
+            raise SmbError(status.INSUFFICIENT_RESOURCES)  # one client's logons must not fill the authenticator's queue
         session_id = secrets.randbits(32)
         while not session_id or session_id in self.sessions or self.sharing.session(session_id) is not None:
             session_id = secrets.randbits(32)
@@ -497,11 +516,4 @@ class Worker:
     def describe(self) -> None:
         """Put client and users into the process title."""
         names = sorted({session.require_token().name or "anonymous" for session in self.sessions.values() if session.token is not None})
-        set_title(f"worker {self.client_address} {' '.join(names)}".rstrip())
-
-
-def set_title(text: str) -> None:
-    """The process title, as ``ps`` and ``top`` show it."""
-    from setproctitle import setproctitle  # noqa: PLC0415 - after the fork only: importing it reads argv
-
-    setproctitle(f"millpond: {text}")
+        port.set_title(f"millpond: worker {self.client_address} {' '.join(names)}".rstrip())

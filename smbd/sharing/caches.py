@@ -39,7 +39,7 @@ from smbd.sharing.records import (
     lock_bucket,
     stream_key,
 )
-from smbd.sharing.store import Transaction, rows
+from smbd.sharing.store import Transaction, rows, walk
 from smbd.smb2 import status
 from smbd.smb2.constants import FILE_READ_ATTRIBUTES, FILE_WRITE_ATTRIBUTES, READ_CONTROL, SYNCHRONIZE
 from smbd.smb2.status import SmbError
@@ -330,9 +330,10 @@ class Caches(Locks):
         if transaction.get(cache, db=self._leases) != at:
             return
         if not last:
-            for _, raw in rows(transaction, self._opens, at):
-                other = OPEN_STATE.unpack(raw)
-                if other.kind >= CacheKind.LEASE and other.client_guid + other.lease_key == cache:
+            # The lease's name ends the fixed part of a row.
+            first, end = OPEN_STATE.size - len(cache), OPEN_STATE.size
+            for _, raw in walk(transaction, self._opens, at):
+                if raw[first:end] == cache and OPEN_STATE.unpack(raw).kind >= CacheKind.LEASE:
                     return
         transaction.delete(cache, db=self._leases)
 

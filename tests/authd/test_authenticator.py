@@ -222,6 +222,15 @@ def test_ids_without_root(monkeypatch: pytest.MonkeyPatch) -> None:
     assert identity.ids_of("root", 5) == identity.own_ids()
 
 
+@pytest.mark.parametrize("written", [0, 0xFFFFFFFF, -1])
+def test_a_line_of_the_database_makes_nobody_root(monkeypatch: pytest.MonkeyPatch, written: int) -> None:
+    from authd import identity
+
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert identity.ids_of("no-such-unix-account", written) == (identity.OVERFLOW_ID, identity.OVERFLOW_ID, ())
+    assert identity.ids_of("no-such-unix-account", 0x30000000) == (0x30000000, 0x30000000, ())
+
+
 def test_username_map(tmp_path: Path) -> None:
     from authd.identity import UserMap
 

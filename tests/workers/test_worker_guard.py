@@ -8,6 +8,7 @@ from smbd.smb2 import status
 from smbd.smb2.constants import SESSION_FLAG_IS_GUEST, SESSION_FLAG_IS_NULL, Command
 from smbd.smb2.messages import control
 from tests.workers.house import ALICE, BOB, House, log_on, token_of
+from workers.worker import MAX_LOGONS
 
 ECHO = control.ECHO_REQUEST.pack(4, 0)
 GUEST, NOBODY = "guest", "nobody"
@@ -74,3 +75,14 @@ def test_a_connection_that_was_logged_off_does_not_stay(house: House) -> None:
     assert not worker.ended  # it may log on again
     worker._expect_session()
     assert worker.ended
+
+
+def test_one_client_has_so_many_logons_under_way(house: House) -> None:
+    client = house.client()
+    for _ in range(MAX_LOGONS):
+        assert client.session_setup_raw(b"more").status == status.MORE_PROCESSING_REQUIRED
+    assert client.session_setup_raw(b"more").status == status.INSUFFICIENT_RESOURCES
+    assert client.echo().status == status.SUCCESS
+    waiting = next(number for number in house.worker_of(client).sessions if number != client.session_id)
+    assert log_on(client, "mallory", session_id=waiting).status == status.LOGON_FAILURE
+    assert client.session_setup_raw(b"more").status == status.MORE_PROCESSING_REQUIRED

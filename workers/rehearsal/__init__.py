@@ -12,9 +12,10 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import shutil
 import socket
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -32,6 +33,7 @@ from workers import identity
 from workers.main import id_map, main
 from workers.rehearsal import client
 
+STAGE = "rehearsal"  # in the lock directory
 ROUNDS = 12  # CPython specialises a function at its eighth call; a multiple of the client's protections
 ARENA_BYTES = 16 << 20
 STATE_BYTES = 1 << 20
@@ -59,7 +61,7 @@ def rehearse(config: Config) -> bool:
     gc.freeze()  # the collections below have only to do with what is made here
     try:
         rounds += (_Round(*port.record_pair(), *socket.socketpair()) for _ in range(ROUNDS))
-        with tempfile.TemporaryDirectory(prefix="rehearsal-", dir=config.lock_directory) as place:
+        with _stage(os.path.join(config.lock_directory, STAGE)) as place:
             done = _play(_stage_config(config, place), rounds)
         id_map(config.state_directory, config.netbios_name)
     except Exception:
@@ -75,6 +77,17 @@ def rehearse(config: Config) -> bool:
     if not done:
         log.warning("the workers' code could not be warmed up: the imaginary client was not served as it should be")
     return done
+
+
+@contextmanager
+def _stage(place: str) -> Iterator[str]:
+    """A directory for the time being. Whoever holds the lock of the directory above may remove what an earlier server left."""
+    shutil.rmtree(place, ignore_errors=True)
+    os.mkdir(place, 0o700)
+    try:
+        yield place
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def _stage_config(config: Config, place: str) -> Config:

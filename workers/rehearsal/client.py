@@ -26,9 +26,15 @@ from smbd.smb2.header import HEADER, HEADER_SIZE, NO_SIGNATURE, PROTOCOL_ID, TRA
 from smbd.smb2.messages import control, create, directory, file, info, negotiate, session, tree
 
 DIALECT = c.DIALECT_311
-CIPHERS = {"AES-128-GCM": c.CIPHER_AES128_GCM, "AES-128-CCM": c.CIPHER_AES128_CCM, "AES-256-GCM": c.CIPHER_AES256_GCM}
+CIPHERS = {
+    "AES-128-GCM": c.CIPHER_AES128_GCM,
+    "AES-128-CCM": c.CIPHER_AES128_CCM,
+    "AES-256-GCM": c.CIPHER_AES256_GCM,
+    "AES-256-CCM": c.CIPHER_AES256_CCM,
+}
 SIGNERS = {"AES-128-GMAC": c.SIGNING_AES_GMAC, "AES-128-CMAC": c.SIGNING_AES_CMAC, "HMAC-SHA256": c.SIGNING_HMAC_SHA256}
-PROTECTIONS = 3  # plain, signed, sealed: by turns
+PLAIN, SIGNED, SEALED = range(3)
+PROTECTIONS = 3  # by turns, each with one algorithm after the other
 SHARE = "rehearsal"
 USER = "rehearsal"
 PATIENCE = 10.0  # seconds
@@ -58,10 +64,11 @@ class _Client:
         self._sock = sock
         self._hub = hub
         self._user = user
-        self._cipher = list(CIPHERS.values())[number % len(CIPHERS)]
-        self._signing = list(SIGNERS.values())[number % len(SIGNERS)]
-        self._signed = number % PROTECTIONS == 1
-        self._sealed = number % PROTECTIONS == 2
+        turn = number // PROTECTIONS
+        self._cipher = list(CIPHERS.values())[turn % len(CIPHERS)]
+        self._signing = list(SIGNERS.values())[turn % len(SIGNERS)]
+        self._signed = number % PROTECTIONS == SIGNED
+        self._sealed = number % PROTECTIONS == SEALED
         self._preauth = PreauthHash()
         self._message_id = 0
         self._session_id = 0

@@ -174,3 +174,13 @@ def test_extended_attributes_need_the_right_to_read(share):
     with pytest.raises(PermissionError):
         handle.activate(True, False)
     handle.close()
+
+
+@pytest.mark.parametrize("number", [-1, 0xFFFFFFFF, 1 << 32])
+def test_what_the_kernel_takes_for_unchanged_is_no_identity(number):
+    """setresuid(2) with -1 keeps the id: root's."""
+    for wrong in (Identity(number, 1, ()), Identity(50_001, number, ()), Identity(50_001, 50_001, (number,))):
+        with pytest.raises(OSError, match="no user's or group's id"):
+            identity.assume(wrong)
+    identity.assume(ALICE)
+    assert os.geteuid() == 50_001

@@ -1,0 +1,37 @@
+"""A quiet client's worker sleeps: its tick comes seldom, and soon again when something is awaited."""
+
+from __future__ import annotations
+
+import time
+
+from tests.workers.house import House
+from workers.worker import QUIET_TICK, TICK, Worker
+
+
+def until_tick(worker: Worker) -> float:
+    """Seconds to the next tick."""
+    assert worker._ticker is not None
+    return worker._ticker.due - time.monotonic()
+
+
+def test_the_tick_follows_the_client(house: House) -> None:
+    client = house.client()
+    worker = house.worker_of(client)
+    worker._tick()
+    assert until_tick(worker) <= TICK  # it has just asked for things
+    worker._tick()
+    assert TICK < until_tick(worker) <= QUIET_TICK
+    client.echo()
+    worker._tick()
+    assert until_tick(worker) <= TICK
+
+
+def test_waiting_for_a_buffer_brings_it_forward(house: House) -> None:
+    worker = house.worker_of(house.client())
+    worker._tick()
+    worker._tick()
+    worker._hurry()
+    due = worker._ticker
+    assert until_tick(worker) <= TICK
+    worker._hurry()
+    assert worker._ticker is due  # asking often does not put it off
