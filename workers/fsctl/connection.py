@@ -7,6 +7,8 @@ import socket
 from collections.abc import Coroutine
 from typing import Any
 
+import psutil
+
 from smbd.smb2 import status
 from smbd.smb2.messages.ioctl import (
     NETWORK_INTERFACE_INFO,
@@ -47,8 +49,6 @@ def network_interfaces(request: Request, data: memoryview, max_output: int) -> b
 
 def _interfaces() -> list[tuple[int, int, str]]:
     """(index, bits per second, address) of every interface that is up; loopback only when there is nothing else."""
-    import psutil  # noqa: PLC0415 - asked for once a connection at most, and its import costs memory
-
     stats = psutil.net_if_stats()
     found: list[tuple[int, int, str]] = []
     loopback: list[tuple[int, int, str]] = []
