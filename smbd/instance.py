@@ -43,7 +43,7 @@ class Instance:
         make_directory(self.directory, 0o755)
         path = self.directory / LOCK_FILE
         try:
-            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as error:
             raise StartError(f"{path}: cannot open the lock file ({error.strerror}); check the owner of `lock directory`") from error
         try:

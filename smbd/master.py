@@ -53,6 +53,7 @@ STATE_NAMES = (COUNTERS_FILE, SHARING_DIRECTORY)
 WORKER_SLOTS = 1000
 """Connections at once when ``max smbd processes`` is 0: each slot costs a page of counters, committed at the start."""
 ACCEPTS_PER_TURN = 16
+REST = 1.0  # seconds without accepting when there is nothing to accept with
 TICK = 1.0
 FIRST_READY = 10.0
 """Seconds that the broker may take before connections are accepted without it."""
@@ -123,6 +124,7 @@ class Master:
         self._family: Family
         self._counters: CounterSegment
         self._last_refusal = float("-inf")
+        self._resting: list[tuple[float, socket.socket]] = []
 
     # --- life ------------------------------------------------------------------------------------------------------
 
@@ -176,6 +178,7 @@ class Master:
         wake = min([self._next_tick, *due] + ([self._deadline] if self._phase is not Phase.RUNNING else []))
         self._reactor.turn(wake - self._clock())
         self._advance(self._clock())
+        self._wake_listeners(self._clock())
 
     def _tick(self, now: float) -> None:
         self._hub.tick(now)
@@ -298,8 +301,20 @@ class Master:
                 # accept(2): errors of the new connection's network arrive here as well; the next one may be fine.
                 if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
                     self._log_refusal("a connection", f"cannot accept: {error.strerror}")
+                    self._rest(listener)
                 return
             self._welcome(sock, (address[0], address[1]))
+
+    def _rest(self, listener: socket.socket) -> None:
+        """Out of descriptors or memory: the connection stays queued; asking for it again at once would only burn the processor."""
+        self._reactor.remove(listener.fileno())
+        self._resting.append((self._clock() + REST, listener))
+
+    def _wake_listeners(self, now: float) -> None:
+        while self._resting and self._resting[0][0] <= now:
+            _, listener = self._resting.pop(0)
+            if listener.fileno() >= 0:
+                self._reactor.add(listener.fileno(), partial(self._accept, listener))
 
     def _welcome(self, sock: socket.socket, address: tuple[str, int]) -> None:
         """A worker for this connection, or a closed door: for who may not connect at all, before a byte is read."""

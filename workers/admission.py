@@ -104,6 +104,10 @@ def _as_unix_user(worker: Worker, token: Token, name: str) -> Token:
     try:
         entry = pwd.getpwnam(name)
     except KeyError:
+        if name.isdecimal():  # a uid without a name: the owner of a folder served without set-up
+            uid = int(name)
+            sids = (worker.ids.group_sid(uid), *_well_known(token))
+            return replace(token, user_sid=worker.ids.user_sid(uid), group_sids=sids, uid=uid, gid=uid, groups=(), name=name)
         worker.log.error("user %s, named in the configuration, does not exist", name)
         raise SmbError(status.ACCESS_DENIED) from None
     groups = tuple(gid for gid in os.getgrouplist(name, entry.pw_gid) if gid != entry.pw_gid)

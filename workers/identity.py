@@ -10,6 +10,7 @@ for.
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from collections.abc import Iterator
@@ -32,6 +33,7 @@ ROOT = Identity(0, 0, ())
 
 class _State(threading.local):
     current: Identity | None = None
+    unknown = False
 
 
 _state = _State()
@@ -51,12 +53,16 @@ def assume(identity: Identity) -> None:
     if identity == _state.current or not privileged():
         return
     _state.current = None
+    _state.unknown = True  # until the kernel has said yes: nobody may take a half-made change for an identity
     credentials.set_effective(*identity)
     _state.current = identity
+    _state.unknown = False
 
 
 def current() -> Identity:
-    """The identity of this thread."""
+    """The identity of this thread. PermissionError after a change that failed: what the thread is then must not be handed on."""
+    if _state.unknown:
+        raise PermissionError(errno.EPERM, "this thread's identity is unknown: the last change failed")
     return _state.current or Identity(os.geteuid(), os.getegid(), tuple(os.getgroups()))
 
 

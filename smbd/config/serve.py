@@ -20,6 +20,7 @@ from smbd.config.reader import GLOBAL, Lines, Setting, squeeze
 PORT, PRIVILEGED_PORT = 4450, 445
 _HERE = "command line"
 _FORBIDDEN = re.compile(r'[\x00-\x1f"/\\\[\]:|<>+=;,*?]')
+GUEST_ACCOUNT = "nobody"
 _SHARE_NAME = 80  # [MS-SRVS] 2.2.4.23: more than 80 characters is no share name
 
 
@@ -124,11 +125,21 @@ def _settings(options: Serve, folder: str) -> list[Setting]:
         ("path", folder.replace("%", "%%")),
         ("read only", "yes" if options.read_only else "no"),
         ("guest ok", "yes" if options.guest else "no"),
-        # One folder without set-up: whoever logs on acts as the folder's owner, so that what one client wrote another may change.
-        ("force user", owner_name(os.stat(folder).st_uid) if os.geteuid() == 0 else ""),
+        ("force user", _acting_user(folder, options.guest)),
     ]
     settings += [Setting(share, name, value, _HERE, 0) for name, value in [("", ""), *inside]]
     return settings
+
+
+def _acting_user(folder: str, guest: bool) -> str:
+    """One folder without set-up: whoever logs on acts as the folder's owner, so that what one client wrote another may change.
+
+    But guests never act as root: in root's folder they, and everybody with them, act as nobody.
+    """
+    if os.geteuid() != 0:
+        return ""
+    owner = os.stat(folder).st_uid
+    return GUEST_ACCOUNT if guest and owner == 0 else owner_name(owner)
 
 
 def owner_name(uid: int) -> str:
