@@ -59,7 +59,6 @@ class Open:
         "tree",
         "volatile",
         "write_through",
-        "wrote",
     )
 
     def __init__(self, persistent: int, volatile: int, tree: TreeConnect) -> None:
@@ -79,7 +78,6 @@ class Open:
         self.is_directory = False
         self.delete_on_close = False
         self.append_only = False
-        self.wrote = False
         self.write_through = False
         self.in_flight = 0  # calls on VFS threads that use the handle: it is closed after the last of them
         self.orphan: Handle | None = None

@@ -66,8 +66,6 @@ def write_file(request: Request, offset: int, data: memoryview) -> None:
     opened.handle.pwrite(data, offset)
     opened.position = offset + length
     worker.count_written(length)
-    if not opened.wrote:
-        opened.wrote = True
     worker.breaks.data_changed(opened)
     modified(request, opened, FILE_NOTIFY_CHANGE_SIZE | FILE_NOTIFY_CHANGE_LAST_WRITE)
 
