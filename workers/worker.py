@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from pools import port
 from pools.counters import BYTES_READ, BYTES_WRITTEN, COMMANDS_AT, ERRORS, REQUESTS
-from pools.layout import WireError
-from pools.pool import HEADROOM, MAX_CAPACITY, PoolExhausted
+from pools.pool import HEADROOM, MAX_CAPACITY
 from smbd.accounts import IdMap
 from smbd.config import Config, Share
 from smbd.sharing import SessionRecord, Sharing, TreeRecord
@@ -33,8 +32,8 @@ from workers.engine import Engine
 from workers.loop import Completion, Loop, Timer
 from workers.open import Open
 from workers.session import Session, State
-from workers.transport.receive import BATCH, FRAME_LENGTH, Fill, Receiver
-from workers.transport.send import Sender
+from workers.transport.receive import BATCH, FRAME_LENGTH
+from workers.transport.traffic import Traffic
 
 if TYPE_CHECKING:
     import socket
@@ -50,19 +49,19 @@ MAX_LOGONS = 64  # under way at once: as many as the authenticator takes of one 
 MAX_TREES = 4096
 LARGEST = 8 << 20
 ALL_CREDITS = 65535
-SEND_LIMIT = 16 << 20  # unsent bytes at which no further request is read
 EPOCH = 116444736000000000  # FILETIME of 1970
 TICK = 1.0
 QUIET_TICK = 10.0  # of a worker whose client has asked for nothing since the last one
 DRAIN_TURN = 0.05
 
 
-class Worker:
+class Worker(Traffic):
     """The state of one connection's process. Its parts reach each other through it."""
 
     def __init__(
         self, config: Config, *, slot: int, generation: int, loop: Loop, pool: BufferPool, row: Row, sharing: Sharing, ids: IdMap
     ) -> None:
+        super().__init__()
         self.config = config
         self.slot = slot
         self.generation = generation
@@ -74,9 +73,6 @@ class Worker:
         self.log = logging.getLogger("millpond.worker")
         self.mailbox: Mailbox
         self.connection: Connection
-        self.sock: socket.socket
-        self.receiver: Receiver
-        self.sender: Sender
         self.client_address = ""
         self.engine = Engine(self)
         self.notices = Notices(self)
@@ -89,29 +85,20 @@ class Worker:
         self._ids = itertools.count(1)
         self._trees = itertools.count(1)
         self._conversations = itertools.count(1)
-        self._flushing = False
-        self._paused = False
-        self._closed = False
-        self.ended = False
-        self._draining = False
         self._asked = 0
         self._ticked = 0  # REQUESTS at the last tick
         self._ticker: Timer | None = None
         self._known = False  # somebody was logged on when this was last asked
         self._quiet_since = time.monotonic()
-        self._stall: Timer | None = None
         self._counters = row.words
 
     # life
 
     def attach(self, sock: socket.socket, address: str, connection: Connection) -> None:
         """Take the client's socket and start serving it."""
-        self.sock = sock
         self.client_address = address
         self.connection = connection
-        self.receiver = Receiver(sock, self.pool, self._resume)
-        self.sender = Sender(sock, self.pool)
-        self.loop.watch(sock.fileno(), self._readable)
+        self.open_traffic(sock)
         self.loop.later(self.config.session_setup_timeout, self._expect_session)
         self._ticker = self.loop.later(TICK, self._tick)
 
@@ -131,11 +118,11 @@ class Worker:
         self.pool.tick(now)
         self._mind_deadtime(now)
         asked = self._counters[REQUESTS]
-        quiet = asked == self._ticked and not self._paused and not self.engine.busy
+        quiet = asked == self._ticked and not self.paused and not self.engine.busy
         self._ticked = asked
         self._ticker = self.loop.later(min(QUIET_TICK, max(TICK, self.config.pool_decay)) if quiet else TICK, self._tick)
 
-    def _hurry(self) -> None:
+    def hurry(self) -> None:
         """A buffer is awaited: the pool asks for it again after a second, however quiet the client was."""
         if self._ticker is not None and self._ticker.due > time.monotonic() + TICK:
             self._ticker.cancel()
@@ -158,8 +145,8 @@ class Worker:
 
     def drain(self) -> None:
         """The server stops: no new requests are read; what is under way is answered, as far as it needs no client, then the end."""
-        self._draining = True
-        self._rewatch()
+        self.draining = True
+        self.rewatch()
         self._drained()
 
     def _drained(self) -> None:
@@ -175,124 +162,12 @@ class Worker:
 
     def close(self) -> None:
         """Give everything back, whatever state it is in."""
-        if self._closed:
+        if self.closed:
             return
-        self._closed = True
+        self.closed = True
         for session in list(self.sessions.values()):
             self.end_session(session)
-        self.loop.watch(self.sock.fileno(), None)
-        self.receiver.close()
-        self.sender.close()
-        self.sock.close()
-
-    # the transport
-
-    def _readable(self) -> None:
-        """One read and everything that came with it; one send for all answers."""
-        try:
-            outcome = self._receive()
-        except (Disconnect, WireError, PoolExhausted) as error:
-            self.hang_up(str(error))
-            return
-        self._flush()
-        if outcome is Fill.CLOSED:
-            self.end("closed by the client")
-        elif outcome is Fill.WAITING:
-            self._pause()
-        self._watch_progress()
-
-    def _receive(self) -> Fill:
-        """Execute the frames that are here, then read, then execute what came. Until there is a session, one frame at a time."""
-        receiver = self.receiver
-        if not self._execute():
-            return Fill.WAITING
-        outcome = receiver.fill()
-        while outcome is Fill.DATA:
-            if not self._execute():
-                return Fill.WAITING
-            if not receiver.one_at_a_time or not receiver.in_progress:
-                break
-            outcome = receiver.fill()
-        return outcome
-
-    def _execute(self) -> bool:
-        """Every whole frame, for as long as there are buffers for replies; False when they have to be waited for."""
-        frames = self.receiver.frames()
-        while not self.ended and (self.sender.prepare() or self._spare()):
-            frame = next(frames, None)
-            if frame is None:
-                return True
-            self.engine.frame(*frame)
-        return False
-
-    def _spare(self) -> bool:
-        """Ask for a buffer for replies; True when there is one after all."""
-        granted = self.pool.request((BATCH,), self._resume)
-        if granted is not None:
-            granted[0].release()
-        return granted is not None and self.sender.prepare()
-
-    def hang_up(self, reason: str) -> None:
-        """The specification asks to drop the connection: what was answered before still leaves, as far as the socket takes it."""
-        try:
-            self.sender.flush()
-        except OSError:
-            self.log.debug("%s: gone before the last answer", self.client_address)
-        self.end(f"connection dropped: {reason}")
-
-    def _watch_progress(self) -> None:
-        """A frame that stays incomplete for ``pdu timeout`` ends the connection."""
-        if self._stall is not None:
-            self._stall.cancel()
-            self._stall = None
-        if self.receiver.in_progress and not self._paused:
-            self._stall = self.loop.later(self.config.pdu_timeout, lambda: self.end("an incomplete PDU made no progress"))
-
-    def _pause(self) -> None:
-        self._paused = True
-        self._hurry()
-        self._rewatch()
-
-    def _resume(self) -> None:
-        """A large buffer may be had now: the loop tries again at its next turn."""
-        self.loop.soon(self._unpause)
-
-    def _unpause(self) -> None:
-        if self._paused and not self._closed and not self._draining:
-            self._paused = False
-            self._rewatch()
-            self._readable()
-
-    def _rewatch(self) -> None:
-        """Read unless a buffer is awaited or too much is unsent; write while something is unsent."""
-        unsent = self.sender.backlog
-        most = BATCH if self.receiver.one_at_a_time else SEND_LIMIT
-        reader = None if self._paused or self._draining or unsent > most else self._readable
-        self.loop.watch(self.sock.fileno(), reader, self._writable if unsent else None)
-
-    def flush_soon(self) -> None:
-        """Send what is queued before the loop waits again: for answers that no reading has brought about."""
-        if not self._flushing:
-            self._flushing = True
-            self.loop.soon(self._flush)
-
-    def _flush(self) -> None:
-        self._flushing = False
-        if self._closed:
-            return
-        had = self.sender.backlog
-        try:
-            done = self.sender.flush()
-        except OSError as error:
-            self.end(f"cannot send: {error}")
-            return
-        if not done or had > SEND_LIMIT:
-            self._rewatch()
-
-    def _writable(self) -> None:
-        self._flush()
-        if not self._closed:
-            self._rewatch()
+        self.close_traffic()
 
     # waiting
 
@@ -330,7 +205,7 @@ class Worker:
             granted = self.pool.request((size,), partial(ready.finish, None))
             if granted is not None:
                 return granted[0]
-            self._hurry()
+            self.hurry()
             await ready
 
     def lock_woken(self, waiter_id: int) -> None:
@@ -493,7 +368,7 @@ class Worker:
         who has no session yet asks one thing after the other, and cannot fill the authenticator's queue.
         """
         connection = self.connection
-        ceiling = 1 if self._paused or not connection.channels else ALL_CREDITS
+        ceiling = 1 if self.paused or not connection.channels else ALL_CREDITS
         return connection.credits.grant(requested, ceiling, (charged or 1) if connection.multi_credit else 1)
 
     def count_request(self, command: int) -> None:

@@ -30,8 +30,8 @@ def test_waiting_for_a_buffer_brings_it_forward(house: House) -> None:
     worker = house.worker_of(house.client())
     worker._tick()
     worker._tick()
-    worker._hurry()
+    worker.hurry()
     due = worker._ticker
     assert until_tick(worker) <= TICK
-    worker._hurry()
+    worker.hurry()
     assert worker._ticker is due  # asking often does not put it off

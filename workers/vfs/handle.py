@@ -241,12 +241,15 @@ class PosixHandle:
         if creation > 0:
             self._store(DosInfo(self._dos().attributes, creation))
         if change > 0:
-            self._show_change_time(change)
+            self._change_time = (change, 0, 0)
+        self._keep_change_time()
 
-    def _show_change_time(self, change: int) -> None:
-        """The kernel sets this time itself and takes it from nobody: this open shows what was set until the file changes again."""
-        st = files.stat_fd(self.fd)
-        self._change_time = (change, st.ctime, st.ctime_ns)
+    def _keep_change_time(self) -> None:
+        """The kernel sets this time itself and takes it from nobody. This open shows what was set through it until somebody else changes
+        the file; its own changes leave it alone ([MS-FSA] 2.1.5.15.2)."""
+        if self._change_time is not None:
+            st = files.stat_fd(self.fd)
+            self._change_time = (self._change_time[0], st.ctime, st.ctime_ns)
 
     def set_attributes(self, attributes_: int) -> None:
         if not attributes_:
@@ -258,6 +261,7 @@ class PosixHandle:
         before = self._dos()
         kept = before.attributes & ~attributes.SETTABLE
         self._store(DosInfo(kept | (attributes_ & attributes.SETTABLE), before.creation))
+        self._keep_change_time()
 
     def set_sparse(self, on: bool) -> None:
         before = self._dos()

@@ -1,0 +1,176 @@
+"""A connection's turns: frames in, engine, replies out, and when to stop reading.
+
+Owns: receiver and sender, and what the loop watches the socket for. Invariant: nothing is executed without a buffer for its reply; a client
+that does not take its replies is not read; a frame that stays incomplete ends the connection.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+from abc import abstractmethod
+from typing import TYPE_CHECKING
+
+from pools.layout import WireError
+from pools.pool import BufferPool, PoolExhausted
+from smbd.config import Config
+from smbd.smb2.credits import Disconnect
+from workers.loop import Loop, Timer
+from workers.transport.receive import BATCH, Fill, Receiver
+from workers.transport.send import Sender
+
+if TYPE_CHECKING:
+    from workers.engine import Engine
+
+SEND_LIMIT = 16 << 20  # unsent bytes at which no further request is read
+
+
+class Traffic:
+    """The transport's half of a worker, which has an engine, and says how it ends."""
+
+    config: Config
+    loop: Loop
+    pool: BufferPool
+    engine: Engine
+    log: logging.Logger
+    client_address: str
+    sock: socket.socket
+    receiver: Receiver
+    sender: Sender
+
+    def __init__(self) -> None:
+        self.ended = False  # the loop is to be left
+        self.closed = False  # everything was given back
+        self.draining = False
+        self.paused = False  # a buffer is awaited
+        self._flushing = False
+        self._stall: Timer | None = None
+
+    @abstractmethod
+    def end(self, reason: str) -> None:
+        """Leave the loop."""
+
+    @abstractmethod
+    def hurry(self) -> None:
+        """A buffer is awaited: the pool is to ask for it again soon."""
+
+    def open_traffic(self, sock: socket.socket) -> None:
+        """Start reading."""
+        self.sock = sock
+        self.receiver = Receiver(sock, self.pool, self._resume)
+        self.sender = Sender(sock, self.pool)
+        self.loop.watch(sock.fileno(), self._readable)
+
+    def close_traffic(self) -> None:
+        """Give socket and buffers back."""
+        self.loop.watch(self.sock.fileno(), None)
+        self.receiver.close()
+        self.sender.close()
+        self.sock.close()
+
+    def _readable(self) -> None:
+        """One read and everything that came with it; one send for all answers."""
+        try:
+            outcome = self._receive()
+        except (Disconnect, WireError, PoolExhausted) as error:
+            self.hang_up(str(error))
+            return
+        self._flush()
+        if outcome is Fill.CLOSED:
+            self.end("closed by the client")
+        elif outcome is Fill.WAITING:
+            self._pause()
+        self._watch_progress()
+
+    def _receive(self) -> Fill:
+        """Execute the frames that are here, then read, then execute what came. Until there is a session, one frame at a time."""
+        receiver = self.receiver
+        if not self._execute():
+            return Fill.WAITING
+        outcome = receiver.fill()
+        while outcome is Fill.DATA:
+            if not self._execute():
+                return Fill.WAITING
+            if not receiver.one_at_a_time or not receiver.in_progress:
+                break
+            outcome = receiver.fill()
+        return outcome
+
+    def _execute(self) -> bool:
+        """Every whole frame, for as long as there are buffers for replies; False when they have to be waited for."""
+        frames = self.receiver.frames()
+        while not self.ended and (self.sender.prepare() or self._spare()):
+            frame = next(frames, None)
+            if frame is None:
+                return True
+            self.engine.frame(*frame)
+        return False
+
+    def _spare(self) -> bool:
+        """Ask for a buffer for replies; True when there is one after all."""
+        granted = self.pool.request((BATCH,), self._resume)
+        if granted is not None:
+            granted[0].release()
+        return granted is not None and self.sender.prepare()
+
+    def hang_up(self, reason: str) -> None:
+        """The specification asks to drop the connection: what was answered before still leaves, as far as the socket takes it."""
+        try:
+            self.sender.flush()
+        except OSError:
+            self.log.debug("%s: gone before the last answer", self.client_address)
+        self.end(f"connection dropped: {reason}")
+
+    def _watch_progress(self) -> None:
+        """A frame that stays incomplete for ``pdu timeout`` ends the connection."""
+        if self._stall is not None:
+            self._stall.cancel()
+            self._stall = None
+        if self.receiver.in_progress and not self.paused:
+            self._stall = self.loop.later(self.config.pdu_timeout, lambda: self.end("an incomplete PDU made no progress"))
+
+    def _pause(self) -> None:
+        self.paused = True
+        self.hurry()
+        self.rewatch()
+
+    def _resume(self) -> None:
+        """A large buffer may be had now: the loop tries again at its next turn."""
+        self.loop.soon(self._unpause)
+
+    def _unpause(self) -> None:
+        if self.paused and not self.closed and not self.draining:
+            self.paused = False
+            self.rewatch()
+            self._readable()
+
+    def rewatch(self) -> None:
+        """Read unless a buffer is awaited or too much is unsent; write while something is unsent."""
+        unsent = self.sender.backlog
+        most = BATCH if self.receiver.one_at_a_time else SEND_LIMIT
+        reader = None if self.paused or self.draining or unsent > most else self._readable
+        self.loop.watch(self.sock.fileno(), reader, self._writable if unsent else None)
+
+    def flush_soon(self) -> None:
+        """Send what is queued before the loop waits again: for answers that no reading has brought about."""
+        if not self._flushing:
+            self._flushing = True
+            self.loop.soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flushing = False
+        if self.closed:
+            return
+        had = self.sender.backlog
+        try:
+            done = self.sender.flush()
+        except OSError as error:
+            self.end(f"cannot send: {error}")
+            return
+        if not done or had > SEND_LIMIT:
+            self.rewatch()
+
+    def _writable(self) -> None:
+        self._flush()
+        if not self.closed:
+            self.rewatch()
