@@ -60,7 +60,7 @@ bench: install packages
 	@$(BIN)/python -m bench.load $(ARGS)
 
 fuzz: install
-	@MILLPOND_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest -n 2 tests --timeout 0 -m 'hypothesis or fuzz' $(ARGS)
+	@MILLPOND_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest -n 2 tests --timeout 0 -m hypothesis $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -61,11 +61,6 @@ def nt_hash(password: str) -> bytes:
     return md4(password.encode("utf-16-le", errors="surrogatepass"))
 
 
-def same_name(one: str, other: str) -> bool:
-    """Account names are compared without case."""
-    return one.casefold() == other.casefold()
-
-
 def check_name(name: str) -> str:
     """``name`` if it can be an account's name, else ``UserError``."""
     if not name or len(name) > MAX_NAME or name[0] in " #." or name != name.strip():

@@ -45,11 +45,9 @@ FIXED_COLUMNS: Final = (
     # signs of life: monotonic ns; txn_since is 0 outside a transaction on the shared state
     "heartbeat", "txn_since",
     # what it serves
-    "connections", "sessions", "tree_connects", "opens", "locks", "watches", "in_flight",
+    "connections", "sessions", "tree_connects", "opens",
     # what it did
-    "requests", "responses", "errors", "bytes_read", "bytes_written", "bytes_received", "bytes_sent",
-    "batches", "kernel_reads", "kernel_writes", "kernel_bytes", "async_waits", "thread_calls",
-    "authentications", "authentication_failures", "messages_sent", "messages_received", "messages_busy", "swept",
+    "requests", "errors", "bytes_read", "bytes_written", "async_waits", "messages_received", "messages_busy",
     # the master's row: bytes of all pools
     "budget", "reserved", "leased_bytes", "lease_waits", "lease_refusals",
 )  # fmt: skip
@@ -76,7 +74,6 @@ REQUESTS: Final = COLUMN["requests"]
 ERRORS: Final = COLUMN["errors"]
 BYTES_READ: Final = COLUMN["bytes_read"]
 BYTES_WRITTEN: Final = COLUMN["bytes_written"]
-CONNECTIONS: Final = COLUMN["connections"]
 
 
 def class_word(number: int, column: str) -> int:

@@ -458,7 +458,10 @@ def open_pool(
 ) -> BufferPool:
     """The pool of a process. ``arena`` must be mapped; the mode ``malloc`` has none and takes ``ceiling`` bytes instead."""
     if mode == "malloc":
-        return MallocPool(row, ceiling or (arena.ceiling if arena is not None else 0), debug=debug)
+        ceiling = ceiling or (arena.ceiling if arena is not None else 0)
+        if not ceiling:
+            raise ValueError("pool mode malloc needs a ceiling")
+        return MallocPool(row, ceiling, debug=debug)
     if arena is None:
         raise ValueError(f"pool mode {mode} needs an arena")
     if mode == "static":

@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     from pools.counters import CounterSegment
     from smbd.config import Config
 
-__all__ = ["AUTHD", "BROKER", "FIRST_WORKER", "KINDS", "MASTER", "READY", "SRVSVC", "STARTING_ORDER", "WORKER", "Child", "Program"]
+__all__ = [
+    "AUTHD", "BROKER", "FIRST_WORKER", "KINDS", "MASTER", "READY", "SRVSVC", "STARTING_ORDER", "WORKER",
+    "Child", "Program", "pool_ceiling",
+]  # fmt: skip
 
 STARTING_ORDER: dict[str, int] = {"broker": BROKER, "authd": AUTHD, "srvsvc": SRVSVC}
 """Services by role name with their slots, in the order in which they start: the broker first, it prepares the shared state.
@@ -57,3 +60,10 @@ class Child:
 
 
 Program = Callable[[Child], None]
+
+_CEILING = 256 << 20
+
+
+def pool_ceiling(config: Config) -> int:
+    """Bytes that one connection's buffers may take at most, however large the budget is."""
+    return min(_CEILING, config.pool_budget)

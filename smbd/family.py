@@ -1,8 +1,8 @@
 """The master's children: who lives at which slot, their births and what a death sets in motion.
 
 Owns: slots, generations, the table of processes, each worker's arena. Invariants: a slot has at most one process, a (slot, generation)
-names one process for
-ever; after a death its leases, its arena, its row and its place in the hub are given back before the slot is used again.
+names one process for ever; after a death its leases, its arena, its row and its place in the hub are given back before the slot is used
+again.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pools.arena import Arena
 from pools.counters import CounterSegment
 from pools.pool import DEFAULT_RESERVE, STATIC_PLAN, plan_bytes
 from pools.queue import PEER, PEER_DIED, sender_class
-from smbd.child import FIRST_WORKER, STARTING_ORDER, WORKER, Child, Program
+from smbd.child import FIRST_WORKER, STARTING_ORDER, WORKER, Child, Program, pool_ceiling
 from smbd.config import Config
 from smbd.config.hosts import source
 from smbd.hub import Hub
@@ -30,8 +30,6 @@ from smbd.processes import Exit, Process, classify, fork, kill
 
 log = logging.getLogger("millpond.master")
 
-ARENA_CEILING = 256 << 20
-"""Bytes that one connection may have committed at most, however large the budget is. Address space, not memory."""
 STRANGERS = 16
 TRANSACTION_LIMIT_NS = 2_000_000_000
 
@@ -65,10 +63,6 @@ class Family:
 
     # --- who is there ----------------------------------------------------------------------------------------------
 
-    def at(self, slot: int) -> Process | None:
-        """The living process of a slot."""
-        return self._by_slot.get(slot)
-
     def workers(self) -> list[Process]:
         """Living workers."""
         return [process for process in self._by_slot.values() if process.role == WORKER]
@@ -94,7 +88,7 @@ class Family:
         if not self._lessor.admit(slot, reserve_bytes(config)):
             raise Refused("`pool budget` has no room for another connection's reserve")
         try:
-            arena = Arena.create(min(ARENA_CEILING, config.pool_budget)) if config.pool_mode != "malloc" else None
+            arena = Arena.create(pool_ceiling(config)) if config.pool_mode != "malloc" else None
         except OSError as error:
             self._lessor.dismiss(slot)
             raise Refused(f"no memory for its buffers: {error.strerror}") from error

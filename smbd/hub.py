@@ -3,8 +3,7 @@
 Owns: the master's end of every pair, what waits for each peer, and which requests have no answer yet.
 Invariants: a receiver sees the true sender (slot and generation are stamped here); a record whose kind, size, descriptors or sender are not
 permitted by its row in the table is not delivered and ends its sender; an answer reaches only the very process that asked, and only while
-the question is open;
-nothing here blocks.
+the question is open; nothing here blocks.
 
 A service's peer outlives its processes: what waits for it, and what was delivered but not answered when it died, reaches the next one.
 """
@@ -103,13 +102,11 @@ class Peer:
 
 @dataclass(slots=True)
 class Traffic:
-    """For the counter row of the master."""
+    """What was passed on, refused because a queue was full, and answered to no open question."""
 
     routed: int = 0
     busy: int = 0
-    gone: int = 0
     stray: int = 0
-    redelivered: int = 0
 
 
 class Hub:
@@ -173,10 +170,6 @@ class Hub:
             for question in list(peer.unanswered):
                 self._forget(peer, question)
                 self._tell(question, ANSWER_GONE)
-
-    def sockets(self) -> int:
-        """How many processes are attached."""
-        return sum(1 for peer in self._peers.values() if peer.sock is not None)
 
     # --- the master's own messages ---------------------------------------------------------------------------------
 
@@ -302,8 +295,6 @@ class Hub:
         _close_all(parcel.descriptors)
         if answer == ANSWER_BUSY:
             self.traffic.busy += 1
-        else:
-            self.traffic.gone += 1
         if self._is_question(parcel.head):
             self.send(parcel.head.peer, answer, id=parcel.head.id)
 
@@ -351,7 +342,6 @@ class Hub:
     def _tell(self, question: Question, answer: int) -> None:
         asker = self._peers.get(question.slot)
         if asker is not None and asker.generation == question.generation:
-            self.traffic.gone += 1
             self.send(question.slot, answer, id=question.id)
 
     # --- delivering --------------------------------------------------------------------------------------------------
@@ -424,7 +414,6 @@ class Hub:
                 continue
             kind = self._kinds[found.kind]
             self._keep(peer, Parcel(RECORD.unpack(found.record), found.record, (), kind), first=True)
-            self.traffic.redelivered += 1
 
     # --- time --------------------------------------------------------------------------------------------------------
 

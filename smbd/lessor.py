@@ -6,13 +6,11 @@ Invariant: reserves + the turn + granted leases never exceed the budget; an ask 
 Policy, in order:
 - A process is admitted only when its reserve fits beside all others' (a reserve is never withdrawn, so a PDU of 64 KiB can always be read).
 - While half of the leasable bytes are free, an ask is granted. Past that a slot may hold at most its fair share (leasable bytes divided
-  by the
-  slots that hold or want something), but always one slab.
+  by the slots that hold or want something), but always one slab.
 - What cannot be granted now waits, first come first served, and is refused after ``PATIENCE`` seconds: the asker goes on with its reserve.
 - The turn: two buffers of the largest class stay aside for the first in the queue that holds nothing of the class it asks for, so that a
-  large PDU and its reply are
-  served one connection at a time even when others sit on the rest of the budget. The grant says that it is a turn: it goes back after
-  use, not after the decay.
+  large PDU and its reply are served one connection at a time even when others sit on the rest of the budget. The grant says that it is a
+  turn: it goes back after use, not after the decay.
 - While somebody waits, whoever holds leases is asked to give idle ones back.
 """
 

@@ -2,9 +2,8 @@
 
 Usage: ``Master(config, programs, kinds, ...).run() -> exit status``. It runs in the foreground and logs to the log it finds set up.
 
-Signals: SIGTERM and SIGINT stop in order (a second one hurries), SIGHUP reads the configuration again, SIGCHLD is a death. Handlers only
-enqueue: the number is
-written to a pipe that the loop reads.
+Signals: SIGTERM and SIGINT stop in order (a second one hurries), SIGHUP reads the configuration again, SIGCHLD is a death. Handlers do
+nothing: the interpreter writes the number to a socket that the loop reads.
 
 Owns: the listening sockets, the services' throttles, the phases of the stop. Children belong to ``family``, messages to ``hub``, leases
 to ``lessor``.
@@ -169,7 +168,7 @@ class Master:
 
     def _turn(self) -> None:
         now = self._clock()
-        if self._phase in (Phase.STARTING, Phase.RUNNING, Phase.FINISHING, Phase.TERMINATING, Phase.KILLING):
+        if self._phase not in _SERVICE_PHASES:
             self._start_due_services(now)
         if now >= self._next_tick:
             self._next_tick = now + TICK

@@ -6,13 +6,19 @@ administrators only.
 
 from __future__ import annotations
 
+import grp
+import os
+import pwd
 import time
 import uuid
 from typing import Any
 
 from smbd.config import Share
+from smbd.config.access import access, visible
+from smbd.config.hosts import admitted
 from smbd.config.macros import Client, expand, table
 from srvsvc.association import Interface, Operation
+from srvsvc.messages import Caller
 from srvsvc.names import path_type, share_name_valid
 from srvsvc.ndr import Array, Bytes, Record, Type, Unique, Units, Varying
 from srvsvc.server import Server
@@ -135,9 +141,23 @@ def _row(server: Server, share: Share, level: int) -> tuple[Any, ...]:
 
 
 def visible_shares(server: Server) -> list[Share]:
-    """The shares that an enumeration shows. [homes] is a pattern, not a share."""
-    shares = server.backend.config.shares.values()
-    return [share for share in shares if share.browseable and share.available and share.name.casefold() != "homes"]
+    """The shares that an enumeration shows; with ``access based share enum`` only to those who may connect."""
+    return [share for share in visible(server.backend.config) if not share.access_based_share_enum or _may_connect(server.caller, share)]
+
+
+def _may_connect(caller: Caller, share: Share) -> bool:
+    word = access(share, caller.user, _groups(caller.uid), caller.guest or caller.anonymous)
+    return word.allowed and admitted(share.hosts_allow, share.hosts_deny, caller.address)
+
+
+def _groups(uid: int) -> set[str]:
+    """The names of a Unix user's groups; none where there is no such user."""
+    try:
+        user = pwd.getpwuid(uid)
+    except KeyError:
+        return set()
+    gids = os.getgrouplist(user.pw_name, user.pw_gid)
+    return {group.gr_name for group in grp.getgrall() if group.gr_gid in gids}
 
 
 def share_enum(server: Server, args: Any) -> tuple[Any, ...]:

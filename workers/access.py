@@ -18,6 +18,7 @@ from smbd.smb2.constants import (
     FILE_ALL_ACCESS,
     FILE_DELETE_CHILD,
     FILE_EXECUTE,
+    FILE_LIST_DIRECTORY,
     FILE_READ_ATTRIBUTES,
     MAXIMUM_ALLOWED,
 )
@@ -66,27 +67,30 @@ def check(worker: Worker, tree: TreeConnect, handle: Handle, desired: int) -> in
         granted = access_check(found, tree.token, desired)
     except SmbError as error:
         # The directory is asked only when the file's own word is not enough: most opens never need it.
-        if error.status != status.ACCESS_DENIED or not desired & DELETE or not may_delete_child(worker, tree, handle.path):
+        given = desired & (DELETE | FILE_READ_ATTRIBUTES)
+        if error.status != status.ACCESS_DENIED or not given:
             raise
-        granted = access_check(found, tree.token, desired, parent_delete=True)
-    if desired & MAXIMUM_ALLOWED and not granted & DELETE and may_delete_child(worker, tree, handle.path):
-        granted |= DELETE
+        given &= by_parent(worker, tree, handle.path)
+        granted = given | access_check(found, tree.token, desired & ~given) if desired & ~given else given
+    if desired & MAXIMUM_ALLOWED and ~granted & (DELETE | FILE_READ_ATTRIBUTES):
+        granted |= by_parent(worker, tree, handle.path)
     return granted & limit
 
 
 def maximal(worker: Worker, tree: TreeConnect, handle: Handle) -> int:
     """The most that the user could be granted ([MS-SMB2] 2.2.14.2.5)."""
     most = maximum_access(descriptor(worker, handle, handle.opened), tree.token)
-    if not most & DELETE and may_delete_child(worker, tree, handle.path):
-        most |= DELETE
+    if ~most & (DELETE | FILE_READ_ATTRIBUTES):
+        most |= by_parent(worker, tree, handle.path)
     return most & tree.maximal_access
 
 
-def may_delete_child(worker: Worker, tree: TreeConnect, path: Path) -> bool:
+def by_parent(worker: Worker, tree: TreeConnect, path: Path) -> int:
     """[MS-FSA] 2.1.5.1.2.1: DELETE is also granted by FILE_DELETE_CHILD on the directory, FILE_READ_ATTRIBUTES by FILE_LIST_DIRECTORY."""
     if not path.components or path.stream:
-        return False
-    return bool(directory_access(worker, tree, path.parent) & FILE_DELETE_CHILD)
+        return 0
+    above = directory_access(worker, tree, path.parent)
+    return (DELETE if above & FILE_DELETE_CHILD else 0) | (FILE_READ_ATTRIBUTES if above & FILE_LIST_DIRECTORY else 0)
 
 
 def directory_access(worker: Worker, tree: TreeConnect, path: Path) -> int:

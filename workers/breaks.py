@@ -125,7 +125,7 @@ async def _attempts(request: Request, waiter_id: int, attempt: Callable[[], T], 
     """``keys`` takes in the files it has waited for: another one may have the name meanwhile."""
     _pend(request)
     while True:
-        await _woken(request.worker, waiter_id)
+        await woken(request.worker, waiter_id)
         _resume(request)
         try:
             return attempt()
@@ -147,12 +147,13 @@ def _pend(request: Request) -> None:
         request.when_cancelled = request.task.cancel
 
 
-async def _woken(worker: Worker, waiter_id: int) -> None:
-    woken: Completion[None] = Completion()
-    worker.lock_waits[waiter_id] = woken
-    timer = worker.loop.later(RETRY, lambda: woken.finish(None))
+async def woken(worker: Worker, waiter_id: int) -> None:
+    """Wait until somebody says that it is worth trying again, or ``RETRY`` is over."""
+    news: Completion[None] = Completion()
+    worker.lock_waits[waiter_id] = news
+    timer = worker.loop.later(RETRY, lambda: news.finish(None))
     try:
-        await woken
+        await news
     finally:
         timer.cancel()
 

@@ -1,7 +1,7 @@
 """Whose rights a thread of the worker acts with.
 
-Owns: the calling thread's identity. Invariant: what ``assume`` says is what the kernel has, thread by thread; a failed change ends in
-root's own identity being recorded as unknown, so that the next ``assume`` sets everything again.
+Owns: the calling thread's identity. Invariant: what ``assume`` says is what the kernel has, thread by thread; a failed change leaves
+the thread's identity recorded as unknown, so that nobody hands it on and the next ``assume`` sets everything again.
 
 This is the ``switch`` form: effective ids move for each request, only when they differ from the last one's. The interface says nothing of
 how: a form that drops to one user for good refuses, in ``assume``, any identity but its own, and asks elsewhere for what ``as_root`` is
@@ -77,9 +77,11 @@ def as_root() -> Iterator[None]:
         yield
         return
     credentials.set_effective_uid(0)
-    _state.current = None  # should coming back fail, the next assume() sets everything again
+    _state.current = None
     try:
         yield
     finally:
+        _state.unknown = True  # should coming back fail
         credentials.set_effective_uid(before.uid)
+        _state.unknown = False
         _state.current = before

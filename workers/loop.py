@@ -1,6 +1,6 @@
 """The worker's event loop: descriptors, timers, coroutines and the few threads that wait for slow disks.
 
-Owns: one epoll set, the timer heap, the tasks and the VFS thread pool of one worker.
+Owns: one poller, the timer heap, the tasks and the VFS thread pool of one worker.
 Invariant: everything but the body of an ``in_thread`` call runs on the thread that calls ``run``; a coroutine is resumed
 only from there, so protocol state needs no lock.
 """
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import heapq
 import itertools
-import select
 import socket
 import time
 from collections import deque
@@ -17,9 +16,11 @@ from collections.abc import Callable, Coroutine, Generator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
 
+from pools import port
+
 T = TypeVar("T")
-READ = select.EPOLLIN | select.EPOLLRDHUP
-WRITE = select.EPOLLOUT
+READ = port.READABLE | port.HANGUP
+WRITE = port.WRITABLE
 PRUNE_AT = 256  # timers in the heap
 
 
@@ -138,7 +139,7 @@ class Loop:
     """Descriptors, timers and tasks of one thread."""
 
     def __init__(self, threads: int = 4) -> None:
-        self._epoll = select.epoll()
+        self._poller = port.poller()
         self._readers: dict[int, Callable[[], None]] = {}
         self._writers: dict[int, Callable[[], None]] = {}
         self._timers: list[tuple[float, int, Timer]] = []
@@ -168,11 +169,11 @@ class Loop:
             events |= WRITE
         if not events:
             if known:
-                self._epoll.unregister(fd)
+                self._poller.unregister(fd)
         elif known:
-            self._epoll.modify(fd, events)
+            self._poller.modify(fd, events)
         else:
-            self._epoll.register(fd, events)
+            self._poller.register(fd, events)
 
     # time
 
@@ -263,24 +264,24 @@ class Loop:
         self._run_soon()
         if self._stopping:
             return
-        for fd, events in self._epoll.poll(self._patience()):
+        for fd, events in self._poller.poll(self._patience()):
             # Looked up one at a time: an earlier callback of this turn may have unwatched a later descriptor.
-            if events & (READ | select.EPOLLHUP | select.EPOLLERR):
+            if events & READ:
                 reader = self._readers.get(fd)
                 if reader is not None:
                     reader()
-            if events & (WRITE | select.EPOLLHUP | select.EPOLLERR):
+            if events & (WRITE | port.HANGUP):
                 writer = self._writers.get(fd)
                 if writer is not None:
                     writer()
         self._fire_timers()
         self._run_soon()
 
-    def _patience(self) -> float:
+    def _patience(self) -> float | None:
         if self._soon:
             return 0.0
         if not self._timers:
-            return -1
+            return None
         return max(0.0, self._timers[0][0] - time.monotonic())
 
     def _fire_timers(self) -> None:
@@ -303,4 +304,4 @@ class Loop:
         if self._bell is not None:
             for end in self._bell:
                 end.close()
-        self._epoll.close()
+        self._poller.close()

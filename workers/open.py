@@ -35,10 +35,7 @@ class Open:
     """One row of the worker's open table."""
 
     __slots__ = (
-        "append_only",
         "cache",
-        "create_options",
-        "delete_on_close",
         "enumeration",
         "granted",
         "handle",
@@ -55,7 +52,6 @@ class Open:
         "pipe_name",
         "position",
         "session",
-        "share_access",
         "tree",
         "volatile",
         "write_through",
@@ -73,11 +69,7 @@ class Open:
         self.key: FileKey | None = None
         self.cache: Opened | None = None  # the oplock or lease as its CREATE was told; the shared state knows what became of it
         self.granted = 0
-        self.share_access = 0
-        self.create_options = 0
         self.is_directory = False
-        self.delete_on_close = False
-        self.append_only = False
         self.write_through = False
         self.in_flight = 0  # calls on VFS threads that use the handle: it is closed after the last of them
         self.orphan: Handle | None = None
@@ -88,16 +80,18 @@ class Open:
         self.notify: Notify | None = None
 
 
+NOTIFY_ENTRY = 12  # [MS-FSCC] 2.7.1, before the name
+
+
 class Notify:
     """Change notification of one directory Open ([MS-SMB2] 3.3.5.19): what is watched and what has come since it was last asked for."""
 
-    __slots__ = ("bytes", "changes", "filter", "overflowed", "path", "recursive", "watch_id")
+    __slots__ = ("bytes", "changes", "overflowed", "path", "room", "watch_id")
 
-    def __init__(self, watch_id: int, completion_filter: int, recursive: bool, path: str) -> None:
+    def __init__(self, watch_id: int, path: str, room: int) -> None:
         self.watch_id = watch_id
+        self.room = room  # bytes of changes that are kept; more than that has to be enumerated
         self.path = path  # as it was watched: the directory may be renamed meanwhile
-        self.filter = completion_filter
-        self.recursive = recursive
         self.changes: list[tuple[int, str]] = []
         self.bytes = 0
         self.overflowed = False
@@ -107,7 +101,7 @@ class Notify:
         change = (action, name)
         if not self.changes or self.changes[-1] != change:
             self.changes.append(change)
-            self.bytes += 16 + 2 * len(name)
+            self.bytes += (NOTIFY_ENTRY + 2 * len(name) + 3) & ~3
 
     def overflow(self) -> None:
         """Too much for a client that does not ask: it will have to enumerate."""

@@ -130,7 +130,7 @@ def _open_existing(handle: Handle, request: Request, wish: Wish, opened: Open) -
     desired = map_generic(wish.desired)
     needed = desired
     if overwriting:
-        needed |= DELETE if wish.disposition == FILE_SUPERSEDE else FILE_WRITE_DATA
+        needed |= DELETE | FILE_WRITE_DATA if wish.disposition == FILE_SUPERSEDE else FILE_WRITE_DATA
     granted = access.check(worker, tree, handle, needed)
     if not desired & MAXIMUM_ALLOWED:
         granted &= desired
@@ -178,46 +178,45 @@ def _mind_readonly(handle: Handle, wish: Wish, granted: int) -> int:
 
 def claim(worker: Worker, opened: Open, handle: Handle, wish: Wish, granted: int) -> None:
     """Enter the open into the shared state; SHARING_VIOLATION, DELETE_PENDING and the like come from there."""
-    tree = opened.tree
+    share = opened.tree.share
     opened.handle = handle
     opened.key = FileKey(*handle.key)
     opened.path = handle.path
     opened.is_directory = handle.directory and not handle.stream
-    opened.share_access = wish.share_access
     opened.granted = granted
-    opened.create_options = wish.options
-    opened.delete_on_close = bool(wish.options & FILE_DELETE_ON_CLOSE)
-    opened.write_through = tree.share.sync_always or (bool(wish.options & FILE_WRITE_THROUGH) and tree.share.strict_sync)
-    if opened.delete_on_close:
-        _check_delete_on_close(opened, tree)
-    cache = wish.cache._replace(state=0) if opened.is_directory else wish.cache
-    done = worker.sharing.open(
-        opened.key,
-        OpenClaim(
-            file_id=opened.persistent,
-            access=granted,
-            share_access=wish.share_access,
-            path="/".join(handle.path.components),
-            share=tree.share.name,
-            user=tree.token.name,
-            session_id=tree.session.session_id,
-            tree_id=tree.tree_id,
-            delete_on_close=opened.delete_on_close,
-            directory=opened.is_directory,
-            uid=tree.token.uid,
-            gid=tree.token.gid,
-            opened=worker.now(),
-            overwrite=wish.disposition in OVERWRITING,
-            cache=cache,
-            waiter_id=wish.waiter_id,
-            deadline=worker.breaks.deadline(),
-            again=wish.again,
-        ),
-    )
+    opened.write_through = share.sync_always or (bool(wish.options & FILE_WRITE_THROUGH) and share.strict_sync)
+    if wish.options & FILE_DELETE_ON_CLOSE:
+        _check_delete_on_close(opened)
+    done = worker.sharing.open(opened.key, _record(worker, opened, handle, wish))
     worker.breaks.send(done.notices)
     if done.wait:
         raise Blocked(opened.key, wish.waiter_id)
     opened.cache = done
+
+
+def _record(worker: Worker, opened: Open, handle: Handle, wish: Wish) -> OpenClaim:
+    """What the shared state is to know of the open."""
+    tree = opened.tree
+    return OpenClaim(
+        file_id=opened.persistent,
+        access=opened.granted,
+        share_access=wish.share_access,
+        path="/".join(handle.path.components),
+        share=tree.share.name,
+        user=tree.token.name,
+        session_id=tree.session.session_id,
+        tree_id=tree.tree_id,
+        delete_on_close=bool(wish.options & FILE_DELETE_ON_CLOSE),
+        directory=opened.is_directory,
+        uid=tree.token.uid,
+        gid=tree.token.gid,
+        opened=worker.now(),
+        overwrite=wish.disposition in OVERWRITING,
+        cache=wish.cache._replace(state=0) if opened.is_directory else wish.cache,
+        waiter_id=wish.waiter_id,
+        deadline=worker.breaks.deadline(),
+        again=wish.again,
+    )
 
 
 def release_claim(worker: Worker, opened: Open) -> None:
@@ -226,7 +225,7 @@ def release_claim(worker: Worker, opened: Open) -> None:
     settle(worker, opened, opened.key, worker.sharing.abandon(opened.key, opened.persistent))
 
 
-def _check_delete_on_close(opened: Open, tree: TreeConnect) -> None:
+def _check_delete_on_close(opened: Open) -> None:
     if not opened.granted & DELETE:
         raise SmbError(status.ACCESS_DENIED)
     assert opened.path is not None

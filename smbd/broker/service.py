@@ -1,8 +1,7 @@
 """broker(8): the janitor's and watcher's process.
 
 Usage: ``main(child, remover)`` in a fork of the master. It answers to nobody: it hears PEER_DIED from the master, sweeps, wakes waiters,
-and
-tells watchers of changes that no worker made. It speaks to no client. Killed at any time, it is started again and goes on where it was.
+and tells watchers of changes that no worker made. It speaks to no client. Killed at any time, it is started again and goes on where it was.
 
 Owns: the space of the shared state, which it reserves before it tells the master READY. Invariant: what is there already stays.
 """

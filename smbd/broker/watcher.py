@@ -1,9 +1,8 @@
 """The watcher: changes made outside the server, told to the workers whose clients watch.
 
 Owns: one source of news, open only while somebody watches. Invariant: one source per change. A worker tells of what it does itself;
-fanotify
-names the process, so that such a change is dropped here. inotify does not: there the watcher watches along (its own rows in the shared
-state), and what a worker has announced is not told again.
+fanotify names the process, so that such a change is dropped here. inotify does not: there the watcher watches along (its own rows in the
+shared state), and what a worker has announced is not told again.
 """
 
 from __future__ import annotations

@@ -120,5 +120,3 @@ def _listening(config: Config) -> None:
 def _warn(config: Config) -> None:
     for warning in config.warnings:
         print(f"millpond: {warning}", file=sys.stderr)
-
-

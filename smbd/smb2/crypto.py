@@ -41,8 +41,6 @@ Signer = Callable[[memoryview], bytes]
 TAG_SIZE = 16
 GCM_NONCE_SIZE = 12
 CCM_NONCE_SIZE = 11
-_TAG = slice(4, 20)  # Signature of the transform header
-_AAD = slice(20, TRANSFORM_SIZE)  # 3.1.4.3: from Nonce to the header's end
 _COUNTER_LIMIT = 1 << 56
 
 
@@ -155,7 +153,6 @@ class Channel:
 
     __slots__ = (
         "anonymous",
-        "application_key",
         "cipher",
         "encryption_required",
         "guarded",
@@ -170,7 +167,6 @@ class Channel:
         self.signer = signer
         self.verifier = verifier
         self.cipher: SessionCipher | None = None
-        self.application_key = b""
         self.signing_required = False
         self.encryption_required = False
         self.guarded = False
@@ -281,13 +277,11 @@ class SessionKeys:
 
 def new_channel(session_id: int, signing_id: int, keys: SessionKeys, *, server: bool = True) -> Channel:
     """A channel that signs and verifies; its cipher is set by ``new_cipher`` or taken from the session's first channel (binding)."""
-    channel = Channel(
+    return Channel(
         session_id,
         new_signer(signing_id, keys.signing, server=server),
         new_signer(signing_id, keys.signing, server=not server),
     )
-    channel.application_key = keys.application
-    return channel
 
 
 def new_cipher(session_id: int, cipher_id: int, keys: SessionKeys, prefix: bytes, *, server: bool = True) -> SessionCipher:

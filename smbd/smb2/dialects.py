@@ -30,11 +30,6 @@ class Dialect:
     cap_encryption: bool  # encryption is agreed by a capability bit, not by a context
     preauth: bool  # 3.1.1: negotiate contexts, pre-authentication integrity, its key labels
 
-    @property
-    def validates_negotiate(self) -> bool:
-        """FSCTL_VALIDATE_NEGOTIATE_INFO guards the negotiation; 3.1.1 has pre-authentication integrity instead (3.3.5.15.12)."""
-        return not self.preauth
-
 
 _ROWS = (
     Dialect(DIALECT_202, "2.0.2", False, False, SIGNING_HMAC_SHA256, 0, False, False, False),

@@ -34,7 +34,6 @@ from smbd.smb2.status import SmbError
 
 _ECHOED = FLAGS_RELATED_OPERATIONS | FLAGS_PRIORITY_MASK
 _TRANSPORT_LENGTH = Struct(">I")  # [MS-SMB2] 2.1: a zero byte and 24 bits of length, in network order
-MAX_FRAME = 0xFFFFFF
 
 
 class Reply:

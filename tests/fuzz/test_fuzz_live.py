@@ -109,7 +109,7 @@ class Target:
             answer = self.client.receive(interim=True)
             if answer.header.command == Command.ECHO:
                 return
-        raise AssertionError("200 answers and no ECHO among them")
+        pytest.fail("200 answers and no ECHO among them")
 
     def check(self) -> None:
         """The witness has noticed nothing, and the log has no new traceback."""

@@ -423,6 +423,8 @@ def test_every_mode_counts(mode: str, arena: Arena, lessor: Lessor) -> None:
 def test_unknown_modes_and_missing_arenas(lessor: Lessor, arena: Arena) -> None:
     with pytest.raises(ValueError, match="needs an arena"):
         open_pool("dynamic", None, Row.private(), lessor.ask, lessor.give_back)
+    with pytest.raises(ValueError, match="needs a ceiling"):
+        open_pool("malloc", None, Row.private(), lessor.ask, lessor.give_back)
     with pytest.raises(ValueError, match="one of"):
         open_pool("paper", arena, Row.private(), lessor.ask, lessor.give_back)
 

@@ -7,6 +7,8 @@ import random
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+
 from smbd.smb2 import status
 from tests.server import Server, eventually
 
@@ -63,3 +65,14 @@ def test_a_connection_gives_its_memory_back_while_it_lives(make_server: Callable
         assert server.pool_bytes() > 0
         eventually(lambda: server.pool_bytes() <= quiet, timeout=30, what="an idle connection keeps what a transfer needed")
         assert client.echo().status == status.SUCCESS
+
+
+@pytest.mark.parametrize("mode", ["static", "malloc"])
+def test_the_other_pool_modes(make_server: Callable[..., Server], mode: str) -> None:
+    server = make_server(settings={"pool mode": mode})
+    data = random.Random(2).randbytes(8 << 20)
+    with server.client(timeout=60) as client:
+        file = client.open("mode.bin")
+        eventually(lambda: client.echo().status == status.SUCCESS and client.credits > 128)
+        assert client.write(file, 0, data).status == status.SUCCESS
+        assert client.read_data(file, 0, len(data)) == data

@@ -29,6 +29,11 @@ def test_each_client_has_a_worker(server: Server, pair: tuple[WireClient, WireCl
     assert server.worker_of(pair[0]).pid != server.worker_of(pair[1]).pid
 
 
+def test_a_workers_title_names_client_and_user(server: Server, pair: tuple[WireClient, WireClient]) -> None:
+    title = " ".join(server.worker_of(pair[0]).cmdline()).strip()
+    assert title == f"millpond: worker 127.0.0.1 {server.user}"
+
+
 @pytest.mark.parametrize("allowed", [0, c.FILE_SHARE_READ, c.FILE_SHARE_WRITE, c.FILE_SHARE_READ | c.FILE_SHARE_WRITE])
 def test_share_modes_hold_between_workers(pair: tuple[WireClient, WireClient], allowed: int) -> None:
     one, two = pair

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from impacket.dcerpc.v5.rpcrt import DCERPCException
 from srvsvc import ndr, shares
 from srvsvc.messages import Caller
 from srvsvc.server import Server
+from tests.srvsvc.conftest import World
 
 Connect = Callable[..., Any]
 
@@ -36,6 +38,14 @@ def test_share_enum(connect: Connect, level: int) -> None:
         assert [row[f"shi{level}_current_uses"] for row in rows] == [1, 0, 0]
     if level == 501:
         assert rows[0]["shi501_flags"] == 0x10
+
+
+@pytest.mark.parametrize(("user", "seen"), [("alice", True), ("bob", False)])
+def test_access_based_share_enum(connect: Connect, world: World, user: str, seen: bool) -> None:
+    share = replace(world.config.shares["public"], access_based_share_enum=True, valid_users=("alice",))
+    world.use(replace(world.config, shares={**world.config.shares, "public": share}))
+    rows = srvs.hNetrShareEnum(connect("srvsvc", srvs.MSRPC_UUID_SRVS, user=user), 0)["InfoStruct"]["ShareInfo"]["Level0"]["Buffer"]
+    assert ("Public" in [text(row["shi0_netname"]) for row in rows]) is seen
 
 
 def test_share_enum_refuses_other_levels(connect: Connect) -> None:

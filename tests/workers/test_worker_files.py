@@ -217,6 +217,28 @@ def test_offsets_that_leave_the_request(client: WireClient) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="identities are switched as root only")
+@pytest.mark.parametrize("hidden", [False, True])
+def test_hide_unreadable(make_house: Callable[..., House], folder: Path, hidden: bool) -> None:
+    for above in (folder, *folder.parents[:5]):
+        above.chmod(above.stat().st_mode | 0o011)
+    folder.chmod(0o755)
+    for name in ("open", "closed"):
+        (folder / name).touch(0o644)
+        (folder / f"{name} folder").mkdir(0o755)
+    (folder / "closed").chmod(0o600)
+    (folder / "closed folder").chmod(0o700)
+    house = make_house(share_text=f"hide unreadable = {'yes' if hidden else 'no'}")
+    house.tokens["reader"] = token_of("reader", uid=1002, gid=1002, user_sid=IDS.user_sid(1002))
+    client = house.client("reader")
+    opened = client.open("", options=c.FILE_DIRECTORY_FILE, access=c.FILE_LIST_DIRECTORY)
+    listing = client.output(client.query_directory(opened, "*", NAMES))
+    seen = [name for name in ("open", "open folder", "closed", "closed folder") if f"{name}".encode("utf-16-le") in listing]
+    assert seen == ["open", "open folder"] + ([] if hidden else ["closed", "closed folder"])
+    exact = client.query_directory(opened, "closed", NAMES, flags=c.REOPEN).status
+    assert exact == (status.NO_SUCH_FILE if hidden else status.SUCCESS)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="identities are switched as root only")
 def test_who_asked_for_the_deletion_deletes(house: House, folder: Path) -> None:
     """The last to close has no right to the directory; the one who marked the file had it."""
     os.chown(folder, 1001, 1001)

@@ -7,7 +7,7 @@ from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
 from smbd.smb2 import fscc, status
-from smbd.smb2.constants import WATCH_TREE
+from smbd.smb2.constants import FILE_ACTION_RENAMED_NEW_NAME, WATCH_TREE
 from smbd.smb2.header import HEADER_SIZE
 from smbd.smb2.messages.directory import (
     CHANGE_NOTIFY_RESPONSE,
@@ -24,8 +24,7 @@ if TYPE_CHECKING:
     from workers.worker import Worker
 
 OUTPUT_AT = HEADER_SIZE + CHANGE_NOTIFY_RESPONSE.size
-KEPT = 65536  # bytes of changes kept for a client that does not ask for them; beyond that it has to enumerate
-ALL_FILTERS = 0x00000FFF
+KEPT = 65536  # bytes of changes kept at most for a client that does not ask for them
 
 
 class Notices:
@@ -37,11 +36,11 @@ class Notices:
         self._waiting: dict[int, deque[Completion[int]]] = {}
         self._news: set[int] = set()
 
-    def watch(self, opened: Open, changes: int, recursive: bool) -> Notify:
+    def watch(self, opened: Open, changes: int, recursive: bool, room: int) -> Notify:
         """Start watching the directory that ``opened`` has open. The first request's filter holds as long as the open does."""
         assert opened.path is not None
         watch_id = self._worker.next_id()
-        notify = Notify(watch_id, changes, recursive, joined(opened.path))
+        notify = Notify(watch_id, joined(opened.path), min(room, KEPT))
         self._worker.sharing.watch(opened.tree.share.name, notify.path, changes, recursive, watch_id)
         opened.notify = notify
         self._watched[watch_id] = opened
@@ -57,8 +56,8 @@ class Notices:
         if not notify.overflowed:
             notify.add(action, name.replace("/", "\\"))
             if new_name:
-                notify.add(fscc.RENAMED_NEW_NAME, new_name.replace("/", "\\"))
-            if notify.bytes > KEPT:
+                notify.add(FILE_ACTION_RENAMED_NEW_NAME, new_name.replace("/", "\\"))
+            if notify.bytes > notify.room:
                 notify.overflow()
         if watch_id not in self._news:
             self._news.add(watch_id)
@@ -99,11 +98,13 @@ def change_notify(request: Request, body: ChangeNotifyRequest) -> bytes | Answer
     if body.output_buffer_length > request.worker.max_transact:
         raise SmbError(status.INVALID_PARAMETER)
     request.check_charge(body.output_buffer_length)
-    if not opened.is_directory or not body.completion_filter & ALL_FILTERS:
+    if not opened.is_directory or not body.completion_filter:
         raise SmbError(status.INVALID_PARAMETER)
     notify = opened.notify
     if notify is None:
-        notify = request.worker.notices.watch(opened, body.completion_filter, bool(body.flags & WATCH_TREE))
+        # As on Windows the first request's buffer is the size of what is kept: one that is too small never gets more than "enumerate".
+        room = body.output_buffer_length
+        notify = request.worker.notices.watch(opened, body.completion_filter, bool(body.flags & WATCH_TREE), room)
     if notify.changes or notify.overflowed:
         return respond(notify, body.output_buffer_length)
     return wait(request, notify, body.output_buffer_length)

@@ -16,14 +16,14 @@ from smbd.smb2.constants import (
 from smbd.smb2.header import HEADER_SIZE
 from smbd.smb2.messages.file import LOCK_ELEMENT, LOCK_REQUEST, LOCK_RESPONSE, LOCK_RESPONSE_STRUCTURE_SIZE, LockElement, LockRequest
 from smbd.smb2.status import SmbError
+from workers.breaks import woken
 from workers.commands.close import wake
-from workers.loop import Cancelled, Completion
+from workers.loop import Cancelled
 from workers.request import Answer, Request
 
 RESPONSE = LOCK_RESPONSE.pack(LOCK_RESPONSE_STRUCTURE_SIZE, 0)
 ELEMENTS_AT = HEADER_SIZE + LOCK_REQUEST.size
 MAX_ELEMENTS = 1024  # far beyond what clients send; each is a record in the shared state
-RETRY = 1.0  # seconds: a wake-up that was lost on the way costs no more than this
 WAITS = (LOCKFLAG_SHARED_LOCK, LOCKFLAG_EXCLUSIVE_LOCK)
 AT_ONCE = tuple(flags | LOCKFLAG_FAIL_IMMEDIATELY for flags in WAITS)
 
@@ -88,10 +88,11 @@ async def wait_for(request: Request, ranges: list[Range], waiter: int) -> bytes:
     key = opened.key
     assert key is not None
     request.ends_with_open = True
+    opened.lock_waits.add(waiter)
     try:
         request.pend()
         while True:
-            await _woken(request, waiter)
+            await woken(worker, waiter)
             if worker.opens.get(opened.volatile) is not opened:
                 raise SmbError(status.RANGE_NOT_LOCKED)  # what Windows answers when the file is closed under a waiting lock
             if worker.sharing.lock(key, opened.persistent, ranges, waiter):
@@ -104,13 +105,3 @@ async def wait_for(request: Request, ranges: list[Range], waiter: int) -> bytes:
         worker.lock_waits.pop(waiter, None)
         opened.lock_waits.discard(waiter)
 
-
-async def _woken(request: Request, waiter: int) -> None:
-    woken: Completion[None] = Completion()
-    request.worker.lock_waits[waiter] = woken
-    request.open.lock_waits.add(waiter)
-    timer = request.worker.loop.later(RETRY, lambda: woken.finish(None))
-    try:
-        await woken
-    finally:
-        timer.cancel()

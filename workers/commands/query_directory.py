@@ -8,22 +8,21 @@ from typing import Any
 
 from pools.pool import HEADROOM, Buffer, PoolExhausted
 from smbd.smb2 import status
-from smbd.smb2.constants import INDEX_SPECIFIED, REOPEN, RESTART_SCANS, RETURN_SINGLE_ENTRY
+from smbd.smb2.constants import FILE_READ_DATA, INDEX_SPECIFIED, REOPEN, RESTART_SCANS, RETURN_SINGLE_ENTRY
 from smbd.smb2.fscc.directory import FILE_NAMES_INFORMATION, MINIMUM, Listing
 from smbd.smb2.header import HEADER_SIZE
 from smbd.smb2.messages.directory import (
-    QUERY_DIRECTORY_REQUEST,
     QUERY_DIRECTORY_RESPONSE,
     QUERY_DIRECTORY_RESPONSE_STRUCTURE_SIZE,
     QueryDirectoryRequest,
 )
 from smbd.smb2.names import has_wildcards, matcher, parse_text
 from smbd.smb2.status import SmbError
+from workers import access
 from workers.open import Enumeration, Open
 from workers.request import Answer, Request
 from workers.vfs.interface import FileInfo
 
-PATTERN_MINIMUM = HEADER_SIZE + QUERY_DIRECTORY_REQUEST.size
 OUTPUT_AT = HEADER_SIZE + QUERY_DIRECTORY_RESPONSE.size
 ROOM = 65536  # of one answer: what a buffer holds that is always to be had
 
@@ -59,14 +58,12 @@ async def fill_later(request: Request, body: QueryDirectoryRequest, fresh: bool)
 
 
 def position(request: Request, opened: Open, pattern: str, flags: int, names_only: bool) -> bool:
-    """Start, restart or go on; True when the enumeration is at its beginning. The first pattern stays until a REOPEN."""
+    """Start, restart or go on; True when the enumeration is at its beginning. A restart without a pattern keeps the one before."""
     current = opened.enumeration
     if current is not None and not flags & (RESTART_SCANS | REOPEN):
         return not current.started
     if current is not None and not flags & REOPEN and not pattern:
         pattern = current.pattern
-    if current is not None and flags & RESTART_SCANS and not flags & REOPEN:
-        pattern = pattern or current.pattern
     opened.enumeration = Enumeration(pattern or "*", entries(request, opened, pattern or "*", names_only))
     return True
 
@@ -82,23 +79,40 @@ def entries(request: Request, opened: Open, pattern: str, names_only: bool) -> I
         if exact is not None:
             return iter((exact,))
     dots = (entry for entry in _dots(request, opened) if match(entry[0]))
-    return chain(dots, vfs.scan(handle, names_only, match))
+    found = vfs.scan(handle, names_only, match)
+    if request.tree.share.hide_unreadable:
+        found = (entry for entry in found if _child(request, opened, entry[0]) is not None)
+    return chain(dots, found)
 
 
 def _exactly(request: Request, opened: Open, name: str) -> tuple[str, FileInfo] | None:
     """A pattern without wildcards names one file: found without reading the directory."""
-    vfs = request.tree.vfs
+    try:
+        wanted = parse_text(name)
+    except SmbError:
+        return None
+    if len(wanted.components) != 1 or wanted.stream or wanted.type:
+        return None
+    return _child(request, opened, name)
+
+
+def _child(request: Request, opened: Open, name: str) -> tuple[str, FileInfo] | None:
+    """One entry of the directory. None when it cannot be opened or, with ``hide unreadable``, not be read."""
+    vfs, tree = request.tree.vfs, request.tree
     assert vfs is not None
     assert opened.handle is not None
     try:
-        wanted = parse_text(name)
-        if len(wanted.components) != 1 or wanted.stream or wanted.type:
-            return None
         handle = vfs.open(opened.handle.path.child(name))
     except (OSError, SmbError):
         return None
     try:
+        if tree.share.hide_unreadable:
+            if not access.maximal(request.worker, tree, handle) & FILE_READ_DATA:
+                return None
+            handle.activate(True, False)  # the kernel's word counts too
         return handle.path.name, handle.opened
+    except (OSError, SmbError):
+        return None
     finally:
         handle.close()
 
@@ -125,7 +139,7 @@ def _dots(request: Request, opened: Open) -> Iterator[tuple[str, FileInfo]]:
 
 
 def fill(request: Request, body: QueryDirectoryRequest, fresh: bool, buffer: Buffer) -> Answer:
-    """Pack entries into ``buffer`` (taken over) until it is full. None: NO_SUCH_FILE at the beginning, NO_MORE_FILES later."""
+    """Pack entries into ``buffer`` (taken over) until it is full. No entry: NO_SUCH_FILE at the beginning, NO_MORE_FILES later."""
     enumeration = request.open.enumeration
     assert enumeration is not None
     room = min(body.output_buffer_length, ROOM)

@@ -35,7 +35,7 @@ from smbd.smb2.constants import (
     WRITE_DAC,
     WRITE_OWNER,
 )
-from smbd.smb2.dtyp import SecurityDescriptor
+from smbd.smb2.dtyp import SecurityDescriptor, mapped
 from smbd.smb2.fscc import change, lists, query
 from smbd.smb2.header import HEADER_SIZE
 from smbd.smb2.messages.info import SET_INFO_REQUEST, SET_INFO_RESPONSE, SET_INFO_RESPONSE_STRUCTURE_SIZE, SetInfoRequest
@@ -236,7 +236,7 @@ def set_security(request: Request, opened: Open, handle: Handle, data: memoryvie
         _need(opened, WRITE_DAC)
     if parts & SACL_SECURITY_INFORMATION:
         _need(opened, ACCESS_SYSTEM_SECURITY)
-    new = SecurityDescriptor.unpack(data)
+    new = mapped(SecurityDescriptor.unpack(data))
     worker = request.worker
     if parts & OWNER_SECURITY_INFORMATION and new.owner is not None:
         _check_owner(request, handle, new)

@@ -81,7 +81,7 @@ def no_referrals(request: Request, data: memoryview, max_output: int) -> bytes:
 
 
 def pipe_transceive(request: Request, data: memoryview, max_output: int) -> Coroutine[Any, None, tuple[bytes, int]]:
-    """[MS-FSCC] 2.3.49: one write, one read."""
+    """[MS-FSCC] 2.3.47: one write, one read."""
     return pipe.transceive(request, data, max_output)
 
 

@@ -30,7 +30,7 @@ from smbd.sharing import prepare
 from smbd.smb2.dtyp import Token
 from smbd.smb2.dtyp.sid import EVERYONE
 from workers import identity
-from workers.main import id_map, main
+from workers.main import CIPHERS, SIGNERS, id_map, main
 from workers.rehearsal import client
 
 STAGE = "rehearsal"  # in the lock directory
@@ -104,8 +104,8 @@ def _stage_config(config: Config, place: str) -> Config:
         server_max_protocol=client.DIALECT,
         server_signing="auto",
         server_smb_encrypt="default",
-        server_smb3_encryption_algorithms=tuple(client.CIPHERS),
-        server_smb3_signing_algorithms=tuple(client.SIGNERS),
+        server_smb3_encryption_algorithms=tuple(CIPHERS),
+        server_smb3_signing_algorithms=tuple(SIGNERS),
         pool_mode="dynamic",
         socket_options=(),
     )

@@ -24,15 +24,9 @@ from smbd.smb2.fscc.filesystem import FILE_FS_SIZE_INFORMATION
 from smbd.smb2.fscc.query import FILE_ALL_INFORMATION
 from smbd.smb2.header import HEADER, HEADER_SIZE, NO_SIGNATURE, PROTOCOL_ID, TRANSFORM_SIZE, TRANSPORT_SIZE
 from smbd.smb2.messages import control, create, directory, file, info, negotiate, session, tree
+from workers.main import CIPHERS, SIGNERS
 
 DIALECT = c.DIALECT_311
-CIPHERS = {
-    "AES-128-GCM": c.CIPHER_AES128_GCM,
-    "AES-128-CCM": c.CIPHER_AES128_CCM,
-    "AES-256-GCM": c.CIPHER_AES256_GCM,
-    "AES-256-CCM": c.CIPHER_AES256_CCM,
-}
-SIGNERS = {"AES-128-GMAC": c.SIGNING_AES_GMAC, "AES-128-CMAC": c.SIGNING_AES_CMAC, "HMAC-SHA256": c.SIGNING_HMAC_SHA256}
 PLAIN, SIGNED, SEALED = range(3)
 PROTECTIONS = 3  # by turns, each with one algorithm after the other
 SHARE = "rehearsal"
@@ -41,7 +35,6 @@ PATIENCE = 10.0  # seconds
 
 _FILE = "file"
 _KEY = bytes(range(16))
-_FRAME_ROOM = 1 << 17
 _OUTPUT = 4096
 _LAST = (c.RELATED_ID, c.RELATED_ID)
 

@@ -26,7 +26,6 @@ from workers.vfs.root import RESERVED, Root, VfsSettings, displayed, is_reserved
 from workers.vfs.streams import StreamHandle
 
 _NAMELESS = FileInfo(0, 0, 0, 0, 0, False, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
-_RESERVED = RESERVED.encode()
 
 
 class PosixVfs:

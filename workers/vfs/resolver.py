@@ -83,8 +83,6 @@ class Resolver:
 
     def spelling(self, directory: int, name: str) -> str | None:
         """Needs the right to list; a user without it gets exact names only."""
-        if self.root.settings.case_sensitive and name.isascii():
-            return None
         try:
             return self.names.find(directory, name)
         except OSError as error:

@@ -27,7 +27,6 @@ class VfsSettings:
     hide_dot_files: bool = True
     store_dos_attributes: bool = True
     follow_symlinks: bool = True
-    case_sensitive: bool = False
 
 
 class Root:

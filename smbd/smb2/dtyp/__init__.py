@@ -5,7 +5,7 @@ Owns: the package's public names. Pure: bytes and values only; the mapping of SI
 
 from __future__ import annotations
 
-from smbd.smb2.dtyp.access import access_check, map_generic, maximum_access
+from smbd.smb2.dtyp.access import access_check, map_generic, mapped, maximum_access
 from smbd.smb2.dtyp.acl import ACE, ACL, allow, deny
 from smbd.smb2.dtyp.descriptor import SecurityDescriptor, cached_descriptor
 from smbd.smb2.dtyp.inherit import create_descriptor, descriptor_from_mode
@@ -27,6 +27,7 @@ __all__ = [
     "descriptor_from_mode",
     "format_sddl",
     "map_generic",
+    "mapped",
     "maximum_access",
     "parse_sddl",
 ]

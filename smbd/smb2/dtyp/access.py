@@ -5,7 +5,7 @@ owner's rights, and an entry that is not understood grants nothing.
 
 Beyond the walk: the owner's implicit READ_CONTROL and WRITE_DAC, which an OWNER RIGHTS entry replaces ([MS-DTYP] 2.4.2.4);
 SeTakeOwnership gives WRITE_OWNER, SeSecurity ACCESS_SYSTEM_SECURITY, and a backup intent with SeBackup or SeRestore what those need;
-DELETE and FILE_READ_ATTRIBUTES may come from the parent directory ([MS-FSA] 2.1.5.1.2.1).
+DELETE may come from the parent directory ([MS-FSA] 2.1.5.1.2.1).
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from smbd.smb2.constants import (
     FILE_GENERIC_EXECUTE,
     FILE_GENERIC_READ,
     FILE_GENERIC_WRITE,
-    FILE_READ_ATTRIBUTES,
     FILE_TRAVERSE,
     GENERIC_ALL,
     GENERIC_EXECUTE,
@@ -58,6 +57,16 @@ def map_generic(mask: int) -> int:
     return mask & ~_ALL_GENERIC
 
 
+def mapped(descriptor: SecurityDescriptor) -> SecurityDescriptor:
+    """``descriptor`` as a file stores it: generic rights replaced, but for entries that only wait to be inherited ([MS-DTYP] 2.5.3.4.2)."""
+    if descriptor.dacl is None or not any(ace.mask & _ALL_GENERIC for ace in descriptor.dacl.aces):
+        return descriptor
+    aces = tuple(
+        ace._replace(mask=map_generic(ace.mask)) if ace.understood and not ace.flags & INHERIT_ONLY else ace for ace in descriptor.dacl.aces
+    )
+    return descriptor._replace(dacl=descriptor.dacl._replace(aces=aces))
+
+
 def access_check(descriptor: SecurityDescriptor, token: Token, desired: int, *, parent_delete: bool = False, backup: bool = False) -> int:
     """The access granted for ``desired``; ACCESS_DENIED, or PRIVILEGE_NOT_HELD when only ACCESS_SYSTEM_SECURITY was refused.
 
@@ -83,11 +92,6 @@ def maximum_access(descriptor: SecurityDescriptor, token: Token, *, parent_delet
     """All the access that would be granted: the MxAc create context and FileAccessInformation. 0 when it is none."""
     given = _privileged(token, backup) | (DELETE if parent_delete else 0)
     return (_walk(descriptor, token, FILE_ALL_ACCESS) | given) & FILE_ALL_ACCESS
-
-
-def parent_access(descriptor: SecurityDescriptor, token: Token) -> int:
-    """What the parent directory's descriptor adds to a file's access: FILE_READ_ATTRIBUTES for who may list it ([MS-FSA] 2.1.5.1.2.1)."""
-    return FILE_READ_ATTRIBUTES if maximum_access(descriptor, token) & 1 else 0
 
 
 def _privileged(token: Token, backup: bool) -> int:

@@ -63,11 +63,17 @@ def create_descriptor(
     owner = given.owner or token.user_sid
     group = given.group or (token.group_sids[0] if token.group_sids else token.user_sid)
     new = (owner, group, directory)
-    dacl, dacl_marks = _combine(above.dacl, given.dacl, given.control, _DACL_BITS, new)
+    dacl, dacl_marks = _combine(above.dacl, given.dacl, given.control, _marks(above, _DACL_BITS), new)
     if dacl is None and not given.control & DACL_PRESENT:
         dacl, dacl_marks = ACL((allow(owner, FILE_ALL_ACCESS), allow(SYSTEM, FILE_ALL_ACCESS))), DACL_PRESENT
-    sacl, sacl_marks = _combine(above.sacl, given.sacl, given.control, _SACL_BITS, new)
+    sacl, sacl_marks = _combine(above.sacl, given.sacl, given.control, _marks(above, _SACL_BITS), new)
     return SecurityDescriptor(SELF_RELATIVE | dacl_marks | sacl_marks, owner, group, dacl, sacl)
+
+
+def _marks(parent: SecurityDescriptor, bits: tuple[int, int, int]) -> tuple[int, int, int]:
+    """What is handed down is marked as inherited where the parent keeps such marks itself (AUTO_INHERITED), as Windows does it."""
+    present, protected, inherited = bits
+    return present, protected, inherited & parent.control
 
 
 def _combine(
@@ -82,6 +88,8 @@ def _combine(
     if control & protected:
         return ACL(own, _revision(given, None)), present | protected
     handed = inherit_aces(parent, owner, group, directory) if parent is not None else ()
+    if not inherited:
+        handed = tuple(ace._replace(flags=ace.flags & ~INHERITED) for ace in handed)
     if given is None and not handed:
         return None, 0
     return ACL((*own, *handed), _revision(given, parent)), present | inherited

@@ -31,7 +31,6 @@ FILE_DISPOSITION_ON_CLOSE: Final = 0x08
 FILE_DISPOSITION_IGNORE_READONLY_ATTRIBUTE: Final = 0x10
 FILE_RENAME_REPLACE_IF_EXISTS: Final = 0x01
 FILE_RENAME_POSIX_SEMANTICS: Final = 0x02
-_MAX: Final = 0x7FFF_FFFF_FFFF_FFFF
 # 2.4.31: what a mode may be set to (write through, sequential, no buffering, synchronous, delete on close)
 _MODES: Final = 0x0000103E
 Raw7 = Annotated[bytes, "7s"]

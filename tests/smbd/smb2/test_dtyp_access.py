@@ -130,16 +130,18 @@ def test_maximum_is_what_is_granted(items: list[tuple[str, int, SID]], desired: 
 @pytest.mark.parametrize(
     ("parent", "directory", "expected"),
     [
-        ("D:(A;OICI;FA;;;WD)", False, "D:AI(A;ID;FA;;;WD)"),
-        ("D:(A;OICI;FA;;;WD)", True, "D:AI(A;OICIID;FA;;;WD)"),
-        ("D:(A;OI;FR;;;WD)", True, "D:AI(A;OIIOID;FR;;;WD)"),
-        ("D:(A;CI;FR;;;WD)(A;;FA;;;BA)", True, "D:AI(A;CIID;FR;;;WD)"),
-        ("D:(A;OICINP;FR;;;WD)", True, "D:AI(A;ID;FR;;;WD)"),
-        ("D:(A;OICIIO;FA;;;CO)", False, "D:AI(A;ID;FA;;;S-1-5-21-1-2-3-1000)"),
-        ("D:(A;OICIIO;FA;;;CO)", True, "D:AI(A;ID;FA;;;S-1-5-21-1-2-3-1000)(A;OICIIOID;FA;;;CO)"),
-        ("D:(A;OICIIO;FR;;;CG)", False, "D:AI(A;ID;FR;;;S-1-5-21-1-2-3-1001)"),
-        ("D:(A;CI;FR;;;WD)", False, "D:(A;;FA;;;S-1-5-21-1-2-3-1000)(A;;FA;;;SY)"),
-        ("D:(A;OI;GA;;;WD)", False, "D:AI(A;ID;FA;;;WD)"),
+        ("D:AI(A;OICI;FA;;;WD)", False, "D:AI(A;ID;FA;;;WD)"),
+        ("D:AI(A;OICI;FA;;;WD)", True, "D:AI(A;OICIID;FA;;;WD)"),
+        ("D:AI(A;OI;FR;;;WD)", True, "D:AI(A;OIIOID;FR;;;WD)"),
+        ("D:AI(A;CI;FR;;;WD)(A;;FA;;;BA)", True, "D:AI(A;CIID;FR;;;WD)"),
+        ("D:AI(A;OICINP;FR;;;WD)", True, "D:AI(A;ID;FR;;;WD)"),
+        ("D:AI(A;OICIIO;FA;;;CO)", False, "D:AI(A;ID;FA;;;S-1-5-21-1-2-3-1000)"),
+        ("D:AI(A;OICIIO;FA;;;CO)", True, "D:AI(A;ID;FA;;;S-1-5-21-1-2-3-1000)(A;OICIIOID;FA;;;CO)"),
+        ("D:AI(A;OICIIO;FR;;;CG)", False, "D:AI(A;ID;FR;;;S-1-5-21-1-2-3-1001)"),
+        ("D:AI(A;CI;FR;;;WD)", False, "D:(A;;FA;;;S-1-5-21-1-2-3-1000)(A;;FA;;;SY)"),
+        ("D:AI(A;OI;GA;;;WD)", False, "D:AI(A;ID;FA;;;WD)"),
+        # A parent without the mark hands down entries without it
+        ("D:(A;OICI;FA;;;WD)", True, "D:(A;OICI;FA;;;WD)"),
     ],
 )
 def test_inheritance(parent: str, directory: bool, expected: str) -> None:
@@ -148,14 +150,14 @@ def test_inheritance(parent: str, directory: bool, expected: str) -> None:
 
 
 def test_explicit_descriptor() -> None:
-    parent = parse_sddl("D:(A;OICI;FR;;;WD)")
+    parent = parse_sddl("D:AI(A;OICI;FR;;;WD)")
     given_one = create_descriptor(parent, token(), False, parse_sddl("O:BAD:(A;;FA;;;SY)(A;ID;FA;;;BU)"))
     assert format_sddl(given_one) == f"O:BAG:{STAFF}D:AI(A;;FA;;;SY)(A;ID;FR;;;WD)"
     protected = create_descriptor(parent, token(), False, parse_sddl("D:P(A;;FA;;;SY)"))
     assert format_sddl(protected) == f"O:{ALICE}G:{STAFF}D:P(A;;FA;;;SY)"
     everybody = create_descriptor(parent, token(), False, parse_sddl("D:NO_ACCESS_CONTROL"))
     assert everybody.dacl is None
-    audited = create_descriptor(parse_sddl("S:(AU;OISA;FA;;;WD)"), token(), False)
+    audited = create_descriptor(parse_sddl("S:AI(AU;OISA;FA;;;WD)"), token(), False)
     assert format_sddl(audited).endswith("S:AI(AU;IDSA;FA;;;WD)")
 
 

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from smbd.smb2 import constants as c
 from smbd.smb2 import fscc, status
-from smbd.smb2.fscc import change, control, directory, filesystem, lists, query
+from smbd.smb2.fscc import change, directory, filesystem, lists, query
 from smbd.smb2.fscc.directory import Listing
 from smbd.smb2.fscc.facts import OpenState
 from smbd.smb2.status import SmbError
@@ -264,7 +265,7 @@ def test_truncated_eas_are_refused_or_shorter(eas, cut, tail):
 
 @given(st.binary(max_size=120))
 def test_any_bytes_as_lists(data):
-    for parse in (lists.parse_full_eas, lists.parse_ea_names, control.parse_reparse, control.parse_symlink, change.parse_basic):
+    for parse in (lists.parse_full_eas, lists.parse_ea_names, change.parse_basic):
         with contextlib.suppress(SmbError):
             parse(data)
     for info_class in (10, 11, 13, 64, 65):
@@ -301,46 +302,8 @@ def test_links():
 
 
 def test_notifications():
-    changes = [(fscc.ADDED, "a"), (fscc.RENAMED_NEW_NAME, "dir\\ü")]
+    changes = [(c.FILE_ACTION_ADDED, "a"), (c.FILE_ACTION_RENAMED_NEW_NAME, "dir\\ü")]
     data = fscc.pack_notify(changes)
     assert data[:16].hex() == "10000000" + "01000000" + "02000000" + "61000000"
     assert lists.parse_notify(data) == changes
     assert fscc.pack_notify([]) == b""
-
-
-# Control
-
-
-def test_control_structures():
-    assert control.parse_set_sparse(b"") is True
-    assert control.parse_set_sparse(b"\0") is False
-    assert control.parse_zero_data(control.ZERO_DATA.pack(5, 9)) == (5, 4)
-    assert control.parse_allocated_range(control.ALLOCATED_RANGE.pack(5, 9)) == (5, 9)
-    for call, data in (
-        (control.parse_zero_data, control.ZERO_DATA.pack(9, 5)),
-        (control.parse_zero_data, control.ZERO_DATA.pack(-1, 5)),
-        (control.parse_zero_data, bytes(15)),
-        (control.parse_allocated_range, control.ALLOCATED_RANGE.pack(-1, 5)),
-        (control.parse_allocated_range, control.ALLOCATED_RANGE.pack(1, 2**63 - 1)),
-    ):
-        with pytest.raises(SmbError):
-            call(data)
-    assert control.pack_ranges([(0, 5), (10, 5)], 20) == (control.ALLOCATED_RANGE.pack(0, 5), False)
-
-
-def test_reparse_points():
-    link = control.Symlink("..\\x", "..\\x", True)
-    packed = control.pack_reparse(control.pack_symlink(link))
-    found = control.parse_reparse(packed)
-    assert found.tag == control.IO_REPARSE_TAG_SYMLINK
-    assert control.parse_symlink(found.data) == link
-    with pytest.raises(SmbError):
-        control.parse_reparse(packed + b"x")
-    with pytest.raises(SmbError):
-        control.parse_reparse(bytes(8))
-
-
-def test_normal_is_alone():
-    assert fscc.wire_attributes(0) == 0x80
-    assert fscc.wire_attributes(0xA0) == 0x20
-    assert fscc.wire_attributes(0x80) == 0x80
