@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.interop.tools import smbcacls, smbclient
+from tests.interop.tools import CASES, Case, smbcacls, smbclient
 from tests.server import Server
 
 LOWEST_FREE_PORT = int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text())
@@ -30,18 +30,20 @@ def server() -> Iterator[Server]:
         running.discard()
 
 
-def test_read_set_add_delete(server: Server) -> None:
-    smbclient(server, "put /etc/hostname acl.txt")
-    text = smbcacls(server, "acl.txt")
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_read_set_add_delete(server: Server, case: Case) -> None:
+    smbclient(server, "put /etc/hostname acl.txt", case)
+    text = smbcacls(server, "acl.txt", case=case)
     assert re.search(rf"OWNER:.*\\{server.user}", text), text
     assert "ACL:" in text, text
-    smbcacls(server, "acl.txt", "--set", f"ACL:{server.user}:ALLOWED/0x0/FULL,ACL:Everyone:ALLOWED/0x0/READ")
-    text = smbcacls(server, "acl.txt")
+    smbcacls(server, "acl.txt", "--set", f"ACL:{server.user}:ALLOWED/0x0/FULL,ACL:Everyone:ALLOWED/0x0/READ", case=case)
+    text = smbcacls(server, "acl.txt", case=case)
     assert re.search(r"ACL:\S*Everyone:ALLOWED/0x0/READ", text), text
-    smbcacls(server, "acl.txt", "--add", f"ACL:{server.other_user}:DENIED/0x0/WD")
-    assert re.search(rf"ACL:\S*{server.other_user}:DENIED/0x0/", smbcacls(server, "acl.txt"))
-    smbcacls(server, "acl.txt", "--delete", "ACL:Everyone:ALLOWED/0x0/READ")
-    assert "Everyone" not in smbcacls(server, "acl.txt")
+    smbcacls(server, "acl.txt", "--add", f"ACL:{server.other_user}:DENIED/0x0/WD", case=case)
+    assert re.search(rf"ACL:\S*{server.other_user}:DENIED/0x0/", smbcacls(server, "acl.txt", case=case))
+    smbcacls(server, "acl.txt", "--delete", "ACL:Everyone:ALLOWED/0x0/READ", case=case)
+    assert "Everyone" not in smbcacls(server, "acl.txt", case=case)
+    smbclient(server, "del acl.txt", case)
 
 
 def test_sids_in_numbers(server: Server) -> None:

@@ -4,35 +4,38 @@ from __future__ import annotations
 
 import re
 
+import pytest
 from impacket.dcerpc.v5 import lsad, lsat, srvs, transport, wkst
 from impacket.dcerpc.v5.dtypes import MAXIMUM_ALLOWED
 
-from tests.interop.tools import rpcclient
+from tests.interop.tools import CASES, Case, rpcclient
 from tests.server import SHARE, Server
 
 
-def test_rpcclient_server_and_shares(server: Server) -> None:
-    info = rpcclient(server, "srvinfo")
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_rpcclient_server_and_shares(server: Server, case: Case) -> None:
+    info = rpcclient(server, "srvinfo", case)
     assert re.search(r"platform_id\s*:\s*500", info), info
     assert re.search(r"os version\s*:\s*\d+\.\d+", info), info
-    shares = rpcclient(server, "netshareenum")
+    shares = rpcclient(server, "netshareenum", case)
     assert f"netname: {SHARE}" in shares, shares
-    assert "netname: IPC$" in rpcclient(server, "netshareenumall")
-    one = rpcclient(server, f"netsharegetinfo {SHARE} 1")
+    assert "netname: IPC$" in rpcclient(server, "netshareenumall", case)
+    one = rpcclient(server, f"netsharegetinfo {SHARE} 1", case)
     assert f"netname: {SHARE}" in one, one
-    assert "result was WERR_" in rpcclient(server, "netsharegetinfo absent 1", ok=None)
+    assert "result was WERR_" in rpcclient(server, "netsharegetinfo absent 1", case, ok=None)
 
 
-def test_rpcclient_names_and_sids(server: Server) -> None:
-    found = rpcclient(server, f"lookupnames {server.user}")
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_rpcclient_names_and_sids(server: Server, case: Case) -> None:
+    found = rpcclient(server, f"lookupnames {server.user}", case)
     match = re.search(rf"{server.user} (S-1-5-21-[\d-]+) \(User: 1\)", found)
     assert match, found
-    back = rpcclient(server, f"lookupsids {match.group(1)}")
+    back = rpcclient(server, f"lookupsids {match.group(1)}", case)
     assert re.search(rf"{re.escape(match.group(1))} .*\\{server.user} \(1\)", back), back
-    assert re.search(r"S-1-1-0 .*Everyone \(5\)", rpcclient(server, "lookupsids S-1-1-0"))
-    assert "NT_STATUS_NONE_MAPPED" in rpcclient(server, "lookupnames nobody-by-this-name", ok=None)
-    assert "S-1-5-21-" in rpcclient(server, "lsaquery 5")
-    assert server.user in rpcclient(server, "getusername")
+    assert re.search(r"S-1-1-0 .*Everyone \(5\)", rpcclient(server, "lookupsids S-1-1-0", case))
+    assert "NT_STATUS_NONE_MAPPED" in rpcclient(server, "lookupnames nobody-by-this-name", case, ok=None)
+    assert "S-1-5-21-" in rpcclient(server, "lsaquery 5", case)
+    assert server.user in rpcclient(server, "getusername", case)
 
 
 def _bound(server: Server, pipe: str, interface: tuple[str, ...]) -> object:

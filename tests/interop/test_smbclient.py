@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 
@@ -39,80 +40,96 @@ def smbclient_list(server: Server, case: Case) -> str:
     return run([tool("smbclient"), "-L", "//127.0.0.1", *samba_options(server, case)])
 
 
-def test_rename_delete_and_directories(server: Server) -> None:
-    (server.share / "rd").mkdir(mode=0o777)
+class Ask(Protocol):
+    """smbclient in one dialect and protection."""
+
+    def __call__(self, commands: str, *, ok: bool | None = True) -> str: ...
+
+
+@pytest.fixture(params=CASES, ids=str)
+def ask(server: Server, request: pytest.FixtureRequest) -> Ask:
+    """One of every dialect, plain, signed and encrypted."""
+
+    def call(commands: str, *, ok: bool | None = True) -> str:
+        return smbclient(server, commands, request.param, ok=ok)
+
+    return call
+
+
+def test_rename_delete_and_directories(server: Server, ask: Ask) -> None:
+    (server.share / "rd").mkdir(mode=0o777, exist_ok=True)
     (server.share / "rd").chmod(0o777)
-    smbclient(server, 'cd rd; put /etc/hostname one.txt; rename one.txt "zwei ü.txt"; mkdir sub; rename "zwei ü.txt" sub\\three.txt')
+    ask('cd rd; put /etc/hostname one.txt; rename one.txt "zwei ü.txt"; mkdir sub; rename "zwei ü.txt" sub\\three.txt')
     assert [path.name for path in (server.share / "rd" / "sub").iterdir()] == ["three.txt"]
-    refused = smbclient(server, "cd rd; rmdir sub", ok=None)
+    refused = ask("cd rd; rmdir sub", ok=None)
     assert "NT_STATUS_DIRECTORY_NOT_EMPTY" in refused
-    smbclient(server, "cd rd; del sub\\three.txt; rmdir sub")
+    ask("cd rd; del sub\\three.txt; rmdir sub")
     assert list((server.share / "rd").iterdir()) == []
-    assert "NT_STATUS_NO_SUCH_FILE" in smbclient(server, "ls absent.txt", ok=None)
-    assert "NT_STATUS_OBJECT_NAME_NOT_FOUND" in smbclient(server, "get absent.txt /dev/null", ok=None)
-    assert "NT_STATUS_OBJECT_PATH_NOT_FOUND" in smbclient(server, "get no\\way\\absent.txt /dev/null", ok=None)
-    assert "NT_STATUS_OBJECT_NAME_COLLISION" in smbclient(server, "mkdir rd", ok=None)
+    assert "NT_STATUS_NO_SUCH_FILE" in ask("ls absent.txt", ok=None)
+    assert "NT_STATUS_OBJECT_NAME_NOT_FOUND" in ask("get absent.txt /dev/null", ok=None)
+    assert "NT_STATUS_OBJECT_PATH_NOT_FOUND" in ask("get no\\way\\absent.txt /dev/null", ok=None)
+    assert "NT_STATUS_OBJECT_NAME_COLLISION" in ask("mkdir rd", ok=None)
 
 
-def test_attributes(server: Server) -> None:
-    smbclient(server, "put /etc/hostname attr.txt; setmode attr.txt +h; setmode attr.txt +s")
-    assert re.search(r"attr\.txt\s+\S*HS\b|attr\.txt\s+\S*H\S*S", smbclient(server, "ls attr.txt")), smbclient(server, "ls attr.txt")
-    info = smbclient(server, "allinfo attr.txt")
+def test_attributes(server: Server, ask: Ask) -> None:
+    ask("put /etc/hostname attr.txt; setmode attr.txt +h; setmode attr.txt +s")
+    assert re.search(r"attr\.txt\s+\S*HS\b|attr\.txt\s+\S*H\S*S", ask("ls attr.txt")), ask("ls attr.txt")
+    info = ask("allinfo attr.txt")
     assert re.search(r"attributes: \S*H\S*S|attributes: \S*S\S*H|attributes: .*\(.*6\)|attributes:.*HS", info), info
-    smbclient(server, "setmode attr.txt +r")
-    assert "NT_STATUS_CANNOT_DELETE" in smbclient(server, "del attr.txt", ok=None)
-    smbclient(server, "setmode attr.txt -rsh; del attr.txt")
+    ask("setmode attr.txt +r")
+    assert "NT_STATUS_CANNOT_DELETE" in ask("del attr.txt", ok=None)
+    ask("setmode attr.txt -rsh; del attr.txt")
     assert not (server.share / "attr.txt").exists()
 
 
-def test_times(server: Server) -> None:
-    smbclient(server, 'put /etc/hostname times.txt; utimes times.txt "2001:02:03-04:05:06" "2002:03:04-05:06:07" "2003:04:05-06:07:08" -1')
-    info = smbclient(server, "allinfo times.txt")
+def test_times(ask: Ask) -> None:
+    ask('put /etc/hostname times.txt; utimes times.txt "2001:02:03-04:05:06" "2002:03:04-05:06:07" "2003:04:05-06:07:08" -1')
+    info = ask("allinfo times.txt")
     assert re.search(r"create_time:.*Feb\s+3.*2001", info), info
     assert re.search(r"access_time:.*Mar\s+4.*2002", info), info
     assert re.search(r"write_time:.*Apr\s+5.*2003", info), info
 
 
-def test_streams(server: Server, tmp_path: Path) -> None:
+def test_streams(ask: Ask, tmp_path: Path) -> None:
     payload = tmp_path / "payload"
     size = 2048 if IS_SAMBA else 76800  # Samba's streams share the file's 4 KiB of extended attributes
     payload.write_bytes(bytes(range(256)) * (size // 256))
-    smbclient(server, f'put /etc/hostname s.txt; put "{payload}" s.txt:notes; put /etc/hostname s.txt:Zone.Identifier')
-    info = smbclient(server, "allinfo s.txt")
+    ask(f'put /etc/hostname s.txt; put "{payload}" s.txt:notes; put /etc/hostname s.txt:Zone.Identifier')
+    info = ask("allinfo s.txt")
     assert f":notes:$DATA], {size} bytes" in info, info
     assert ":Zone.Identifier:$DATA]" in info, info
-    smbclient(server, f'get s.txt:notes "{tmp_path / "back"}"')
+    ask(f'get s.txt:notes "{tmp_path / "back"}"')
     assert (tmp_path / "back").read_bytes() == payload.read_bytes()
-    smbclient(server, "rename s.txt t.txt")
-    assert ":Zone.Identifier:$DATA]" in smbclient(server, "allinfo t.txt")
-    smbclient(server, "del t.txt")
+    ask("rename s.txt t.txt")
+    assert ":Zone.Identifier:$DATA]" in ask("allinfo t.txt")
+    ask("del t.txt")
 
 
-def test_wildcards_and_case(server: Server) -> None:
+def test_wildcards_and_case(server: Server, ask: Ask) -> None:
     folder = server.share / "wild"
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     folder.chmod(0o777)
     for name in ("Alpha.txt", "beta.TXT", "gamma.bin", "no extension"):
         (folder / name).touch()
 
     def listed(pattern: str) -> set[str]:
-        out = smbclient(server, f'cd wild; ls "{pattern}"')
+        out = ask(f'cd wild; ls "{pattern}"')
         return {path.name for path in folder.iterdir() if path.name in out}
 
     assert listed("*.txt") == {"Alpha.txt", "beta.TXT"}
     assert listed("?????.txt") == {"Alpha.txt"}
     assert listed("GAMMA*") == {"gamma.bin"}
     assert listed("*") == {"Alpha.txt", "beta.TXT", "gamma.bin", "no extension"}
-    assert "getting file" in smbclient(server, "get WILD\\ALPHA.TXT /dev/null")
+    assert "getting file" in ask("get WILD\\ALPHA.TXT /dev/null")
 
 
-def test_server_side_copy_and_free_space(server: Server, tmp_path: Path) -> None:
+def test_server_side_copy_and_free_space(server: Server, ask: Ask, tmp_path: Path) -> None:
     source = tmp_path / "big"
     source.write_bytes(bytes(range(251)) * 20000)
-    smbclient(server, f'put "{source}" a.bin; scopy a.bin b.bin')
+    ask(f'put "{source}" a.bin; scopy a.bin b.bin')
     assert (server.share / "b.bin").read_bytes() == source.read_bytes()
-    assert re.search(r"\d+ blocks of size \d+\. \d+ blocks available", smbclient(server, "ls a.bin"))
-    smbclient(server, "del a.bin; del b.bin")
+    assert re.search(r"\d+ blocks of size \d+\. \d+ blocks available", ask("ls a.bin"))
+    ask("del a.bin; del b.bin")
 
 
 def test_wrong_password_and_missing_share(server: Server) -> None:

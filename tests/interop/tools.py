@@ -36,6 +36,7 @@ CASES = (
     *(Case("SMB3_11", "sign", name) for name in ("HMAC-SHA256", "AES-128-CMAC", "AES-128-GMAC")),
 )
 NEWEST = Case("SMB3_11", "encrypt")
+SIGNED = Case("SMB3_11", "sign")
 
 
 def run(command: list[str], *, ok: bool | None = True, timeout: float = 60, text: str = "", cwd: Path | None = None) -> str:
@@ -71,14 +72,14 @@ def smbclient(
     return run(command, ok=ok, timeout=timeout)
 
 
-def rpcclient(server: Server, commands: str, *, ok: bool | None = True, **who: str) -> str:
+def rpcclient(server: Server, commands: str, case: Case = SIGNED, *, ok: bool | None = True, **who: str) -> str:
     """rpcclient's output for a list of commands."""
-    return run([tool("rpcclient"), server.peer.host, *samba_options(server, Case("SMB3_11", "sign"), **who), "-c", commands], ok=ok)
+    return run([tool("rpcclient"), server.peer.host, *samba_options(server, case, **who), "-c", commands], ok=ok)
 
 
-def smbcacls(server: Server, path: str, *words: str, ok: bool = True, **who: str) -> str:
+def smbcacls(server: Server, path: str, *words: str, ok: bool = True, case: Case = SIGNED, **who: str) -> str:
     """smbcacls' output for a file of the share. It knows no port but 445: the server must listen there (``host``)."""
-    options = samba_options(server, Case("SMB3_11", "sign"), **who)
+    options = samba_options(server, case, **who)
     port = options.index("-p")
     del options[port:port + 2]
     return run([tool("smbcacls"), f"//{server.peer.host}/{SHARE}", path, *options, *words], ok=ok)

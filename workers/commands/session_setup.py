@@ -55,6 +55,7 @@ async def session_setup(request: Request, body: SessionSetupRequest) -> Answer:
         step = await authd.authenticate(worker.mailbox.ask, session.conversation, token, worker.client_address)
     except AskError as error:
         worker.log.warning("the authenticator does not answer: %s", error)
+        authd.forget(worker.mailbox.send, session.conversation)
         _fail(request, session)
         raise SmbError(status.INSUFFICIENT_RESOURCES) from None
     finally:
