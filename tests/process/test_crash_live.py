@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
@@ -149,6 +150,21 @@ def test_srvsvc_dies_during_an_enumeration(server: Server) -> None:
         assert witness.write(held, 0, b"on and on").status == status.SUCCESS
         _restarted(server, "srvsvc", srvsvc)
 
+        assert SHARE in _shares(_bound(server))
+
+
+def test_srvsvc_dies_with_a_request_in_its_hands(server: Server) -> None:
+    with server.client() as witness, ThreadPoolExecutor(1) as clients:
+        rpc = _bound(server)
+        srvsvc = server.pids("srvsvc")[0]
+        os.kill(srvsvc, signal.SIGSTOP)  # from here on it answers nothing
+        asked = clients.submit(_shares, rpc)
+        assert witness.echo().status == status.SUCCESS
+        os.kill(srvsvc, signal.SIGKILL)
+        # the request is told to its successor, who does not know the pipe: the client hears so and is not left waiting
+        with pytest.raises(Exception, match=r"STATUS_|DCERPC|rpc"):
+            asked.result(30)
+        _restarted(server, "srvsvc", srvsvc)
         assert SHARE in _shares(_bound(server))
 
 

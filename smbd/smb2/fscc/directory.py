@@ -6,7 +6,8 @@ starts at a multiple of 8 from the start, NextEntryOffset of the last is 0, and 
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
 
 from pools.layout import I64, U8, U16, U32, U64, Layout, Raw16, Raw24, Writable
 from smbd.smb2 import status
@@ -22,6 +23,10 @@ FILE_ID_BOTH_DIRECTORY_INFORMATION: Final = 37
 FILE_ID_FULL_DIRECTORY_INFORMATION: Final = 38
 FILE_ID_EXTD_DIRECTORY_INFORMATION: Final = 60
 FILE_ID_EXTD_BOTH_DIRECTORY_INFORMATION: Final = 63
+FILE_ID_64_EXTD_DIRECTORY_INFORMATION: Final = 78
+FILE_ID_64_EXTD_BOTH_DIRECTORY_INFORMATION: Final = 79
+FILE_ID_ALL_EXTD_DIRECTORY_INFORMATION: Final = 80
+FILE_ID_ALL_EXTD_BOTH_DIRECTORY_INFORMATION: Final = 81
 
 
 class FileDirectoryInformation(NamedTuple):
@@ -160,6 +165,86 @@ class FileIdExtdBothDirectoryInformation(NamedTuple):
     short_name: Raw24
 
 
+class FileId64ExtdDirectoryInformation(NamedTuple):
+    """2.4.18"""
+
+    next_entry_offset: U32
+    file_index: U32
+    creation_time: I64
+    last_access_time: I64
+    last_write_time: I64
+    change_time: I64
+    end_of_file: I64
+    allocation_size: I64
+    file_attributes: U32
+    file_name_length: U32
+    ea_size: U32
+    reparse_point_tag: U32
+    file_id: U64
+
+
+class FileId64ExtdBothDirectoryInformation(NamedTuple):
+    """2.4.17"""
+
+    next_entry_offset: U32
+    file_index: U32
+    creation_time: I64
+    last_access_time: I64
+    last_write_time: I64
+    change_time: I64
+    end_of_file: I64
+    allocation_size: I64
+    file_attributes: U32
+    file_name_length: U32
+    ea_size: U32
+    reparse_point_tag: U32
+    file_id: U64
+    short_name_length: U8
+    reserved: U8
+    short_name: Raw24
+
+
+class FileIdAllExtdDirectoryInformation(NamedTuple):
+    """2.4.20"""
+
+    next_entry_offset: U32
+    file_index: U32
+    creation_time: I64
+    last_access_time: I64
+    last_write_time: I64
+    change_time: I64
+    end_of_file: I64
+    allocation_size: I64
+    file_attributes: U32
+    file_name_length: U32
+    ea_size: U32
+    reparse_point_tag: U32
+    file_id: U64
+    file_id128: Raw16
+
+
+class FileIdAllExtdBothDirectoryInformation(NamedTuple):
+    """2.4.19"""
+
+    next_entry_offset: U32
+    file_index: U32
+    creation_time: I64
+    last_access_time: I64
+    last_write_time: I64
+    change_time: I64
+    end_of_file: I64
+    allocation_size: I64
+    file_attributes: U32
+    file_name_length: U32
+    ea_size: U32
+    reparse_point_tag: U32
+    file_id: U64
+    file_id128: Raw16
+    short_name_length: U8
+    reserved: U8
+    short_name: Raw24
+
+
 class NextEntry(NamedTuple):
     """What every chained entry begins with."""
 
@@ -174,6 +259,10 @@ ID_BOTH = Layout(FileIdBothDirectoryInformation)
 ID_FULL = Layout(FileIdFullDirectoryInformation)
 ID_EXTD = Layout(FileIdExtdDirectoryInformation)
 ID_EXTD_BOTH = Layout(FileIdExtdBothDirectoryInformation)
+ID_64_EXTD = Layout(FileId64ExtdDirectoryInformation)
+ID_64_EXTD_BOTH = Layout(FileId64ExtdBothDirectoryInformation)
+ID_ALL_EXTD = Layout(FileIdAllExtdDirectoryInformation)
+ID_ALL_EXTD_BOTH = Layout(FileIdAllExtdBothDirectoryInformation)
 NEXT = Layout(NextEntry)
 
 # Fixed parts: what OutputBufferLength must at least be ([MS-FSA] 2.1.5.6.3)
@@ -186,6 +275,33 @@ MINIMUM: Final[dict[int, int]] = {
     FILE_ID_FULL_DIRECTORY_INFORMATION: ID_FULL.size,
     FILE_ID_EXTD_DIRECTORY_INFORMATION: ID_EXTD.size,
     FILE_ID_EXTD_BOTH_DIRECTORY_INFORMATION: ID_EXTD_BOTH.size,
+    FILE_ID_64_EXTD_DIRECTORY_INFORMATION: ID_64_EXTD.size,
+    FILE_ID_64_EXTD_BOTH_DIRECTORY_INFORMATION: ID_64_EXTD_BOTH.size,
+    FILE_ID_ALL_EXTD_DIRECTORY_INFORMATION: ID_ALL_EXTD.size,
+    FILE_ID_ALL_EXTD_BOTH_DIRECTORY_INFORMATION: ID_ALL_EXTD_BOTH.size,
+}
+
+
+def _id128(ino: int) -> tuple[int | bytes, ...]:
+    return (file_id(ino),)
+
+
+def _id64(ino: int) -> tuple[int | bytes, ...]:
+    return (ino,)
+
+
+def _both_ids(ino: int) -> tuple[int | bytes, ...]:
+    return ino, file_id(ino)
+
+
+# The extended classes: layout, which ids they carry, and whether a short name follows
+_EXTENDED: Final[dict[int, tuple[Layout[Any], Callable[[int], tuple[int | bytes, ...]], bool]]] = {
+    FILE_ID_EXTD_DIRECTORY_INFORMATION: (ID_EXTD, _id128, False),
+    FILE_ID_EXTD_BOTH_DIRECTORY_INFORMATION: (ID_EXTD_BOTH, _id128, True),
+    FILE_ID_64_EXTD_DIRECTORY_INFORMATION: (ID_64_EXTD, _id64, False),
+    FILE_ID_64_EXTD_BOTH_DIRECTORY_INFORMATION: (ID_64_EXTD_BOTH, _id64, True),
+    FILE_ID_ALL_EXTD_DIRECTORY_INFORMATION: (ID_ALL_EXTD, _both_ids, False),
+    FILE_ID_ALL_EXTD_BOTH_DIRECTORY_INFORMATION: (ID_ALL_EXTD_BOTH, _both_ids, True),
 }
 
 
@@ -245,8 +361,8 @@ class Listing:
             FULL.pack_into(buffer, start, *common, ea_size)
         elif info_class == FILE_ID_FULL_DIRECTORY_INFORMATION:
             ID_FULL.pack_into(buffer, start, *common, ea_size, 0, f.ino)
-        elif info_class == FILE_ID_EXTD_DIRECTORY_INFORMATION:
-            ID_EXTD.pack_into(buffer, start, *common, f.ea_size, f.reparse_tag, file_id(f.ino))
         else:
+            layout, ids, both = _EXTENDED[info_class]
             short = short_name.encode("utf-16-le")
-            ID_EXTD_BOTH.pack_into(buffer, start, *common, f.ea_size, f.reparse_tag, file_id(f.ino), len(short), 0, short)
+            shorts = (len(short), 0, short) if both else ()
+            layout.pack_into(buffer, start, *common, f.ea_size, f.reparse_tag, *ids(f.ino), *shorts)

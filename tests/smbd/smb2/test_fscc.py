@@ -116,10 +116,25 @@ def test_golden_entry():
     )
 
 
+def test_extended_classes_carry_their_ids():
+    """[MS-FSCC] 2.4.17 to 2.4.20: sizes up to the name, and which ids stand where."""
+    assert {number: directory.MINIMUM[number] for number in (60, 63, 78, 79, 80, 81)} == {60: 88, 63: 114, 78: 80, 79: 106, 80: 96, 81: 122}
+    ino, wide = FILE.ino.to_bytes(8, "little"), FILE.ino.to_bytes(16, "little")
+    expected = {60: wide, 63: wide, 78: ino, 79: ino, 80: ino + wide, 81: ino + wide}
+    for number, ids in expected.items():
+        buffer = bytearray(256)
+        assert directory.Listing(number, buffer, 256).add("ab", FILE, "AB~1")
+        assert buffer[72 : 72 + len(ids)] == ids
+        if number in (63, 79, 81):
+            short = buffer[72 + len(ids) :]
+            assert (short[0], short[2:10].decode("utf-16-le")) == (8, "AB~1")
+
+
 def entries(info_class, data):
     found, offset = [], 0
     layout = {1: directory.DIRECTORY, 2: directory.FULL, 3: directory.BOTH, 12: directory.NAMES, 37: directory.ID_BOTH}
     layout |= {38: directory.ID_FULL, 60: directory.ID_EXTD, 63: directory.ID_EXTD_BOTH}
+    layout |= {78: directory.ID_64_EXTD, 79: directory.ID_64_EXTD_BOTH, 80: directory.ID_ALL_EXTD, 81: directory.ID_ALL_EXTD_BOTH}
     while True:
         head = layout[info_class].unpack(data, offset)
         start = offset + layout[info_class].size
