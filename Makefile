@@ -21,7 +21,7 @@ BIN := $(VENV)/bin
 MARK := $(VENV)/.installed
 PACKAGES := smbclient samba samba-common-bin samba-testsuite acl attr
 
-.PHONY: help install serve packages lint test conformance bench fuzz clean
+.PHONY: help install serve packages lint test ci conformance bench fuzz clean
 
 help:
 	@sed -n 's/^# //p' Makefile | head -7
@@ -52,6 +52,9 @@ lint: install
 
 test: lint packages
 	@$(BIN)/python -m pytest -n 2 $(ARGS)
+
+# What .ci/run calls, which bounds it.
+ci: test
 
 conformance: install packages
 	@$(BIN)/python -m tests.conformance $(ARGS)

@@ -1,11 +1,13 @@
 """What every test can ask for: a running server, and the options of the whole run.
 
-Owns: the fixtures ``server`` (one per test module), ``make_server`` (one with settings of its own) and the Hypothesis profile.
-Invariant: a server that a fixture started has ended cleanly, and without a traceback in its log, or the test fails.
+Owns: the fixtures ``server`` (one per test module), ``make_server`` (one with settings of its own), the Hypothesis profile and the hard
+bound of each test. Invariant: a server that a fixture started has ended cleanly, and without a traceback in its log, or the test fails;
+no test, whatever it hangs in, holds up the run.
 """
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -33,6 +35,25 @@ settings.load_profile("millpond")
 def pytest_configure(config: pytest.Config) -> None:
     """The markers of this tree."""
     config.addinivalue_line("markers", "slow: takes more than about ten seconds; part of the whole run, left out by -m 'not slow'")
+
+
+# pytest-timeout raises an exception in the main thread, which one that waits in C for a lock never sees. This one ends the process.
+_BEYOND_TIMEOUT = 120.0
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """The last resort: every thread's traceback, then the end of this process, which pytest-xdist reports and replaces."""
+    limit = float(item.config.getini("timeout"))
+    marked = item.get_closest_marker("timeout")
+    if marked is not None and marked.args:
+        limit = float(marked.args[0])
+    if limit and item.config.getoption("--timeout") != 0:
+        faulthandler.dump_traceback_later(limit + _BEYOND_TIMEOUT, exit=True, file=sys.__stderr__)
+    try:
+        return (yield)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 @pytest.fixture(scope="module")

@@ -32,6 +32,9 @@ from workers.request import Request
 
 READING = FILE_READ_DATA | FILE_EXECUTE
 WRITING = FILE_WRITE_DATA | FILE_APPEND_DATA
+# Windows' NtLockFile asks for one of these rights ([MS-FSA] 2.1.5.8 is silent). Locks are mandatory here: who may only look at a file's
+# attributes could else keep everybody from reading it.
+LOCKING = READING | WRITING
 
 
 def unexpected(request: Request, body: Any) -> bytes:
@@ -50,7 +53,7 @@ ROWS: tuple[Row, ...] = (
     Row("FLUSH", flush, file.FLUSH_REQUEST, 24, file_id=8),
     Row("READ", read, file.READ_REQUEST, 49, file_id=16, access=READING),
     Row("WRITE", write, file.WRITE_REQUEST, 49, file_id=16, access=WRITING),
-    Row("LOCK", lock, file.LOCK_REQUEST, 48, file_id=8),
+    Row("LOCK", lock, file.LOCK_REQUEST, 48, file_id=8, access=LOCKING),
     Row("IOCTL", control_file, ioctl.IOCTL_REQUEST, 57, file_id=8, optional_open=True),
     Row("CANCEL", unexpected, control.CANCEL_REQUEST, 4, session=False),
     Row("ECHO", echo, control.ECHO_REQUEST, 4, session=False),

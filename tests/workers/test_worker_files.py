@@ -155,6 +155,21 @@ def test_what_was_not_granted_is_refused(client: WireClient) -> None:
     assert client.set_info(opened, c.INFO_FILE, 13, b"\1").status == status.ACCESS_DENIED  # FileDispositionInformation
 
 
+@pytest.mark.parametrize(
+    ("access", "answer"),
+    [
+        (c.FILE_READ_ATTRIBUTES | c.SYNCHRONIZE, status.ACCESS_DENIED),
+        (c.FILE_READ_DATA, status.SUCCESS),
+        (c.FILE_WRITE_DATA, status.SUCCESS),
+        (c.FILE_APPEND_DATA, status.SUCCESS),
+    ],
+)
+def test_who_may_not_touch_the_data_may_not_lock_it(client: WireClient, access: int, answer: int) -> None:
+    client.close(client.open("file"))
+    opened = client.open("file", access=access)
+    assert client.lock(opened, (0, 10, c.LOCKFLAG_EXCLUSIVE_LOCK | c.LOCKFLAG_FAIL_IMMEDIATELY)).status == answer
+
+
 def test_a_read_only_share(make_house: Callable[..., House], folder: Path) -> None:
     (folder / "there").write_text("x")
     client = make_house(share_text="read only = yes").client()
