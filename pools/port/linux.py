@@ -9,6 +9,7 @@ from __future__ import annotations
 import array
 import ctypes
 import errno
+import fcntl
 import mmap
 import os
 import select
@@ -23,6 +24,18 @@ import posix_ipc
 from setproctitle import setproctitle
 
 PAGE: Final = mmap.PAGESIZE
+PLAIN_SENDS: Final = socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT
+MORE: Final = socket.MSG_MORE
+
+# Calls that need nothing of ours around them: the very functions, so that a hot path pays for no layer.
+close = os.close
+preadv = os.preadv
+pwrite = os.pwrite
+read = os.read
+readv = os.readv
+sendfile = os.sendfile
+write = os.write
+
 READABLE: Final = select.EPOLLIN
 WRITABLE: Final = select.EPOLLOUT
 HANGUP: Final = select.EPOLLHUP | select.EPOLLERR | select.EPOLLRDHUP
@@ -169,6 +182,36 @@ def receive_record(sock: socket.socket, into: Sequence[memoryview | bytearray], 
         os.close(extra)
     truncated = bool(flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC)) or len(descriptors) > limit
     return size, tuple(descriptors[:limit]), truncated
+
+
+def send_views(sock: socket.socket, views: Sequence[memoryview], more: bool = False) -> int:
+    """Send side by side what the socket takes: the bytes that left. BlockingIOError when it takes none.
+
+    ``more``: the kernel may wait for what follows before it sends a short segment.
+    """
+    return sock.sendmsg(views, (), PLAIN_SENDS | MORE if more else PLAIN_SENDS)
+
+
+# --- pipes: payload that stays in the kernel ----------------------------------------------------------------------
+
+
+def open_pipe(size: int) -> tuple[int, int, int]:
+    """(reader, writer, capacity) of a non-blocking pipe of ``size`` bytes, or less where the user has too many pages in pipes."""
+    reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    with suppress(OSError):
+        fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, size)
+    return reader, writer, fcntl.fcntl(writer, fcntl.F_GETPIPE_SZ)
+
+
+def splice_in(source: int, pipe: int, most: int) -> int:
+    """Move up to ``most`` bytes from a socket into a pipe; 0 at the stream's end. BlockingIOError when there are none, or no room."""
+    return os.splice(source, pipe, most, flags=os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK)
+
+
+def splice_out(pipe: int, target: int, most: int, offset: int | None, more: bool) -> int:
+    """Move up to ``most`` bytes from a pipe into a socket, or into a file at ``offset``."""
+    flags = os.SPLICE_F_MOVE | (os.SPLICE_F_MORE if more else 0)
+    return os.splice(pipe, target, most, offset_dst=offset, flags=flags)
 
 
 def poller() -> Poller:
