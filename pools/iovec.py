@@ -39,6 +39,27 @@ class Shared(Protocol):
     def release(self) -> None: ...
 
 
+class Descriptor:
+    """A descriptor that is closed when its last user has let go of it: a number given back early would be another file's by then."""
+
+    __slots__ = ("_references", "fd")
+
+    def __init__(self, fd: int) -> None:
+        """With one user, the caller."""
+        self.fd = fd
+        self._references = 1
+
+    def hold(self) -> None:
+        """One more user."""
+        self._references += 1
+
+    def release(self) -> None:
+        """One user less."""
+        self._references -= 1
+        if not self._references:
+            port.close(self.fd)
+
+
 class MemoryEntry:
     """Bytes in the process. Owns one reference to ``buffer``, under which ``view`` lies; None: the view keeps itself alive."""
 
@@ -213,7 +234,19 @@ class PipeEntry:
 
     def write_to(self, fd: int, offset: int) -> int:
         """Splices into a file: the bytes that were written."""
-        return self._left(port.splice_out(self.pipe.reader, fd, self.length, offset, False))
+        try:
+            return self._left(port.splice_out(self.pipe.reader, fd, self.length, offset, False))
+        except OSError as error:
+            if error.errno not in _NO_SENDFILE:
+                raise
+            return self._copy_to(fd, offset)
+
+    def _copy_to(self, fd: int, offset: int) -> int:
+        """Where the file system takes no splice: through the process, a part at a time."""
+        part = port.read(self.pipe.reader, min(self.length, len(_ZEROES)))
+        self._left(len(part))
+        _write_all(fd, memoryview(part), offset)
+        return len(part)
 
     def _left(self, count: int) -> int:
         self.length -= count
@@ -431,7 +464,11 @@ def _copy(entry: FileEntry, fd: int, offset: int) -> int:
         part.read_into(data)
     finally:
         part.free()
+    _write_all(fd, data, offset)
+    return len(data)
+
+
+def _write_all(fd: int, data: memoryview, offset: int) -> None:
     done = 0
     while done < len(data):
         done += port.pwrite(fd, data[done:], offset + done)
-    return len(data)

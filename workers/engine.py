@@ -22,8 +22,11 @@ from smbd.smb2.status import SmbError
 from workers.dispatch import ERRORS, answer_of, execute
 from workers.request import Answer, Chain, Request
 from workers.rows import ROWS
+from workers.transport.incoming import Incoming
+from workers.transport.judge import judge
 
 if TYPE_CHECKING:
+    from pools.iovec import FileEntry
     from pools.pool import Buffer
     from smbd.smb2.crypto import Channel
     from workers.tree import TreeConnect
@@ -60,14 +63,25 @@ class Engine:
         else:
             self._single(elements[0])
 
+    def announced(self, buffer: Buffer, start: int, end: int, size: int) -> Incoming | None:
+        """Whether the payload of a frame, of which ``buffer.view[start:end]`` has come, may go from the socket to its file."""
+        return None if len(self.waiting) >= IN_PROGRESS_LIMIT else judge(self.worker, buffer, start, end, size)
+
+    def arriving(self, view: memoryview, incoming: Incoming) -> None:
+        """Execute a WRITE of which all but the payload is here. When it is refused, the payload is thrown away as it comes."""
+        self._single(self.worker.connection.receive(view)[0], incoming)
+        if incoming.done is None:
+            incoming.discard()
+
     def _negotiate(self, element: Element) -> None:
         """NEGOTIATE is the core's own business ([MS-SMB2] 3.3.5.3, 3.3.5.4)."""
         self._queue([self.worker.connection.negotiate(element, self.worker.now())], None)
 
     # one element
 
-    def _single(self, element: Element) -> None:
+    def _single(self, element: Element, incoming: Incoming | None = None) -> None:
         request = Request(self.worker, element, None)
+        request.incoming = incoming
         if request.header.command == CANCEL:
             if not element.error:
                 self.cancel(request)
@@ -214,7 +228,9 @@ class Engine:
 
     def _reply(self, request: Request, answer: Answer | bytes) -> None:
         """Queue the answer to a single request."""
-        if isinstance(answer, Answer) and answer.buffer is not None:
+        if isinstance(answer, Answer) and answer.file is not None:
+            self._send_file(request, answer, answer.file)
+        elif isinstance(answer, Answer) and answer.buffer is not None:
             self.send_in_place(request, answer, answer.buffer)
         else:
             self._queue([self.make_reply(request, answer)], request.seal)
@@ -227,6 +243,18 @@ class Engine:
         connection = self.worker.connection
         data = connection.reply_in_place(buffer.view, HEADROOM, answer.length, answer.body, reply, seal=request.seal)
         self.worker.sender.queue(data, buffer)
+
+    def _send_file(self, request: Request, answer: Answer, entry: FileEntry) -> None:
+        """Queue an answer whose payload is a range of a file: it follows header and fixed part, and never enters the process."""
+        reply = self._element(request, answer.status, b"", answer.channel)
+        sender = self.worker.sender
+        try:
+            buffer, start = sender.room(FRONT + reply_size([answer.body]))
+        except PoolExhausted:
+            entry.free()
+            raise Disconnect("no buffer for a reply") from None
+        sender.queue(self.worker.connection.reply_ahead(buffer.view, start + FRONT, answer.body, reply, entry.length), buffer)
+        sender.queue_file(entry)
 
     def _queue(self, replies: Sequence[Reply], seal: Channel | None) -> None:
         size = reply_size([reply.body for reply in replies])

@@ -17,12 +17,14 @@ from smbd.smb2.status import SmbError
 from workers import identity
 
 if TYPE_CHECKING:
+    from pools.iovec import FileEntry
     from pools.pool import Buffer
     from smbd.smb2.connection import Element
     from smbd.smb2.crypto import Channel, PreauthHash
     from workers.loop import Task
     from workers.open import Open
     from workers.session import Session
+    from workers.transport.incoming import Incoming
     from workers.tree import TreeConnect
     from workers.worker import Worker
 
@@ -33,16 +35,18 @@ class Answer:
     """A response that is more than a body with status SUCCESS.
 
     ``buffer`` holds ``length`` bytes of payload behind its headroom, to follow ``body`` on the wire; the answer owns one reference to it.
+    ``file`` is payload to follow ``body`` that stays in the kernel; the answer owns it, and is neither signed nor encrypted.
     ``channel`` signs the response in place of the request's channel (the end of SESSION_SETUP).
     """
 
-    __slots__ = ("body", "buffer", "channel", "length", "preauth", "status")
+    __slots__ = ("body", "buffer", "channel", "file", "length", "preauth", "status")
 
     def __init__(self, body: bytes, code: int = status.SUCCESS, buffer: Buffer | None = None, length: int = 0) -> None:
         self.body = body
         self.status = code
         self.buffer = buffer
         self.length = length
+        self.file: FileEntry | None = None
         self.channel: Channel | None = None
         self.preauth: PreauthHash | None = None
 
@@ -85,6 +89,7 @@ class Request:
         "encrypted",
         "ends_with_open",
         "header",
+        "incoming",
         "open",
         "seal",
         "session",
@@ -117,6 +122,7 @@ class Request:
         self.after_reply: Callable[[], None] | None = None  # once the response is on its way
         self.ends_with_open = False  # waits for something that the end of its Open answers by itself
         self.when_cancelled: Callable[[], None] | None = None
+        self.incoming: Incoming | None = None  # a WRITE's payload that has yet to come
         self.waiter_id = 0  # under which it waits for others to give up what they cache
 
     def variable(self, offset: int, length: int, minimum: int = HEADER_SIZE) -> memoryview:

@@ -53,6 +53,16 @@ EPOCH = 116444736000000000  # FILETIME of 1970
 TICK = 1.0
 QUIET_TICK = 10.0  # of a worker whose client has asked for nothing since the last one
 DRAIN_TURN = 0.05
+NEVER = 1 << 62  # bytes
+
+
+def data_path_thresholds(config: Config) -> tuple[int, int]:
+    """Payloads of so many bytes and more are read, and written, in kernel format."""
+    if config.data_path == "user" or not port.KERNEL_FORMAT:
+        return NEVER, NEVER
+    if config.data_path == "kernel":
+        return 1, 1
+    return config.data_path_read_threshold or NEVER, config.data_path_write_threshold or NEVER
 
 
 class Worker(Traffic):
@@ -81,6 +91,8 @@ class Worker(Traffic):
         self.sessions: dict[int, Session] = {}
         self.opens: dict[int, Open] = {}
         self.max_read = self.max_write = self.max_transact = BATCH
+        # `data path`: from how many bytes on a plain payload leaves, and lands, without entering the process.
+        self.leaves_from, self.lands_from = data_path_thresholds(config)
         self.lock_waits: dict[int, Completion[None]] = {}
         self._ids = itertools.count(1)
         self._trees = itertools.count(1)
@@ -114,7 +126,7 @@ class Worker(Traffic):
     def _tick(self) -> None:
         now = time.monotonic()
         self.row.set("heartbeat", time.monotonic_ns())
-        self.receiver.trim()
+        self.trim()
         self.pool.tick(now)
         self._mind_deadtime(now)
         asked = self._counters[REQUESTS]
@@ -245,6 +257,7 @@ class Worker(Traffic):
         self.sharing.add_session(self._session_record(session))
         if session.token is not None and not session.is_anonymous:
             self.receiver.one_at_a_time = False
+            self.receiver.announce_from = self.lands_from if self.lands_from < NEVER else 0
         largest = max(self.connection.settings.max_write_size, self.connection.settings.max_transact_size)
         self.receiver.limit = min(largest + BATCH, HEADROOM + MAX_CAPACITY - FRAME_LENGTH)  # no buffer holds more
         self._raise_limits()

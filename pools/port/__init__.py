@@ -6,6 +6,7 @@ for these things directly. Files and credentials have modules of their own besid
 
 from pools.port.linux import (
     HANGUP,
+    KERNEL_FORMAT,
     NO_ROOM,
     PAGE,
     READABLE,
@@ -41,6 +42,7 @@ from pools.port.linux import (
 
 __all__ = [
     "HANGUP",
+    "KERNEL_FORMAT",
     "NO_ROOM",
     "PAGE",
     "READABLE",

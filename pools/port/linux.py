@@ -24,6 +24,7 @@ import posix_ipc
 from setproctitle import setproctitle
 
 PAGE: Final = mmap.PAGESIZE
+KERNEL_FORMAT: Final = True  # sendfile and splice are here
 PLAIN_SENDS: Final = socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT
 MORE: Final = socket.MSG_MORE
 

@@ -17,7 +17,7 @@ from smbd.config.values import Kind
 
 T = TypeVar("T")
 
-MIB = 1 << 20
+KIB, MIB = 1 << 10, 1 << 20
 SMB_2_0_2, SMB_2_1, SMB_3_0, SMB_3_0_2, SMB_3_1_1 = 0x0202, 0x0210, 0x0300, 0x0302, 0x0311
 DIALECTS = {"SMB2_02": SMB_2_0_2, "SMB2_10": SMB_2_1, "SMB3_00": SMB_3_0, "SMB3_02": SMB_3_0_2, "SMB3_11": SMB_3_1_1}
 # smb.conf: a bare SMB2 means SMB2_10, a bare SMB3 means SMB3_11. SMB 1 is not spoken here: as a lower bound it means the lowest there is.
@@ -198,6 +198,9 @@ class Config:
     pool_budget: int = _par(0, values.size())  # 0 in the file: a quarter of the memory
     pool_reserve: int = _par(0, values.size())  # 0: what one turn with the largest PDU needs
     pool_decay: float = _par(30.0, values.seconds(0.1))
+    data_path: str = _par("auto", values.choice({word: word for word in ("auto", "user", "kernel")}))
+    data_path_read_threshold: int = _par(256 * KIB, values.size())  # 0: never
+    data_path_write_threshold: int = _par(MIB, values.size())  # 0: never
     vfs_threads: int = _par(4, values.whole(1, 64))
 
     def share(self, name: str) -> Share | None:

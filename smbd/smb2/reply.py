@@ -130,6 +130,21 @@ def pack_in_place(
     return _finish(view, first, end, seal)
 
 
+def pack_ahead(view: memoryview, start: int, fixed: bytes, reply: Reply, following: int) -> memoryview:
+    """Packs header and ``fixed`` from ``start`` on, for ``following`` bytes of payload that are sent behind what is returned.
+
+    The payload is not seen here, so the response can be neither signed nor sealed: ValueError.
+    """
+    if reply.sign is not None and reply.sign.signer is not None:
+        raise ValueError("signing what is not here")
+    end = start + HEADER_SIZE + len(fixed)
+    view[start + HEADER_SIZE : end] = fixed
+    _pack_header(view[start:end], reply, 0, None)
+    first = start - TRANSPORT_SIZE
+    _TRANSPORT_LENGTH.pack_into(view, first, end - start + following)
+    return view[first:end]
+
+
 def _pack_header(element: memoryview, reply: Reply, following: int, seal: Channel | None) -> None:
     """The header of ``reply`` at the front of ``element``; signs the element unless it will be sealed (3.3.4.1.1)."""
     flags = reply.flags

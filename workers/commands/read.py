@@ -26,6 +26,10 @@ def read(request: Request, body: ReadRequest) -> Answer | Coroutine[Any, None, b
         raise SmbError(status.INVALID_PARAMETER)  # no RDMA here
     if request.open.pipe is not None:
         return pipe.read(request, body)
+    if body.length >= request.worker.leaves_from:
+        answer = read_extent(request, body)
+        if answer is not None:
+            return answer
     try:
         buffer = request.worker.pool.allocate(body.length)
     except PoolExhausted:
@@ -48,20 +52,46 @@ def read_file(request: Request, body: ReadRequest, buffer: Buffer) -> Answer:
     return Answer(READ_RESPONSE.pack(READ_RESPONSE_STRUCTURE_SIZE, DATA_OFFSET, 0, got, 0, 0), status.SUCCESS, buffer, got)
 
 
-def _fill(request: Request, body: ReadRequest, buffer: Buffer) -> int:
+def read_extent(request: Request, body: ReadRequest) -> Answer | None:
+    """What is sent straight from the file; None where it has to be read: for its protection, for a compound, or for where it lies."""
+    if request.sign is not None or request.seal is not None or request.chain is not None:
+        return None
+    check(request, body)
+    opened, offset = request.open, body.offset
+    assert opened.handle is not None
+    entry = opened.handle.extent(offset, body.length)
+    if entry is None:
+        return None
+    got = entry.length
+    if got == 0 or got < body.minimum_count:
+        entry.free()
+        raise SmbError(status.END_OF_FILE)
+    opened.position = offset + got
+    request.worker.count_read(got)
+    answer = Answer(READ_RESPONSE.pack(READ_RESPONSE_STRUCTURE_SIZE, DATA_OFFSET, 0, got, 0, 0))
+    answer.file = entry
+    return answer
+
+
+def check(request: Request, body: ReadRequest) -> None:
+    """What has to be so before a byte is read."""
     opened, length, offset = request.open, body.length, body.offset
     if opened.is_directory:
         raise SmbError(status.INVALID_DEVICE_REQUEST)
     if offset > LAST_OFFSET or offset + length > LAST_OFFSET:
         raise SmbError(status.INVALID_PARAMETER)
-    worker = request.worker
     assert opened.key is not None
-    assert opened.handle is not None
-    if length and worker.sharing.locks_conflict(opened.key, opened.persistent, offset, length, False):
+    if length and request.worker.sharing.locks_conflict(opened.key, opened.persistent, offset, length, False):
         raise SmbError(status.FILE_LOCK_CONFLICT)
+
+
+def _fill(request: Request, body: ReadRequest, buffer: Buffer) -> int:
+    check(request, body)
+    opened, length, offset = request.open, body.length, body.offset
+    assert opened.handle is not None
     got = opened.handle.pread_into(buffer.view[HEADROOM : HEADROOM + length], offset) if length else 0
     if (got == 0 and length) or got < body.minimum_count:
         raise SmbError(status.END_OF_FILE)
     opened.position = offset + got
-    worker.count_read(got)
+    request.worker.count_read(got)
     return got

@@ -16,6 +16,7 @@ from pools.layout import WireError
 from pools.pool import HEADROOM, Buffer, BufferPool
 
 FRAME_LENGTH = 4
+FIXED = FRAME_LENGTH + 64 + 48  # prefix, header and a WRITE's fixed part: what its payload follows, usually at once
 SESSION_MESSAGE = 0x00
 KEEPALIVE = 0x85
 BATCH = 65536
@@ -31,9 +32,16 @@ class Fill(Enum):
 
 
 class Receiver:
-    """Turns a byte stream into frames. ``limit`` is the largest frame accepted, in bytes, and may be raised at any time."""
+    """Turns a byte stream into frames. ``limit`` is the largest frame accepted, in bytes, and may be raised at any time.
 
-    __slots__ = ("_end", "_pool", "_resume", "_sock", "_start", "_want", "buffer", "limit", "one_at_a_time")
+    ``announce_from``: of frames of so many bytes and more the beginning is read alone, for somebody to judge whether the rest comes here
+    (``announced``); 0 for none.
+    """
+
+    __slots__ = (
+        "_end", "_judged", "_narrow", "_pool", "_resume", "_sock", "_start", "_want", "announce_from", "buffer", "limit", "one_at_a_time",
+        "received", "whole",
+    )  # fmt: skip
 
     def __init__(self, sock: socket.socket, pool: BufferPool, resume: Callable[[], None], limit: int = BATCH) -> None:
         self._sock = sock
@@ -45,6 +53,11 @@ class Receiver:
         self._start = 0
         self._end = 0
         self._want = 0  # length of the frame under way with its prefix; 0 while unknown
+        self._judged = False  # the frame under way was announced, or is none that is
+        self._narrow = False  # read no further than a WRITE's fixed part: another may follow the one before
+        self.announce_from = 0
+        self.received = 0  # bytes, and
+        self.whole = 0  # whole frames, since the beginning
 
     @property
     def in_progress(self) -> bool:
@@ -60,6 +73,9 @@ class Receiver:
         stop = len(buffer.view)
         if self.one_at_a_time:
             stop = self._end + max(self._missing(), 0)
+        elif self.announce_from and (self._announces() or (self._narrow and not self._want)):
+            stop = self._start + FIXED
+        self._narrow = False
         try:
             got = self._sock.recv_into(buffer.view[self._end : stop])
         except (BlockingIOError, InterruptedError):
@@ -69,7 +85,30 @@ class Receiver:
         if got == 0:
             return Fill.CLOSED
         self._end += got
+        self.received += got
         return Fill.DATA
+
+    def _announces(self) -> bool:
+        """Whether the frame under way is to be announced, and has not been."""
+        return 0 < self.announce_from <= self._want and not self._judged
+
+    def announced(self) -> tuple[Buffer, int, int, int] | None:
+        """Once for each large frame, when its beginning is here: the buffer, where in it the frame begins and what has come of it ends, the
+        frame's length; prefix left out. ``skip`` if the rest is not to come here.
+        """
+        if not self._announces() or self._end - self._start < FIXED:
+            return None
+        self._judged = True
+        assert self.buffer is not None
+        return self.buffer, self._start + FRAME_LENGTH, self._end, self._want - FRAME_LENGTH
+
+    def skip(self) -> None:
+        """Somebody else takes the rest of the frame from the socket; then the next one begins."""
+        self._start = self._end
+        self._want = 0
+        self._judged = False
+        self._narrow = True
+        self.whole += 1
 
     def frames(self) -> Iterator[tuple[memoryview, int, int]]:
         """Every whole frame that has arrived: a view, and where in it the frame starts and ends, its length prefix left out.
@@ -84,6 +123,8 @@ class Receiver:
             start = self._start
             self._start += want
             self._want = 0
+            self._judged = False
+            self.whole += 1
             if want > FRAME_LENGTH:
                 yield self.buffer.view, start + FRAME_LENGTH, start + want
 
@@ -122,6 +163,8 @@ class Receiver:
             return fresh is not None
         pending = self._end - self._start
         want = self._frame_size() or FRAME_LENGTH
+        if self._announces():
+            want = FIXED  # no buffer for the whole before it is known to be needed
         if want > len(buffer.view):
             granted = self._pool.request((want - HEADROOM,), self._resume)
             if granted is None:
@@ -162,3 +205,4 @@ class Receiver:
             self.buffer.release()
             self.buffer = None
             self._start = self._end = self._want = 0
+            self._judged = False

@@ -1,34 +1,37 @@
 """Replies to a client's socket: small ones packed side by side in one buffer, large ones in their own, one ``sendmsg`` a batch.
 
-Owns: the queue of unsent bytes and the buffers under it. Invariant: bytes leave in the order of ``queue``; a buffer is released
-only when its last byte has left or the connection ended.
+Owns: the vector of unsent bytes. Invariant: bytes leave in the order of ``queue``; a buffer is released only when its last byte has left or
+the connection ended.
 """
 
 from __future__ import annotations
 
 import socket
-from collections import deque
 from contextlib import suppress
 
+from pools.iovec import FileEntry, IoVector, MemoryEntry
 from pools.pool import HEADROOM, Buffer, BufferPool, PoolExhausted
 
 BATCH = 65536
 USUAL = 1024  # what most replies fit that do not bring a buffer of their own
-ENTRIES = 64  # of one sendmsg; far below IOV_MAX
 
 
 class Sender:
-    """Gathers replies and sends them. ``backlog`` is what the socket has not taken yet, in bytes."""
+    """Gathers replies and sends them."""
 
-    __slots__ = ("_batch", "_entries", "_fill", "_pool", "_sock", "backlog")
+    __slots__ = ("_batch", "_fill", "_pool", "_sock", "_unsent")
 
     def __init__(self, sock: socket.socket, pool: BufferPool) -> None:
         self._sock = sock
         self._pool = pool
-        self._entries: deque[tuple[memoryview, Buffer]] = deque()
+        self._unsent = IoVector()
         self._batch: Buffer | None = None
         self._fill = 0
-        self.backlog = 0
+
+    @property
+    def backlog(self) -> int:
+        """Bytes that the socket has not taken yet."""
+        return self._unsent.length
 
     def room(self, size: int) -> tuple[Buffer, int]:
         """A buffer and an offset in its view with room for ``size`` bytes before and after which nothing else lies.
@@ -72,43 +75,24 @@ class Sender:
         """Send ``data`` after what is queued already. The reference to ``buffer`` is taken over; ``room`` buffers are held by us."""
         if buffer is self._batch:
             buffer.hold()
-        self._entries.append((data, buffer))
-        self.backlog += len(data)
+        self._unsent.push_back(MemoryEntry(data, buffer))
+
+    def queue_file(self, entry: FileEntry) -> None:
+        """Send a range of a file after what is queued already, as a header has announced it. The entry is taken over."""
+        self._unsent.push_back(entry)
 
     def flush(self) -> bool:
         """Send what the socket takes now; True when nothing is left. ``OSError`` when the connection is gone."""
-        entries = self._entries
-        while entries:
-            views = [entry[0] for entry in entries] if len(entries) <= ENTRIES else [entries[i][0] for i in range(ENTRIES)]
-            try:
-                sent = self._sock.sendmsg(views, (), socket.MSG_NOSIGNAL)
-            except (BlockingIOError, InterruptedError):
-                return False
-            self.backlog -= sent
-            self._consume(sent)
+        if not self._unsent.send(self._sock):
+            return False
         if self._batch is not None:
             self._batch.release()
             self._batch = None
         return True
 
-    def _consume(self, sent: int) -> None:
-        entries = self._entries
-        while entries:
-            data, buffer = entries[0]
-            if sent < len(data):
-                entries[0] = (data[sent:], buffer)
-                return
-            sent -= len(data)
-            entries.popleft()
-            buffer.release()
-            if not sent:
-                return
-
     def close(self) -> None:
         """Drop what is unsent and give the buffers back."""
-        while self._entries:
-            self._entries.popleft()[1].release()
+        self._unsent.free()
         if self._batch is not None:
             self._batch.release()
             self._batch = None
-        self.backlog = 0

@@ -11,11 +11,13 @@ import socket
 from abc import abstractmethod
 from typing import TYPE_CHECKING
 
+from pools.iovec import Pipe
 from pools.layout import WireError
 from pools.pool import BufferPool, PoolExhausted
 from smbd.config import Config
 from smbd.smb2.credits import Disconnect
 from workers.loop import Loop, Timer
+from workers.transport.incoming import Incoming
 from workers.transport.receive import BATCH, Fill, Receiver
 from workers.transport.send import Sender
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from workers.engine import Engine
 
 SEND_LIMIT = 16 << 20  # unsent bytes at which no further request is read
+PROGRESS = 1 << 16  # bytes of an incomplete PDU that must come within ``pdu timeout``
 
 
 class Traffic:
@@ -43,8 +46,11 @@ class Traffic:
         self.closed = False  # everything was given back
         self.draining = False
         self.paused = False  # a buffer is awaited
+        self.incoming: Incoming | None = None  # a payload that goes from the socket to its file
+        self._pipe: Pipe | None = None
         self._flushing = False
         self._stall: Timer | None = None
+        self._stall_seen = self._stall_frame = 0
 
     @abstractmethod
     def end(self, reason: str) -> None:
@@ -64,9 +70,30 @@ class Traffic:
     def close_traffic(self) -> None:
         """Give socket and buffers back."""
         self.loop.watch(self.sock.fileno(), None)
+        if self.incoming is not None:
+            self.incoming.free()
+            self.incoming = None
+        self._drop_pipe()
         self.receiver.close()
         self.sender.close()
         self.sock.close()
+
+    def pipe(self) -> Pipe:
+        """The pipe through which payloads go from the socket to their files."""
+        if self._pipe is None:
+            self._pipe = Pipe()
+        return self._pipe
+
+    def trim(self) -> None:
+        """The client is quiet: what serves large transfers goes back."""
+        self.receiver.trim()
+        if self.incoming is None:
+            self._drop_pipe()
+
+    def _drop_pipe(self) -> None:
+        if self._pipe is not None:
+            self._pipe.release()
+            self._pipe = None
 
     def _readable(self) -> None:
         """One read and everything that came with it; one send for all answers."""
@@ -85,16 +112,46 @@ class Traffic:
     def _receive(self) -> Fill:
         """Execute the frames that are here, then read, then execute what came. Until there is a session, one frame at a time."""
         receiver = self.receiver
+        if self.incoming is not None:
+            return self._absorb(self.incoming)
         if not self._execute():
             return Fill.WAITING
         outcome = receiver.fill()
         while outcome is Fill.DATA:
             if not self._execute():
                 return Fill.WAITING
+            if self._announced():
+                assert self.incoming is not None
+                return self._absorb(self.incoming)
             if not receiver.one_at_a_time or not receiver.in_progress:
                 break
             outcome = receiver.fill()
         return outcome
+
+    def _announced(self) -> bool:
+        """Whether a large frame has begun whose payload goes from the socket to its file; its request is executed."""
+        part = self.receiver.announced()
+        if part is None or self.ended:
+            return False
+        incoming = self.engine.announced(*part)
+        if incoming is None:
+            return False
+        self.receiver.skip()
+        self.incoming = incoming
+        self.engine.arriving(part[0].view[part[1] : part[2]], incoming)
+        return True
+
+    def _absorb(self, incoming: Incoming) -> Fill:
+        """Take more of a payload on its way to its file."""
+        try:
+            over = incoming.advance()
+        except ConnectionError:
+            return Fill.CLOSED
+        if over:
+            self.incoming = None
+            if self.draining:
+                self.rewatch()
+        return Fill.DATA
 
     def _execute(self) -> bool:
         """Every whole frame, for as long as there are buffers for replies; False when they have to be waited for."""
@@ -121,13 +178,27 @@ class Traffic:
             self.log.debug("%s: gone before the last answer", self.client_address)
         self.end(f"connection dropped: {reason}")
 
+    @property
+    def _received(self) -> int:
+        return self.receiver.received + (self.incoming.received if self.incoming is not None else 0)
+
     def _watch_progress(self) -> None:
-        """A frame that stays incomplete for ``pdu timeout`` ends the connection."""
-        if self._stall is not None:
-            self._stall.cancel()
-            self._stall = None
-        if self.receiver.in_progress and not self.paused:
-            self._stall = self.loop.later(self.config.pdu_timeout, lambda: self.end("an incomplete PDU made no progress"))
+        """A frame that stays incomplete without PROGRESS for ``pdu timeout`` ends the connection.
+
+        One timer looks after the fact how far things are; setting one anew at each read would cost a large transfer thousands.
+        """
+        if self._stall is None and (self.receiver.in_progress or self.incoming is not None) and not self.paused:
+            self._stall_seen, self._stall_frame = self._received, self.receiver.whole
+            self._stall = self.loop.later(self.config.pdu_timeout, self._mind_progress)
+
+    def _mind_progress(self) -> None:
+        self._stall = None
+        seen = self._stall_seen
+        pending = self.receiver.in_progress or self.incoming is not None
+        if pending and not self.paused and seen <= self._received < seen + PROGRESS and self.receiver.whole == self._stall_frame:
+            self.end("an incomplete PDU made no progress")
+        else:
+            self._watch_progress()
 
     def _pause(self) -> None:
         self.paused = True
@@ -148,7 +219,8 @@ class Traffic:
         """Read unless a buffer is awaited or too much is unsent; write while something is unsent."""
         unsent = self.sender.backlog
         most = BATCH if self.receiver.one_at_a_time else SEND_LIMIT
-        reader = None if self.paused or self.draining or unsent > most else self._readable
+        stopped = self.draining and self.incoming is None  # a payload under way is taken to its end
+        reader = None if self.paused or stopped or unsent > most else self._readable
         self.loop.watch(self.sock.fileno(), reader, self._writable if unsent else None)
 
     def flush_soon(self) -> None:

@@ -14,6 +14,7 @@ import stat
 from collections.abc import Callable
 from typing import TypeVar
 
+from pools.iovec import Descriptor, FileEntry
 from pools.port import files
 from smbd.smb2 import constants as c
 from smbd.smb2 import status
@@ -39,6 +40,7 @@ class PosixHandle:
 
     __slots__ = (
         "_change_time",
+        "_descriptor",
         "_frozen_access",
         "_frozen_write",
         "_opened",
@@ -59,6 +61,7 @@ class PosixHandle:
     def __init__(self, fd: int, readable: bool, place: tuple[Path, bytes, bool], root: Root) -> None:
         """``place``: the path as clients see it, relative on disk, and whether a symlink led there. Owns ``fd`` from here on."""
         self.fd = fd
+        self._descriptor: Descriptor | None = None  # made when somebody else needs the number too
         self._readable = readable
         self._writable = False
         self.path, self.real, self.link = place
@@ -100,7 +103,15 @@ class PosixHandle:
 
     def close(self) -> None:
         fd, self.fd = self.fd, -1
-        os.close(fd)
+        self._part_with(fd)
+
+    def _part_with(self, fd: int) -> None:
+        """Close it, or leave that to who still sends from it or writes to it."""
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            descriptor.release()
+        else:
+            os.close(fd)
 
     # What it is
 
@@ -153,7 +164,7 @@ class PosixHandle:
         write = write or self._writable
         mode = os.O_RDWR if read and write else os.O_WRONLY if write else os.O_RDONLY
         fd = os.open(files.proc_path(self.fd), mode | _REOPEN)
-        os.close(self.fd)
+        self._part_with(self.fd)
         self.fd = fd
         self._readable, self._writable = read, write
 
@@ -181,6 +192,35 @@ class PosixHandle:
         if done < len(view) and offset + done < os.fstat(self.fd).st_size:
             raise BlockingIOError(errno.EAGAIN, "the rest is on the disk")
         return done
+
+    def extent(self, offset: int, length: int) -> FileEntry | None:
+        if self._frozen_access is not None or not self._readable:
+            return None
+        got = max(0, min(length, os.fstat(self.fd).st_size - offset))
+        if got and not (self._is_warm(offset) and self._is_warm(offset + got - 1)):
+            return None
+        descriptor = self._shared()
+        descriptor.hold()
+        return FileEntry(self.fd, offset, got, descriptor)
+
+    def landing(self) -> Descriptor | None:
+        return self._shared() if self._writable and not self.directory and self._frozen_write is None else None
+
+    def _shared(self) -> Descriptor:
+        if self._descriptor is None:
+            self._descriptor = Descriptor(self.fd)
+        return self._descriptor
+
+    def _is_warm(self, offset: int) -> bool:
+        """Whether a byte is in memory. The first and the last of a range stand for those between: readahead brings neighbours along."""
+        try:
+            os.preadv(self.fd, (bytearray(1),), offset, os.RWF_NOWAIT)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            if error.errno != errno.EOPNOTSUPP:
+                raise
+        return True
 
     def pwrite(self, view: memoryview | bytes, offset: int) -> int:
         total = len(view)

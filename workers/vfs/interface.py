@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
+from pools.iovec import Descriptor, FileEntry
 from smbd.smb2.names import Match, Path
 
 
@@ -120,6 +121,14 @@ class Handle(Protocol):
 
     def pread_into(self, view: memoryview, offset: int, nowait: bool = False) -> int:
         """Bytes read, 0 at the end of file. ``nowait``: BlockingIOError when the data would have to come from the disk."""
+
+    def extent(self, offset: int, length: int) -> FileEntry | None:
+        """Up to ``length`` bytes as they lie in a file, less at its end, to be sent without being read; None where that cannot be, or where
+        they would have to come from the disk.
+        """
+
+    def landing(self) -> Descriptor | None:
+        """The descriptor for bytes to be put there without entering the process; None where that cannot be. The handle's own: hold it."""
 
     def pwrite(self, view: memoryview | bytes, offset: int) -> int:
         """Writes all of it. A failure after a part was written truncates nothing and raises: what was written stands."""

@@ -49,6 +49,12 @@ class StreamHandle:
     def opened(self) -> FileInfo:
         return self._opened
 
+    def extent(self, offset: int, length: int) -> None:
+        """Its content may be in an attribute, and may move to a file meanwhile."""
+
+    def landing(self) -> None:
+        """Likewise."""
+
     def refresh(self) -> None:
         """After creating set more than the content."""
         self._opened = self.info()
