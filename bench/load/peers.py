@@ -276,7 +276,7 @@ class SambaNoAio(Samba):
     title = "samba-sync"
 
     def globals(self) -> dict[str, str]:
-        return super().globals() | {"aio read size": "0", "aio write size": "0"}
+        return super().globals() | {"aio read size": "0", "aio write size": "0", "use sendfile": "yes"}
 
 
 class Impacket(Peer):

@@ -317,6 +317,39 @@ class Connection:
         if self._begin == self._end:
             self._begin = self._end = 0
 
+    def skim(self) -> Iterator[Reply]:
+        """As ``replies`` for large plain ones, whose payload the kernel throws away: to see what the server costs, not copies in here.
+
+        Waits for one reply. ``view`` is header and fixed part.
+        """
+        self._begin = self._end = 0
+        while True:
+            head = self._take(0, 4 + 64)
+            size = _LENGTH.unpack_from(head)[0]
+            if _REPLY.unpack_from(head, 4)[3] != PENDING and size > 80:
+                break
+            yield from self._split(self._take(68, size - 64)[4:])  # an interim reply, which yields nothing, or an error
+            if _REPLY.unpack_from(head, 4)[3] != PENDING:
+                return
+        pdu = self._take(68, 80 - 64)[4:]
+        left = size - 80
+        while left > 0:
+            count = self.sock.recv_into(self._buffer[84:], min(left, len(self._buffer) - 84), socket.MSG_TRUNC)
+            if not count:
+                raise WireFault("the server closed the connection")
+            left -= count
+        yield from self._split(pdu)
+
+    def _take(self, at: int, count: int) -> memoryview:
+        """Exactly so many bytes to ``at`` in the buffer; the buffer up to their end."""
+        stop = at + count
+        while at < stop:
+            got = self.sock.recv_into(self._buffer[at:stop], 0, socket.MSG_WAITALL)
+            if not got:
+                raise WireFault("the server closed the connection")
+            at += got
+        return self._buffer[:stop]
+
     def _split(self, pdu: memoryview) -> Iterator[Reply]:
         while True:
             _id, _size, _charge, status, _command, granted, _flags, following, message_id = _REPLY.unpack_from(pdu)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -176,7 +177,8 @@ def test_a_cancel_of_nothing_is_not_answered(client: WireClient) -> None:
     assert client.echo().status == status.SUCCESS
 
 
-def test_a_read_waits_for_a_buffer(house: House, folder: Path) -> None:
+def test_a_read_waits_for_a_buffer(make_house: Callable[..., House], folder: Path) -> None:
+    house = make_house(text="data path = user")  # kernel format needs no buffer
     (folder / "big").write_bytes(b"b" * MEBIBYTE)
     pool = MallocPool(house.segment.row(31), 2 * MEBIBYTE, debug=True)
     client, worker = house.join(pool)
@@ -196,7 +198,8 @@ def test_a_read_waits_for_a_buffer(house: House, folder: Path) -> None:
     assert len(client.receive(second).view) == MEBIBYTE + 80
 
 
-def test_a_file_closed_under_a_read_that_waits(house: House, folder: Path) -> None:
+def test_a_file_closed_under_a_read_that_waits(make_house: Callable[..., House], folder: Path) -> None:
+    house = make_house(text="data path = user")  # kernel format needs no buffer
     (folder / "big").write_bytes(b"b" * MEBIBYTE)
     pool = MallocPool(house.segment.row(31), 2 * MEBIBYTE, debug=True)
     client, _ = house.join(pool)
