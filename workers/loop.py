@@ -157,7 +157,7 @@ class Loop:
 
     def watch(self, fd: int, reader: Callable[[], None] | None, writer: Callable[[], None] | None = None) -> None:
         """Call ``reader`` when ``fd`` has bytes or its end, ``writer`` when it has room. Replaces what was watched before."""
-        known = fd in self._readers or fd in self._writers
+        known = (READ if fd in self._readers else 0) | (WRITE if fd in self._writers else 0)
         self._readers.pop(fd, None)
         self._writers.pop(fd, None)
         events = 0
@@ -167,9 +167,10 @@ class Loop:
         if writer is not None:
             self._writers[fd] = writer
             events |= WRITE
+        if events == known:
+            return  # other calls for the same events: the kernel need not hear of it
         if not events:
-            if known:
-                self._poller.unregister(fd)
+            self._poller.unregister(fd)
         elif known:
             self._poller.modify(fd, events)
         else:

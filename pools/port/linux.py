@@ -25,8 +25,9 @@ from setproctitle import setproctitle
 
 PAGE: Final = mmap.PAGESIZE
 KERNEL_FORMAT: Final = True  # sendfile and splice are here
-PLAIN_SENDS: Final = socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT
-MORE: Final = socket.MSG_MORE
+# Plain numbers: to join two members of an enumeration takes as long as a small send.
+PLAIN_SENDS: Final = int(socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT)
+SENDS_WITH_MORE: Final = PLAIN_SENDS | int(socket.MSG_MORE)
 
 # Calls that need nothing of ours around them: the very functions, so that a hot path pays for no layer.
 close = os.close
@@ -190,7 +191,7 @@ def send_views(sock: socket.socket, views: Sequence[memoryview], more: bool = Fa
 
     ``more``: the kernel may wait for what follows before it sends a short segment.
     """
-    return sock.sendmsg(views, (), PLAIN_SENDS | MORE if more else PLAIN_SENDS)
+    return sock.sendmsg(views, (), SENDS_WITH_MORE if more else PLAIN_SENDS)
 
 
 # --- pipes: payload that stays in the kernel ----------------------------------------------------------------------

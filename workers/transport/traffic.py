@@ -49,6 +49,7 @@ class Traffic:
         self.incoming: Incoming | None = None  # a payload that goes from the socket to its file
         self._pipe: Pipe | None = None
         self._flushing = False
+        self._full = False  # the socket took less than there was: it says when there is room again
         self._stall: Timer | None = None
         self._stall_seen = self._stall_frame = 0
 
@@ -234,15 +235,20 @@ class Traffic:
         if self.closed:
             return
         had = self.sender.backlog
+        if self._full:
+            self.rewatch()
+            return
         try:
             done = self.sender.flush()
         except OSError as error:
             self.end(f"cannot send: {error}")
             return
+        self._full = not done
         if not done or had > SEND_LIMIT:
             self.rewatch()
 
     def _writable(self) -> None:
+        self._full = False
         self._flush()
         if not self.closed:
             self.rewatch()

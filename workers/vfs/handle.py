@@ -30,6 +30,7 @@ from workers.vfs.root import Root, displayed
 MAX_OFFSET = 0x7FFF_FFFF_FFFF_FFFF
 _MAX_RANGES = 4096
 _ZEROES = bytes(1 << 20)
+_probe = (bytearray(1),)  # where a byte lands that nobody looks at
 _FREEZE, _THAW = -1, -2
 _REOPEN = os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 T = TypeVar("T")
@@ -214,7 +215,7 @@ class PosixHandle:
     def _is_warm(self, offset: int) -> bool:
         """Whether a byte is in memory. The first and the last of a range stand for those between: readahead brings neighbours along."""
         try:
-            os.preadv(self.fd, (bytearray(1),), offset, os.RWF_NOWAIT)
+            os.preadv(self.fd, _probe, offset, os.RWF_NOWAIT)
         except BlockingIOError:
             return False
         except OSError as error:
