@@ -131,8 +131,9 @@ def small_disk() -> Iterator[Path]:
         folder.rmdir()
 
 
-def test_full_disk(make_server: Callable[..., Server], small_disk: Path) -> None:
-    server = make_server(share_settings={"path": str(small_disk)})
+@pytest.mark.parametrize("form", ["user", "kernel"])
+def test_full_disk(make_server: Callable[..., Server], small_disk: Path, form: str) -> None:
+    server = make_server(settings={"data path": form}, share_settings={"path": str(small_disk)})
     chunk = bytes(range(256)) * 4096
     with server.client() as client:
         kept = client.open("kept.bin")

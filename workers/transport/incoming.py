@@ -74,8 +74,8 @@ class Incoming:
             return
         if not self._missing and not self._tail:
             return  # a length of 0 would mean all there is
-        count = self._sock.recv_into(_scrap, min(len(_scrap), self._missing + self._tail))
-        self._came(count)
+        most = min(len(_scrap), self._missing + self._tail)
+        count = self._take(lambda: self._sock.recv_into(_scrap, most))
         taken = min(count, self._missing)
         self._missing -= taken
         self._tail -= count - taken
@@ -84,9 +84,8 @@ class Incoming:
         """One piece into the file; its failure is the request's, and the rest of the PDU is thrown away."""
         front = self._front
         if not front.length:
-            count = front.receive(self._sock, self._pipe, min(self._missing, self._pipe.capacity))
-            self._came(count)
-            self._missing -= count
+            most = min(self._missing, self._pipe.capacity)
+            self._missing -= self._take(lambda: front.receive(self._sock, self._pipe, most))
         if self._who is not None:
             identity.assume(self._who)  # whose disk space it is
         size = front.length
@@ -99,10 +98,18 @@ class Incoming:
         else:
             self._offset += size
 
-    def _came(self, count: int) -> None:
+    def _take(self, call: Callable[[], int]) -> int:
+        """The bytes that ``call`` takes from the socket. Its end, a reset or a time-out: the client is gone all the same."""
+        try:
+            count = call()
+        except (BlockingIOError, InterruptedError):
+            raise
+        except OSError as error:
+            raise ConnectionError(f"the client is gone: {error}") from error
         if not count:
             raise ConnectionError("the client left in the middle of a WRITE")
         self.received += count
+        return count
 
     def _through(self) -> bool:
         wanted = self._target is not None
