@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 
 from pools import port
+from smbd.sharing.messages import OPLOCK_BREAK
 from smbd.smb2 import constants as c
 from smbd.smb2 import status
 from smbd.smb2.constants import Command
 from smbd.smb2.messages import file
+from smbd.smb2.messages.create import CREATE_RESPONSE
 from tests.wire_client import FileId, Request, WireClient, charge_of, close_body, read_body
 from tests.workers.house import House, Wire
 from workers.transport import incoming as incoming_module
@@ -258,6 +260,19 @@ def test_a_client_that_leaves_in_mid_write(kernel: WireClient, folder: Path) -> 
     kernel.transport.close()
     house.turn_until(lambda: worker.ended)
     assert CONTENT.startswith((folder / "file").read_bytes())
+
+
+def test_who_has_cached_the_file_hears_of_half_a_write(kernel: WireClient, folder: Path) -> None:
+    opened = kernel.open("file")
+    assert isinstance(kernel.transport, Wire)
+    house = kernel.transport.house
+    reader = house.client()
+    answer = reader.create("file", access=c.FILE_READ_DATA, oplock=c.OPLOCK_LEVEL_II)
+    assert answer.parse(CREATE_RESPONSE).oplock_level == c.OPLOCK_LEVEL_II
+    kernel.transport.send(write_frame(kernel, opened, 0, CONTENT)[:MIB])
+    house.turn_until(lambda: (folder / "file").stat().st_size >= MIB - BATCH)
+    assert [kind for kind, _, _ in house.mail_of(kernel).asked] == [OPLOCK_BREAK.number]  # the rest may never come
+    kernel.transport.close()
 
 
 def test_an_open_that_ends_in_mid_write(kernel: WireClient, folder: Path) -> None:

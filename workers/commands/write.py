@@ -103,8 +103,9 @@ def write_incoming(request: Request, offset: int, incoming: Incoming, *, through
     landing = opened.handle.landing()
     if opened.is_directory or landing is None:
         raise SmbError(status.INVALID_DEVICE_REQUEST)
-    opens = request.worker.opens
-    written = incoming.begin(landing, offset, lambda: opens.get(opened.volatile) is opened)
+    worker = request.worker
+    opens, breaks = worker.opens, worker.breaks
+    written = incoming.begin(landing, offset, lambda: opens.get(opened.volatile) is opened, lambda: breaks.data_changed(opened))
     return _write_incoming(request, offset, (incoming.length, written), through=through)
 
 
@@ -114,10 +115,6 @@ async def _write_incoming(request: Request, offset: int, payload: tuple[int, Com
         await written
     except Unwanted:
         raise SmbError(status.FILE_CLOSED) from None
-    except OSError:
-        request.resume()
-        request.worker.breaks.data_changed(request.open)
-        raise
     request.resume()
     wrote(request, offset, length)
     if through:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Final
 
 from pools.iovec import Descriptor, IoVector, Pipe
+from smbd.smb2.status import SmbError
 from workers import identity
 from workers.identity import Identity
 from workers.loop import Completion
@@ -23,7 +24,9 @@ _scrap: Final = bytearray(1 << 16)  # what is thrown away lands here; nobody rea
 class Incoming:
     """``length`` bytes of payload: ``front`` has come already, the rest and ``tail`` bytes of padding are still in the socket."""
 
-    __slots__ = ("_front", "_missing", "_offset", "_pipe", "_sock", "_tail", "_target", "_wanted", "_who", "done", "length", "received")
+    __slots__ = (
+        "_changed", "_front", "_missing", "_offset", "_pipe", "_sock", "_tail", "_target", "_wanted", "_who", "done", "length", "received",
+    )  # fmt: skip
 
     def __init__(self, way: tuple[socket.socket, Pipe], front: IoVector, length: int, tail: int) -> None:
         """``way``: the socket, and the empty pipe through which all payloads of the connection go, one after the other."""
@@ -38,11 +41,15 @@ class Incoming:
         self._offset = 0
         self._who: Identity | None = None
         self._wanted: Callable[[], bool] = _yes
+        self._changed: Callable[[], None] = _nothing
 
-    def begin(self, target: Descriptor, offset: int, wanted: Callable[[], bool]) -> Completion[None]:
-        """It goes to ``target`` at ``offset``, as the user who is assumed now, while ``wanted`` says so; await what is returned."""
+    def begin(self, target: Descriptor, offset: int, wanted: Callable[[], bool], changed: Callable[[], None]) -> Completion[None]:
+        """It goes to ``target`` at ``offset``, as the user who is assumed now, while ``wanted`` says so; await what is returned.
+
+        ``changed`` is called after each piece: there may be no next one, and others' caches are out of date already.
+        """
         target.hold()
-        self._target, self._offset, self._wanted = target, offset, wanted
+        self._target, self._offset, self._wanted, self._changed = target, offset, wanted, changed
         self._who = identity.current()
         self.done = Completion()
         return self.done
@@ -90,8 +97,11 @@ class Incoming:
             identity.assume(self._who)  # whose disk space it is
         size = front.length
         try:
-            front.write_to(target.fd, self._offset)
-        except OSError as error:
+            try:
+                front.write_to(target.fd, self._offset)
+            finally:
+                self._changed()  # a part may be there
+        except (OSError, SmbError) as error:
             self.discard()
             assert self.done is not None
             self.done.fail(error)
@@ -134,3 +144,7 @@ class Unwanted(Exception):
 
 def _yes() -> bool:
     return True
+
+
+def _nothing() -> None:
+    return
