@@ -16,6 +16,7 @@ from typing import Final, NamedTuple
 from pools.arena import Arena, ArenaFull
 from pools.buffer import CLASS_BY_BITS, CLASSES, HEADROOM, MAX_CAPACITY, PDU, SMALL, TAILROOM, Buffer, class_for
 from pools.counters import HISTOGRAM_AT, Row
+from pools.exhausted import PoolExhausted
 from pools.slab import Slabs
 
 __all__ = [
@@ -38,14 +39,6 @@ _CLASSES_ABOVE: Final = 2
 def plan_bytes(plan: Sequence[int]) -> int:
     """What so many slabs per class take when committed."""
     return sum(row.slab_bytes * slabs for row, slabs in zip(CLASSES, plan, strict=True))
-
-
-class PoolExhausted(MemoryError):
-    """No buffer of this size now: neither free, nor leased, nor in the reserve."""
-
-    def __init__(self, size: int) -> None:
-        super().__init__(f"no buffer for {size} bytes")
-        self.size = size
 
 
 class _Waiting(NamedTuple):

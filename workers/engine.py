@@ -17,7 +17,7 @@ from smbd.smb2.connection import Disconnect, Element
 from smbd.smb2.constants import FLAGS_RELATED_OPERATIONS, Command
 from smbd.smb2.header import ERROR_BODY, TRANSFORM_SIZE, TRANSPORT_SIZE
 from smbd.smb2.header import async_id as async_id_of
-from smbd.smb2.reply import Reply, reply_size
+from smbd.smb2.reply import Reply, pack_ahead, pack_in_place, pack_replies, reply_size
 from smbd.smb2.status import SmbError
 from workers.dispatch import ERRORS, answer_of, execute
 from workers.request import Answer, Chain, Request
@@ -65,7 +65,7 @@ class Engine:
 
     def announced(self, buffer: Buffer, start: int, end: int, size: int) -> Incoming | None:
         """Whether the payload of a frame, of which ``buffer.view[start:end]`` has come, may go from the socket to its file."""
-        return None if len(self.waiting) >= IN_PROGRESS_LIMIT else judge(self.worker, buffer, start, end, size)
+        return judge(self.worker, buffer, start, end, size)
 
     def arriving(self, view: memoryview, incoming: Incoming) -> None:
         """Execute a WRITE of which all but the payload is here. When it is refused, the payload is thrown away as it comes."""
@@ -86,14 +86,15 @@ class Engine:
             if not element.error:
                 self.cancel(request)
             return
+        if len(self.waiting) >= IN_PROGRESS_LIMIT:
+            # Before its handler has taken anything: a coroutine that never runs gives nothing back.
+            self._reply(request, Answer(ERROR_BODY, status.INSUFFICIENT_RESOURCES))
+            return
         result = self.start(request, element)
         if isinstance(result, (bytes, Answer)):
             self._reply(request, result)
             return
-        if not self._enter(request):
-            result.close()
-            self._reply(request, Answer(ERROR_BODY, status.INSUFFICIENT_RESOURCES))
-            return
+        self.waiting[request.header.message_id] = request
 
         def ended(value: Any, error: BaseException | None) -> None:
             self.forget(request)
@@ -123,13 +124,6 @@ class Engine:
     def busy(self) -> bool:
         """Whether a request is under way that will end by itself; one that was answered with PENDING may wait for ever."""
         return len(self.waiting) > len(self._by_async_id)
-
-    def _enter(self, request: Request) -> bool:
-        """False when too many wait already."""
-        if len(self.waiting) >= IN_PROGRESS_LIMIT:
-            return False
-        self.waiting[request.header.message_id] = request
-        return True
 
     def forget(self, request: Request) -> None:
         """The handler has ended: nothing is left to cancel."""
@@ -240,8 +234,7 @@ class Engine:
     def send_in_place(self, request: Request, answer: Answer, buffer: Buffer) -> None:
         """Queue an answer whose payload lies in ``buffer``: header and fixed part go in front of it."""
         reply = self._element(request, answer.status, b"", answer.channel)
-        connection = self.worker.connection
-        data = connection.reply_in_place(buffer.view, HEADROOM, answer.length, answer.body, reply, seal=request.seal)
+        data = pack_in_place(buffer.view, HEADROOM, answer.length, answer.body, reply, seal=request.seal)
         self.worker.sender.queue(data, buffer)
 
     def _send_file(self, request: Request, answer: Answer, entry: FileEntry) -> None:
@@ -253,7 +246,7 @@ class Engine:
         except PoolExhausted:
             entry.free()
             raise Disconnect("no buffer for a reply") from None
-        sender.queue(self.worker.connection.reply_ahead(buffer.view, start + FRONT, answer.body, reply, entry.length), buffer)
+        sender.queue(pack_ahead(buffer.view, start + FRONT, answer.body, reply, entry.length), buffer)
         sender.queue_file(entry)
 
     def _queue(self, replies: Sequence[Reply], seal: Channel | None) -> None:
@@ -267,7 +260,7 @@ class Engine:
                 return
             # Without its answer the client would wait for ever, and the credits would be gone: better it comes back.
             raise Disconnect("no buffer for a reply") from None
-        self.worker.sender.queue(self.worker.connection.reply(buffer.view, start + FRONT, replies, seal), buffer)
+        self.worker.sender.queue(pack_replies(buffer.view, start + FRONT, replies, seal), buffer)
 
     def notify(self, body: bytes, session_id: int = 0, seal: Channel | None = None) -> None:
         """An oplock or lease break, which is nobody's response (3.3.4.6, 3.3.4.7)."""

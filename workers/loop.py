@@ -10,6 +10,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import socket
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator
@@ -22,6 +23,7 @@ T = TypeVar("T")
 READ = port.READABLE | port.HANGUP
 WRITE = port.WRITABLE
 PRUNE_AT = 256  # timers in the heap
+SWITCH_INTERVAL = 0.0002  # seconds for which a busy engine keeps a VFS thread waiting: 5 ms, Python's own value, at each hand-over
 
 
 class Cancelled(Exception):
@@ -217,6 +219,7 @@ class Loop:
         """Run a blocking ``call`` on a VFS thread; await what is returned."""
         completion: Completion[T] = Completion()
         if self._executor is None:
+            sys.setswitchinterval(SWITCH_INTERVAL)
             self._executor = ThreadPoolExecutor(self._threads, thread_name_prefix="vfs")
             self._bell = socket.socketpair()
             for end in self._bell:

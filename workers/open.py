@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from smbd.sharing import FileKey, Opened
     from smbd.smb2.names import Path
+    from workers.loop import Completion
     from workers.session import Session
     from workers.tree import TreeConnect
     from workers.vfs.interface import FileInfo, Handle
@@ -22,13 +23,15 @@ if TYPE_CHECKING:
 class Enumeration:
     """Where a QUERY_DIRECTORY stands: its pattern, what is still to come and the entry that did not fit."""
 
-    __slots__ = ("entries", "pattern", "pending", "started")
+    __slots__ = ("entries", "large", "pattern", "pending", "started", "turn")
 
     def __init__(self, pattern: str, entries: Iterator[tuple[str, FileInfo]]) -> None:
         self.pattern = pattern
         self.entries = entries
         self.pending: tuple[str, FileInfo] | None = None
         self.started = False  # whether anything has been returned
+        self.large = False  # to be read on a VFS thread
+        self.turn: Completion[None] | None = None  # of the last page asked for there: the next one comes after it
 
 
 class Open:

@@ -19,6 +19,7 @@ from smbd.smb2.dialects import DIALECTS
 from smbd.smb2.header import HEADER, HEADER_SIZE, NO_SIGNATURE, PROTOCOL_ID, TRANSFORM_SIZE
 from smbd.smb2.messages.file import READ_REQUEST, READ_RESPONSE
 from smbd.smb2.negotiate import Choice, NegotiateSettings
+from smbd.smb2.reply import pack_in_place
 
 ROUNDS: Final = 7
 REQUESTS: Final = 4000
@@ -80,7 +81,7 @@ def small(mode: str, signing: int, cipher: int) -> tuple[float, float]:
         middle = time.process_time()
         for _ in arriving:
             reply = Reply(element.header, 0, b"", connection.credits.grant(1), element.sign)
-            connection.reply_in_place(buffer, FRONT, PAYLOAD, fixed, reply, seal=element.seal)
+            pack_in_place(buffer, FRONT, PAYLOAD, fixed, reply, seal=element.seal)
         end_time = time.process_time()
         assert not element.error
         received = min(received, middle - start)

@@ -30,12 +30,13 @@ from smbd.sharing.records import (
     stream_key,
 )
 from smbd.sharing.rules import LockTuple, Owner, access_conflict, lock_conflict, valid_range
-from smbd.sharing.store import WAITER_COUNT, Store, Transaction, rows
+from smbd.sharing.store import WAITER_COUNT, Transaction, rows
+from smbd.sharing.watches import Watches
 from smbd.smb2 import status
 from smbd.smb2.status import SmbError
 
 
-class Locks(Store):
+class Locks(Watches):
     """Locks of all processes."""
 
     def lock(self, key: FileKey, file_id: int, ranges: Sequence[Range], waiter_id: int = 0) -> bool:

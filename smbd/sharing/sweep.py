@@ -35,9 +35,7 @@ from smbd.sharing.records import (
     stream_number,
     unpack_strings,
 )
-from smbd.sharing.sessions import Sessions
 from smbd.sharing.store import WAITER_COUNT, WATCHER_COUNT, Table, Transaction, rows
-from smbd.sharing.watches import Watches
 
 BATCH = 16
 """Rows a transaction of a sweep: a quarter of a millisecond during which others wait."""
@@ -45,8 +43,12 @@ BATCH = 16
 Gone = Callable[[int, int], bool]
 
 
-class Sharing(Opens, Watches, Sessions):
-    """The shared file state, as one process sees it. One object a process, made after its fork."""
+class Sharing(Opens):
+    """The shared file state, as one process sees it. One object a process, made after its fork.
+
+    Its tables are a chain of classes (sessions, watches, locks, caches, opens), each knowing only those before: the compiled form knows
+    single inheritance only.
+    """
 
     def sweep(self, slot: int, generation: int) -> Swept:
         """Remove what the process (slot, generation), which is gone, has left."""

@@ -12,7 +12,8 @@ from hashlib import blake2b
 from typing import NamedTuple
 
 from smbd.sharing.records import WATCH_KEY, WATCH_STATE, Watcher, WatchKey, WatchState, pack_strings, unpack_strings
-from smbd.sharing.store import WATCHER_COUNT, Store, Transaction, rows, walk
+from smbd.sharing.sessions import Sessions
+from smbd.sharing.store import WATCHER_COUNT, Transaction, rows, walk
 
 
 def _directory(share: str, path: str) -> bytes:
@@ -29,7 +30,7 @@ class Watched(NamedTuple):
     recursive: bool
 
 
-class Watches(Store):
+class Watches(Sessions):
     """Watches of all processes."""
 
     def watch(self, share: str, path: str, changes: int, recursive: bool, watch_id: int) -> None:

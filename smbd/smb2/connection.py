@@ -46,10 +46,10 @@ from smbd.smb2.header import (
 )
 from smbd.smb2.messages.ioctl import VALIDATE_NEGOTIATE_INFO_REQUEST, VALIDATE_NEGOTIATE_INFO_RESPONSE
 from smbd.smb2.negotiate import Choice, NegotiateSettings
-from smbd.smb2.reply import Reply, pack_ahead, pack_in_place, pack_replies, reply_size
+from smbd.smb2.reply import Reply
 from smbd.smb2.status import SmbError
 
-__all__ = ["Connection", "Disconnect", "Element", "Reply", "reply_size"]
+__all__ = ["Connection", "Disconnect", "Element", "Reply"]
 
 _NEGOTIATE = int(Command.NEGOTIATE)
 _SESSION_SETUP = int(Command.SESSION_SETUP)
@@ -309,13 +309,6 @@ class Connection:
     def multi_credit(self) -> bool:
         """Connection.SupportsMultiCredit."""
         return self._multi_credit
-
-    # -- sending
-
-    reply_size = staticmethod(reply_size)
-    reply = staticmethod(pack_replies)
-    reply_in_place = staticmethod(pack_in_place)
-    reply_ahead = staticmethod(pack_ahead)
 
 
 def _must_sign(channel: Channel) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESCCM, AESGCM
@@ -239,14 +239,14 @@ _KEY_SIZES = {CIPHER_AES128_CCM: 16, CIPHER_AES128_GCM: 16, CIPHER_AES256_CCM: 3
 class _Labels:
     """(label, context) of 3.1.4.2; from 3.1.1 on the context is the pre-authentication hash."""
 
-    SIGNING = (b"SMB2AESCMAC\0", b"SmbSign\0")
-    APPLICATION = (b"SMB2APP\0", b"SmbRpc\0")
-    SERVER_OUT = (b"SMB2AESCCM\0", b"ServerOut\0")
-    SERVER_IN = (b"SMB2AESCCM\0", b"ServerIn \0")
-    SIGNING_311 = b"SMBSigningKey\0"
-    APPLICATION_311 = b"SMBAppKey\0"
-    SERVER_OUT_311 = b"SMBS2CCipherKey\0"
-    SERVER_IN_311 = b"SMBC2SCipherKey\0"
+    SIGNING: Final = (b"SMB2AESCMAC\0", b"SmbSign\0")
+    APPLICATION: Final = (b"SMB2APP\0", b"SmbRpc\0")
+    SERVER_OUT: Final = (b"SMB2AESCCM\0", b"ServerOut\0")
+    SERVER_IN: Final = (b"SMB2AESCCM\0", b"ServerIn \0")
+    SIGNING_311: Final = b"SMBSigningKey\0"
+    APPLICATION_311: Final = b"SMBAppKey\0"
+    SERVER_OUT_311: Final = b"SMBS2CCipherKey\0"
+    SERVER_IN_311: Final = b"SMBC2SCipherKey\0"
 
 
 class SessionKeys:

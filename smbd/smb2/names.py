@@ -23,7 +23,7 @@ _FORBIDDEN = re.compile(r'[\x00-\x1f"*/:<>?|]')
 _FORBIDDEN_STREAM = re.compile(r"[\x00/:\\]")
 _WILD = re.compile(r'[*?<>"]')
 # What a disk may hold and the wire may not: control characters and separators, what is no UTF-8, a dot or blank at the end.
-_STRANGE = re.compile('[\x01-\x1f"*:<>?\\\\|\udc80-\udcff]|[ .]$')
+_STRANGE = re.compile(r'[\x01-\x1f"*:<>?\\|\udc80-\udcff]|[ .]$')
 # The private characters that macOS, Linux' cifs ("mapposix") and Services for Macintosh use for the same purpose.
 _PRIVATE = {0x22: 0xF020, 0x2A: 0xF021, 0x3A: 0xF022, 0x3C: 0xF023, 0x3E: 0xF024, 0x3F: 0xF025, 0x5C: 0xF026, 0x7C: 0xF027}
 _PRIVATE |= {control: 0xF000 + control for control in range(1, 32)}

@@ -6,8 +6,8 @@ at CLOSE or when this worker ends.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from pools.queue import AskBusy, AskError
@@ -35,8 +35,8 @@ ALLOCATION = 4096
 PIPE_ACCESS = 0x0012019F  # generic read and write
 
 
-@asynccontextmanager
-async def served() -> AsyncIterator[None]:
+@contextmanager
+def served() -> Iterator[None]:
     """An RPC service that does not answer is PIPE_NOT_AVAILABLE to the client, who may try again."""
     try:
         yield
@@ -52,7 +52,7 @@ async def open_pipe(request: Request, name: str) -> bytes:
     caller = srvsvc.Caller(
         token.name, token.domain, str(token.user_sid), worker.client_address, token.uid, token.guest, token.anonymous, token.uid == 0
     )
-    async with served():
+    with served():
         handle = await srvsvc.open_pipe(worker.mailbox.ask, name.removeprefix("\\"), caller)
     if tree.session.trees.get(tree.tree_id) is not tree:
         release(worker, handle)  # disconnected meanwhile: nobody would ever close it
@@ -72,7 +72,7 @@ async def open_pipe(request: Request, name: str) -> bytes:
 
 async def read(request: Request, body: ReadRequest) -> Answer:
     """Bytes of the oldest message; BUFFER_OVERFLOW says that it goes on."""
-    async with served():
+    with served():
         data, more = await srvsvc.read(request.worker.mailbox.ask, _pipe(request), body.length)
     fixed = READ_RESPONSE.pack(READ_RESPONSE_STRUCTURE_SIZE, DATA_OFFSET, 0, len(data), 0, 0)
     return Answer(fixed + data, status.BUFFER_OVERFLOW if more else status.SUCCESS)
@@ -81,7 +81,7 @@ async def read(request: Request, body: ReadRequest) -> Answer:
 async def write(request: Request, data: memoryview) -> bytes:
     """Bytes to the pipe; the whole is one message or a part of one."""
     taken = bytes(data)
-    async with served():
+    with served():
         count = await srvsvc.write(request.worker.mailbox.ask, _pipe(request), taken)
     return WRITE_RESPONSE.pack(WRITE_RESPONSE_STRUCTURE_SIZE, 0, count, 0, 0, 0)
 
@@ -89,7 +89,7 @@ async def write(request: Request, data: memoryview) -> bytes:
 async def transceive(request: Request, data: memoryview, max_output: int) -> tuple[bytes, int]:
     """FSCTL_PIPE_TRANSCEIVE: output and status."""
     taken = bytes(data)
-    async with served():
+    with served():
         output, more = await srvsvc.transceive(request.worker.mailbox.ask, _pipe(request), taken, max_output)
     return output, status.BUFFER_OVERFLOW if more else status.SUCCESS
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Coroutine, Iterator
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -19,6 +20,7 @@ from smbd.smb2.messages.directory import (
 from smbd.smb2.names import has_wildcards, matcher, parse_text
 from smbd.smb2.status import SmbError
 from workers import access
+from workers.loop import Completion
 from workers.open import Enumeration, Open
 from workers.request import Answer, Request
 from workers.vfs.interface import FileInfo
@@ -43,29 +45,55 @@ def query_directory(request: Request, body: QueryDirectoryRequest) -> Answer | C
     if body.flags & INDEX_SPECIFIED and body.file_index:
         raise SmbError(status.NOT_SUPPORTED)  # 3.3.5.18: this file system has no resume by index
     pattern = request.text(body.file_name_offset, body.file_name_length)
-    fresh = position(request, opened, pattern, body.flags, info_class == FILE_NAMES_INFORMATION)
-    room = min(body.output_buffer_length, ROOM)
+    enumeration = position(request, opened, pattern, body.flags, info_class == FILE_NAMES_INFORMATION)
+    if enumeration.large:
+        return fill_elsewhere(request, body, enumeration)
     try:
-        buffer = request.worker.pool.allocate(room)
+        buffer = request.worker.pool.allocate(min(body.output_buffer_length, ROOM))
     except PoolExhausted:
-        return fill_later(request, body, fresh)
-    return fill(request, body, fresh, buffer)
+        return fill_later(request, body, enumeration)
+    return fill(request, body, enumeration, buffer)
 
 
-async def fill_later(request: Request, body: QueryDirectoryRequest, fresh: bool) -> Answer:
+async def fill_later(request: Request, body: QueryDirectoryRequest, enumeration: Enumeration) -> Answer:
     """The pool has no such buffer now: list when it has."""
-    return fill(request, body, fresh, await request.obtain(min(body.output_buffer_length, ROOM)))
+    return fill(request, body, enumeration, await request.obtain(min(body.output_buffer_length, ROOM)))
 
 
-def position(request: Request, opened: Open, pattern: str, flags: int, names_only: bool) -> bool:
-    """Start, restart or go on; True when the enumeration is at its beginning. A restart without a pattern keeps the one before."""
+async def fill_elsewhere(request: Request, body: QueryDirectoryRequest, enumeration: Enumeration) -> Answer:
+    """A large directory: it is read on a VFS thread, a page at a time, in the order in which the pages were asked for."""
+    before, mine = enumeration.turn, Completion[None]()
+    enumeration.turn = mine
+    try:
+        if before is not None:
+            await before
+        buffer = await request.obtain(min(body.output_buffer_length, ROOM))
+        try:
+            listing = _listing(body, buffer)
+            await request.worker.blocking(partial(_pack, enumeration, listing, bool(body.flags & RETURN_SINGLE_ENTRY)), request.open)
+            request.resume()
+        except BaseException:
+            buffer.release()
+            raise
+        return _answer(enumeration, listing, buffer)
+    finally:
+        mine.finish(None)
+
+
+def position(request: Request, opened: Open, pattern: str, flags: int, names_only: bool) -> Enumeration:
+    """Start, restart or go on. A restart without a pattern keeps the one before."""
     current = opened.enumeration
     if current is not None and not flags & (RESTART_SCANS | REOPEN):
-        return not current.started
+        return current
     if current is not None and not flags & REOPEN and not pattern:
         pattern = current.pattern
-    opened.enumeration = Enumeration(pattern or "*", entries(request, opened, pattern or "*", names_only))
-    return True
+    made = opened.enumeration = Enumeration(pattern or "*", entries(request, opened, pattern or "*", names_only))
+    # What `hide unreadable` asks of each entry belongs to the engine's thread.
+    if has_wildcards(made.pattern) and not request.tree.share.hide_unreadable:
+        assert request.tree.vfs is not None
+        assert opened.handle is not None
+        made.large = request.tree.vfs.is_large(opened.handle)
+    return made
 
 
 def entries(request: Request, opened: Open, pattern: str, names_only: bool) -> Iterator[tuple[str, FileInfo]]:
@@ -138,22 +166,31 @@ def _dots(request: Request, opened: Open) -> Iterator[tuple[str, FileInfo]]:
     yield "..", above
 
 
-def fill(request: Request, body: QueryDirectoryRequest, fresh: bool, buffer: Buffer) -> Answer:
-    """Pack entries into ``buffer`` (taken over) until it is full. No entry: NO_SUCH_FILE at the beginning, NO_MORE_FILES later."""
-    enumeration = request.open.enumeration
-    assert enumeration is not None
-    room = min(body.output_buffer_length, ROOM)
+def fill(request: Request, body: QueryDirectoryRequest, enumeration: Enumeration, buffer: Buffer) -> Answer:
+    """Pack entries into ``buffer`` (taken over) until it is full."""
     try:
-        listing = Listing(body.file_information_class, buffer.view[HEADROOM : HEADROOM + room], room)
+        listing = _listing(body, buffer)
         _pack(enumeration, listing, bool(body.flags & RETURN_SINGLE_ENTRY))
-        if not listing.count:
-            if enumeration.pending is not None:
-                # 3.3.5.18: not even one entry fits
-                raise SmbError(status.INFO_LENGTH_MISMATCH if fresh else status.BUFFER_OVERFLOW)
-            raise SmbError(status.NO_SUCH_FILE if fresh else status.NO_MORE_FILES)
     except BaseException:
         buffer.release()
         raise
+    return _answer(enumeration, listing, buffer)
+
+
+def _listing(body: QueryDirectoryRequest, buffer: Buffer) -> Listing:
+    room = min(body.output_buffer_length, ROOM)
+    return Listing(body.file_information_class, buffer.view[HEADROOM : HEADROOM + room], room)
+
+
+def _answer(enumeration: Enumeration, listing: Listing, buffer: Buffer) -> Answer:
+    """Takes ``buffer`` over. No entry: NO_SUCH_FILE at the beginning, NO_MORE_FILES later."""
+    if not listing.count:
+        buffer.release()
+        fresh = not enumeration.started
+        if enumeration.pending is not None:
+            # 3.3.5.18: not even one entry fits
+            raise SmbError(status.INFO_LENGTH_MISMATCH if fresh else status.BUFFER_OVERFLOW)
+        raise SmbError(status.NO_SUCH_FILE if fresh else status.NO_MORE_FILES)
     enumeration.started = True
     fixed = QUERY_DIRECTORY_RESPONSE.pack(QUERY_DIRECTORY_RESPONSE_STRUCTURE_SIZE, OUTPUT_AT, listing.length)
     return Answer(fixed, status.SUCCESS, buffer, listing.length)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Coroutine
+from functools import partial
 from typing import Any
 
 from pools.pool import HEADROOM, Buffer, PoolExhausted
@@ -39,16 +40,46 @@ def read(request: Request, body: ReadRequest) -> Answer | Coroutine[Any, None, b
 
 async def read_later(request: Request, body: ReadRequest) -> Answer:
     """The pool has no such buffer now: read when it has."""
-    return read_file(request, body, await request.obtain(body.length))
+    answer = read_file(request, body, await request.obtain(body.length))
+    return answer if isinstance(answer, Answer) else await answer
 
 
-def read_file(request: Request, body: ReadRequest, buffer: Buffer) -> Answer:
-    """3.3.5.12: fewer bytes than MinimumCount, or none where some were asked for, is END_OF_FILE. Takes ``buffer`` over."""
+def read_file(request: Request, body: ReadRequest, buffer: Buffer) -> Answer | Coroutine[Any, None, Answer]:
+    """What is in memory is read at once, what is on the disk by a VFS thread. Takes ``buffer`` over."""
     try:
-        got = _fill(request, body, buffer)
+        check(request, body)
+        handle = request.open.handle
+        assert handle is not None
+        try:
+            view = buffer.view[HEADROOM : HEADROOM + body.length]
+            return _answer(request, body, buffer, handle.pread_into(view, body.offset, True) if body.length else 0)
+        except BlockingIOError:
+            return read_cold(request, body, buffer)
     except BaseException:
         buffer.release()
         raise
+
+
+async def read_cold(request: Request, body: ReadRequest, buffer: Buffer) -> Answer:
+    """The disk is asked elsewhere: it may take its time, and this client's other requests do not wait for it."""
+    handle = request.open.handle
+    assert handle is not None
+    try:
+        view = buffer.view[HEADROOM : HEADROOM + body.length]
+        got = await request.worker.blocking(partial(handle.pread_into, view, body.offset), request.open)
+        request.resume()
+        return _answer(request, body, buffer, got)
+    except BaseException:
+        buffer.release()
+        raise
+
+
+def _answer(request: Request, body: ReadRequest, buffer: Buffer, got: int) -> Answer:
+    """3.3.5.12: fewer bytes than MinimumCount, or none where some were asked for, is END_OF_FILE."""
+    if (got == 0 and body.length) or got < body.minimum_count:
+        raise SmbError(status.END_OF_FILE)
+    request.open.position = body.offset + got
+    request.worker.count_read(got)
     return Answer(READ_RESPONSE.pack(READ_RESPONSE_STRUCTURE_SIZE, DATA_OFFSET, 0, got, 0, 0), status.SUCCESS, buffer, got)
 
 
@@ -83,15 +114,3 @@ def check(request: Request, body: ReadRequest) -> None:
     assert opened.key is not None
     if length and request.worker.sharing.locks_conflict(opened.key, opened.persistent, offset, length, False):
         raise SmbError(status.FILE_LOCK_CONFLICT)
-
-
-def _fill(request: Request, body: ReadRequest, buffer: Buffer) -> int:
-    check(request, body)
-    opened, length, offset = request.open, body.length, body.offset
-    assert opened.handle is not None
-    got = opened.handle.pread_into(buffer.view[HEADROOM : HEADROOM + length], offset) if length else 0
-    if (got == 0 and length) or got < body.minimum_count:
-        raise SmbError(status.END_OF_FILE)
-    opened.position = offset + got
-    request.worker.count_read(got)
-    return got

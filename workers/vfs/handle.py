@@ -173,7 +173,7 @@ class PosixHandle:
         if offset > MAX_OFFSET:
             return 0
         fd, wanted = self.fd, len(view)
-        done = self._pread_warm(view, offset) if nowait else os.preadv(fd, (view,), offset)
+        done = self._pread_warm(view, offset) if nowait and self.root.asks_nowait else os.preadv(fd, (view,), offset)
         while 0 < done < wanted:
             more = os.preadv(fd, (view[done:],), offset + done)
             if not more:
@@ -189,7 +189,8 @@ class PosixHandle:
         except OSError as error:
             if error.errno != errno.EOPNOTSUPP:
                 raise
-            return os.preadv(self.fd, (view,), offset)  # tmpfs and its like are memory anyway
+            self.root.asks_nowait = False
+            return os.preadv(self.fd, (view,), offset)
         if done < len(view) and offset + done < os.fstat(self.fd).st_size:
             raise BlockingIOError(errno.EAGAIN, "the rest is on the disk")
         return done
@@ -214,6 +215,8 @@ class PosixHandle:
 
     def _is_warm(self, offset: int) -> bool:
         """Whether a byte is in memory. The first and the last of a range stand for those between: readahead brings neighbours along."""
+        if not self.root.asks_nowait:
+            return True
         try:
             os.preadv(self.fd, _probe, offset, os.RWF_NOWAIT)
         except BlockingIOError:
@@ -221,6 +224,7 @@ class PosixHandle:
         except OSError as error:
             if error.errno != errno.EOPNOTSUPP:
                 raise
+            self.root.asks_nowait = False
         return True
 
     def pwrite(self, view: memoryview | bytes, offset: int) -> int:
@@ -364,7 +368,7 @@ class PosixHandle:
             os.chown(path, uid, gid)
         except PermissionError:
             # WRITE_OWNER lets a user take a file, never give it away ([MS-FSA] 2.1.5.17)
-            if uid not in (-1, who.uid) or gid not in (-1, who.gid, *who.groups):
+            if uid not in (-1, who.uid) or (gid not in (-1, who.gid) and gid not in who.groups):
                 raise
             with identity.as_root():
                 os.chown(path, uid, gid)

@@ -206,6 +206,9 @@ class Vfs(Protocol):
         nothing. ``match`` is asked of the name first; what it refuses costs nothing either.
         """
 
+    def is_large(self, handle: Handle) -> bool:
+        """Whether reading the directory takes so long that others should not wait for it. Costs next to nothing."""
+
     def is_empty(self, handle: Handle) -> bool: ...
 
     def fs_info(self) -> FsInfo: ...

@@ -14,7 +14,7 @@ import re
 import secrets
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from pools.port import files
 from smbd.smb2.names import fold
@@ -157,17 +157,17 @@ def all_tokens(base: Base) -> list[bytes]:
 def remove_stored(root: int, tokens: list[bytes]) -> None:
     for entry in tokens:
         token, owner = entry.split(b" ")
-        path = _path(token)
-        with identity.as_root():
-            try:
-                fd = files.open_beneath(root, path, os.O_RDONLY)
-            except FileNotFoundError:
-                continue
-            try:
-                if files.get_xattr(fd, _OWNER) == owner:
-                    _unlink(root, path)
-            finally:
-                os.close(fd)
+        with identity.as_root(), suppress(FileNotFoundError):
+            _remove_of(root, _path(token), owner)
+
+
+def _remove_of(root: int, path: bytes, owner: bytes) -> None:
+    fd = files.open_beneath(root, path, os.O_RDONLY)
+    try:
+        if files.get_xattr(fd, _OWNER) == owner:
+            _unlink(root, path)
+    finally:
+        os.close(fd)
 
 
 def _unlink(root: int, path: bytes) -> None:

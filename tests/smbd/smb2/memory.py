@@ -12,12 +12,13 @@ from typing import Any
 
 from smbd.smb2 import constants as c
 from smbd.smb2 import status
-from smbd.smb2.connection import Connection, Disconnect, Element, Reply, reply_size
+from smbd.smb2.connection import Connection, Disconnect, Element, Reply
 from smbd.smb2.constants import Command
 from smbd.smb2.crypto import Channel, PreauthHash
 from smbd.smb2.header import ERROR_BODY, HEADER_SIZE, PROTOCOL_ID
 from smbd.smb2.messages import control, file, session, tree
 from smbd.smb2.negotiate import NegotiateSettings
+from smbd.smb2.reply import pack_replies, reply_size
 from smbd.smb2.status import SmbError
 from tests.wire_client import Closed, Offer, Response, WireClient
 
@@ -76,7 +77,7 @@ class MemoryServer:
 
     def transmit(self, replies: list[Reply], seal: Channel | None = None) -> None:
         buffer = memoryview(bytearray(FRONT + reply_size([reply.body for reply in replies]) + 16))
-        self.answers.append(bytes(self.connection.reply(buffer, FRONT, replies, seal)))
+        self.answers.append(bytes(pack_replies(buffer, FRONT, replies, seal)))
 
     def answer(self, element: Element) -> Reply:
         header = element.header

@@ -13,6 +13,7 @@ from smbd.smb2.constants import Command
 from smbd.smb2.header import ERROR_BODY, HEADER, PROTOCOL_ID, TRANSFORM_HEADER
 from smbd.smb2.messages import control, file
 from smbd.smb2.negotiate import NegotiateSettings
+from smbd.smb2.reply import pack_in_place
 from tests.smbd.smb2.memory import FRONT, GUID, MemoryServer, connect, log_on
 from tests.wire_client import ALL_DIALECTS, LAST, Closed, Offer, Request, WireClient, read_body
 
@@ -392,7 +393,7 @@ def test_reply_in_place(mode: str) -> None:
     reply = make_reply(client)
     reply.sign = keys if mode == "sign" else None
     fixed = file.READ_RESPONSE.pack(17, 80, 0, len(payload), 0, 0)
-    frame = server.connection.reply_in_place(view, FRONT, len(payload), fixed, reply, seal=keys if mode == "seal" else None)
+    frame = pack_in_place(view, FRONT, len(payload), fixed, reply, seal=keys if mode == "seal" else None)
     assert frame.obj is view.obj
     server.answers.append(bytes(frame))
     response = client.receive()
