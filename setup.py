@@ -44,4 +44,5 @@ def extensions() -> list[object]:
     return mypycify(modules, opt_level="2", debug_level="0", separate=groups)  # type: ignore[no-any-return]
 
 
-setup(ext_modules=extensions())
+if __name__ == "__main__":
+    setup(ext_modules=extensions())

@@ -59,6 +59,7 @@ class Peer:
     """A server process. Subclasses say how it is configured and called."""
 
     title: ClassVar[str] = ""
+    root: ClassVar[Path] = ROOT  # of the tree that the server runs from
     share_name: ClassVar[str] = "bench"
     protections: ClassVar[tuple[str, ...]] = ("plain", "signed", "encrypted")
 
@@ -105,8 +106,8 @@ class Peer:
         """Starts the process without waiting for it."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                mortal(self.command()), stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=ROOT, start_new_session=True,
-                env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
+                mortal(self.command()), stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.root, start_new_session=True,
+                env={**os.environ, "PYTHONPATH": str(self.root), "PYTHONUNBUFFERED": "1"},
             )
 
     def start(self) -> None:
@@ -240,6 +241,18 @@ def _run(command: list[str], text: str) -> None:
         raise PeerError(f"{' '.join(command)}: status {done.returncode}\n{done.stdout}{done.stderr}")
 
 
+class Compiled(Millpond):
+    """The same sources compiled: what ``make compile`` has put into build/compiled."""
+
+    title = "millpond-compiled"
+    root = ROOT / "build" / "compiled"
+
+    def prepare(self) -> None:
+        if not self.root.is_dir():
+            raise PeerError(f"{self.root} is not there: 'make compile' makes it")
+        super().prepare()
+
+
 class Samba(Millpond):
     """Samba's smbd as installed, in a directory of its own. Needs root."""
 
@@ -296,4 +309,5 @@ class Impacket(Peer):
         ]
 
 
-PEERS: dict[str, type[Peer]] = {peer.title: peer for peer in (Millpond, Samba, SambaNoAio, Impacket)}
+PEERS: dict[str, type[Peer]] = {peer.title: peer for peer in (Millpond, Compiled, Samba, SambaNoAio, Impacket)}
+USUAL = tuple(title for title in PEERS if title != Compiled.title)  # those that need nothing made first

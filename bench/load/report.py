@@ -6,6 +6,7 @@ Owns: how samples become figures: medians over the rounds; CPU is the server's, 
 from __future__ import annotations
 
 import platform
+import time
 from statistics import median
 from typing import Any
 
@@ -43,6 +44,7 @@ def figures(plan: Plan, results: Results) -> list[dict[str, Any]]:
                         "rate": round(median(rate(workload, sample) for sample in samples), 1),
                         "rates": [round(rate(workload, sample), 1) for sample in samples],
                         "server_cpu_us": round(median(cost(workload, sample) for sample in samples), 2),
+                        "p99_us": round(median(sample.p99 for sample in samples), 1),
                         "client_busy": round(median(sample.client_cpu / sample.seconds for sample in samples), 2),
                         "samples": [sample._asdict() for sample in samples],
                     }
@@ -54,9 +56,38 @@ def figures(plan: Plan, results: Results) -> list[dict[str, Any]]:
     return records
 
 
+def ratios(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """For each figure of ours, how it stands to the better of the two Sambas: more than 1 is ahead, in throughput, CPU and p99 alike."""
+    found = []
+    rows = {Key(record["workload"], record["protection"], record["peer"]): record for record in records if "rate" in record}
+    for key, ours in rows.items():
+        others = [row for other, row in rows.items() if other[:2] == key[:2] and other.peer.startswith("samba")]
+        if not key.peer.startswith("millpond") or not others:
+            continue
+        found.append({
+            **key._asdict(),
+            "rate": round(ours["rate"] / max(row["rate"] for row in others), 2),
+            "cpu": round(min(row["server_cpu_us"] for row in others) / max(ours["server_cpu_us"], 0.01), 2),
+            "p99": round(min(row["p99_us"] for row in others) / max(ours["p99_us"], 0.01), 2),
+        })  # fmt: skip
+    return found
+
+
+def standing(records: list[dict[str, Any]]) -> str:
+    """The ratios for people, a line a row; behind in both is marked !!, behind in one !."""
+    lines = [f"{'':16}{'':10}{'':20}{'throughput':>11}{'CPU':>7}{'p99':>7}   (more than 1: ahead of the better Samba)"]
+    for row in ratios(records):
+        behind = "!" * ((row["rate"] < 1) + (row["cpu"] < 1))
+        lines.append(
+            f"{row['workload']:16}{row['protection']:10}{row['peer']:20}{row['rate']:>11.2f}{row['cpu']:>7.2f}{row['p99']:>7.2f} {behind}"
+        )
+    return "\n".join(lines)
+
+
 def document(plan: Plan, results: Results) -> dict[str, Any]:
     """The JSON document."""
     return {
+        "date": time.strftime("%Y-%m-%d"),
         "machine": {
             "cpus": psutil.cpu_count(),
             "kernel": platform.release(),
@@ -77,6 +108,7 @@ def document(plan: Plan, results: Results) -> dict[str, Any]:
             if peer in results.idle
         },
         "figures": figures(plan, results),
+        "ratios": ratios(figures(plan, results)),
     }
 
 

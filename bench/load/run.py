@@ -47,13 +47,16 @@ class Key(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """One measurement of all clients together. ``server_cpu`` and ``client_cpu`` in seconds, ``seconds`` the longest client's."""
+    """One measurement of all clients together. ``server_cpu`` and ``client_cpu`` in seconds, ``seconds`` and ``p99`` (microseconds) the
+    slowest client's.
+    """
 
     operations: int
     payload: int
     seconds: float
     server_cpu: float
     client_cpu: float
+    p99: float
 
 
 @dataclass(slots=True)
@@ -122,7 +125,7 @@ def measure(peer: Peer, crew: Crew, workload: Workload, seconds: float) -> Sampl
     tallies = [report.tally for report in reports]
     return Sample(
         sum(tally.operations for tally in tallies), sum(tally.payload for tally in tallies), max(tally.seconds for tally in tallies),
-        server_cpu, sum(report.cpu for report in reports),
+        server_cpu, sum(report.cpu for report in reports), max(tally.p99 for tally in tallies),
     )
 
 
@@ -162,7 +165,7 @@ def servers(plan: Plan) -> Iterator[list[Peer]]:
             kind = PEERS[name]
             peer = kind(plan.directory)
             peers.append(peer)
-            if name == "millpond" and hasattr(peer, "settings"):
+            if name.startswith("millpond") and hasattr(peer, "settings"):
                 peer.settings.update(plan.settings)
             furnish(peer.share, plan.clients)
             peer.start()

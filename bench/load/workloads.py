@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -54,11 +55,12 @@ FILE_ALL, FILE_ID_BOTH_DIRECTORY = 18, 37
 
 
 class Tally(NamedTuple):
-    """What one client did: operations, payload bytes, seconds."""
+    """What one client did: operations, payload bytes, seconds; and how long the 99th of 100 operations took, in microseconds."""
 
     operations: int
     payload: int
     seconds: float
+    p99: float
 
 
 class Seat(NamedTuple):
@@ -116,16 +118,20 @@ def _offsets(size: int, *, ordered: bool) -> list[int]:
 def _pipeline(
     connection: Connection, frame: Frame, window: int, until: float, *, advance: Callable[[], None] = _nothing, replies: int = 1,
     skim: bool = False,
-) -> int:
-    """Keeps ``window`` copies of a request under way until the time is reached; the number of operations finished."""
+) -> tuple[int, float]:
+    """Keeps ``window`` copies of a request under way until the time is reached; the number of operations finished, and their p99."""
     sock = connection.sock
     large = frame.size > BATCH_LIMIT
     finished = sent = 0
     wanted = window
+    clock = time.perf_counter
+    starts: deque[float] = deque()  # replies mostly come in order; where they do not, two latencies swap
+    latencies: list[float] = []
     while wanted or sent * replies > finished:
         batch = bytearray()
         for _ in range(wanted):
             advance()
+            starts.append(clock())
             if large:
                 sock.sendall(frame.stamp())
             else:
@@ -137,8 +143,15 @@ def _pipeline(
             if reply.status:
                 raise WireFault(f"status 0x{reply.status:08x}")
             finished += 1
-        wanted = window - (sent - finished // replies) if time.perf_counter() < until else 0
-    return finished // replies
+            if finished % replies == 0:
+                latencies.append(clock() - starts.popleft())
+        wanted = window - (sent - finished // replies) if clock() < until else 0
+    return finished // replies, p99(latencies)
+
+
+def p99(latencies: list[float]) -> float:
+    """The time that 99 of 100 stayed below, in microseconds, of seconds."""
+    return sorted(latencies)[len(latencies) * 99 // 100] * 1e6 if latencies else 0.0
 
 
 def _transfer(size: int, window: int, *, write: bool, ordered: bool) -> Run:
@@ -161,10 +174,10 @@ def _transfer(size: int, window: int, *, write: bool, ordered: bool) -> Run:
 
         begin = time.perf_counter()
         skim = connection.protection == "plain" and not write and chunk > BATCH_LIMIT
-        finished = _pipeline(connection, frame, min(window, room), until, advance=advance, skim=skim)
+        finished, slow = _pipeline(connection, frame, min(window, room), until, advance=advance, skim=skim)
         seconds = time.perf_counter() - begin
         connection.close_file(file_id)
-        return Tally(finished, finished * chunk, seconds)
+        return Tally(finished, finished * chunk, seconds, slow)
 
     return run
 
@@ -182,8 +195,8 @@ def _stat(window: int) -> Run:
             (CLOSE, close_body(ANY_FILE), charge),
         )
         begin = time.perf_counter()
-        finished = _pipeline(connection, frame, window, until, replies=3)
-        return Tally(finished, 0, time.perf_counter() - begin)
+        finished, slow = _pipeline(connection, frame, window, until, replies=3)
+        return Tally(finished, 0, time.perf_counter() - begin, slow)
 
     return run
 
@@ -192,8 +205,8 @@ def _echo(window: int) -> Run:
     def run(seat: Seat, until: float) -> Tally:
         frame = seat.connection.frame((ECHO, ECHO_BODY, 1 if seat.connection.dialect > 0x0202 else 0))
         begin = time.perf_counter()
-        finished = _pipeline(seat.connection, frame, window, until)
-        return Tally(finished, 0, time.perf_counter() - begin)
+        finished, slow = _pipeline(seat.connection, frame, window, until)
+        return Tally(finished, 0, time.perf_counter() - begin, slow)
 
     return run
 
@@ -203,11 +216,13 @@ def _loop(step: Callable[[Seat], int]) -> Run:
 
     def run(seat: Seat, until: float) -> Tally:
         done = 0
+        latencies: list[float] = []
         begin = now = time.perf_counter()
         while now < until:
             done += step(seat)
-            now = time.perf_counter()
-        return Tally(done, 0, now - begin)
+            before, now = now, time.perf_counter()
+            latencies.append(now - before)
+        return Tally(done, 0, now - begin, p99(latencies))
 
     return run
 
@@ -258,14 +273,11 @@ def _count_entries(view: memoryview) -> int:
     return entries
 
 
-def _connect(protection: str) -> Callable[[Seat], int]:
-    def step(seat: Seat) -> int:
-        connection = Connection(seat.where, protection, seat.buffer)
-        connection.open(gather=False)
-        connection.close()
-        return 1
-
-    return step
+def _connect(seat: Seat) -> int:
+    connection = Connection(seat.where, seat.connection.protection, seat.buffer)
+    connection.open(gather=False)
+    connection.close()
+    return 1
 
 
 WORKLOADS: tuple[Workload, ...] = (
@@ -284,5 +296,5 @@ WORKLOADS: tuple[Workload, ...] = (
     Workload("list", "op/s", _loop(_list)),
     Workload("echo w1", "op/s", _echo(1)),
     Workload("echo w16", "op/s", _echo(16)),
-    Workload("connect", "op/s", _loop(_connect("plain")), ("plain",), connects=True),
+    Workload("connect", "op/s", _loop(_connect), connects=True),
 )

@@ -121,26 +121,26 @@ class Traffic:
         while outcome is Fill.DATA:
             if not self._execute():
                 return Fill.WAITING
-            if self._announced():
-                assert self.incoming is not None
-                return self._absorb(self.incoming)
+            incoming = self._announced()
+            if incoming is not None:
+                return self._absorb(incoming)
             if not receiver.one_at_a_time or not receiver.in_progress:
                 break
             outcome = receiver.fill()
         return outcome
 
-    def _announced(self) -> bool:
-        """Whether a large frame has begun whose payload goes from the socket to its file; its request is executed."""
+    def _announced(self) -> Incoming | None:
+        """The payload of a large frame that has begun, if it goes from the socket to its file; its request is executed."""
         part = self.receiver.announced()
         if part is None or self.ended:
-            return False
+            return None
         incoming = self.engine.announced(*part)
         if incoming is None:
-            return False
+            return None
         self.receiver.skip()
         self.incoming = incoming
         self.engine.arriving(part[0].view[part[1] : part[2]], incoming)
-        return True
+        return incoming
 
     def _absorb(self, incoming: Incoming) -> Fill:
         """Take more of a payload on its way to its file."""

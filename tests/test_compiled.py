@@ -1,0 +1,38 @@
+"""Which form of the sources is under test: what is compiled is compiled whole, and what is not is pure."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+COMPILED = bool(os.environ.get("MILLPOND_COMPILED"))  # set by `make test-compiled`
+
+
+def compiled_modules() -> list[str]:
+    spec = importlib.util.spec_from_file_location("setup_of_millpond", ROOT / "setup.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    found: list[str] = module.compiled_modules(ROOT)
+    return found
+
+
+def test_the_form_under_test_is_the_one_that_was_asked_for() -> None:
+    names = compiled_modules()
+    assert len(names) > 60
+    for name in names:
+        found = importlib.util.find_spec(name.removesuffix(".py").replace("/", "."))
+        assert found is not None, name
+        assert found.origin is not None, name
+        assert Path(found.origin).is_relative_to(ROOT), found.origin
+        assert found.origin.endswith(".so") == COMPILED, found.origin
+
+
+def test_what_must_stay_pure_is_left_out() -> None:
+    names = compiled_modules()
+    assert not any(name.startswith("pools/port") for name in names)
+    assert "workers/main.py" not in names
+    assert {"workers/engine.py", "smbd/smb2/connection.py", "pools/pool.py"} <= set(names)
