@@ -71,9 +71,10 @@ compile: install
 	@cd $(COMPILED) && MILLPOND_COMPILE=1 $(CURDIR)/$(BIN)/python setup.py --quiet build_ext --inplace --parallel 2 >build.log 2>&1 \
 	  || { tail -n 20 build.log >&2; exit 1; }
 
+# From outside and through the core's own interface: unit tests that put fakes in the place of classes need the pure form.
 test-compiled: compile packages
 	@cd $(COMPILED) && MILLPOND_COMPILED=1 $(CURDIR)/$(BIN)/python -m pytest -n 2 tests/test_compiled.py tests/process tests/fuzz \
-	  tests/interop/test_smbclient.py tests/interop/test_smbprotocol.py tests/smbd/smb2 tests/smbd/sharing tests/pools $(ARGS)
+	  tests/interop/test_smbclient.py tests/interop/test_smbprotocol.py tests/smbd/smb2 $(ARGS)
 
 profile: install packages
 	@$(BIN)/python -m bench.profile --workload "$(WORKLOAD)" --protection "$(PROTECTION)" $(ARGS)
