@@ -5,6 +5,7 @@
 # make conformance   smbtorture's smb2 suites        make bench   the load generator, beside Samba and impacket       (ARGS=...)
 # make compile   the same sources compiled by mypyc, in build/compiled    make test-compiled   tests of that form
 # make profile   where a worker's time goes: a flame graph of WORKLOAD='read 4K w16' PROTECTION=plain
+# make scale     cost per operation and memory with 1 to 500 clients, beside Samba
 # make fuzz      property tests, many more examples
 # make clean     remove the .venv and everything made
 
@@ -26,10 +27,10 @@ WORKLOAD ?= read 4K w16
 PROTECTION ?= plain
 PACKAGES := smbclient samba samba-common-bin samba-testsuite acl attr
 
-.PHONY: help install serve packages lint test ci conformance bench fuzz clean compile test-compiled profile
+.PHONY: help install serve packages lint test ci conformance bench fuzz clean compile test-compiled profile scale
 
 help:
-	@sed -n 's/^# //p' Makefile | head -9
+	@sed -n 's/^# //p' Makefile | head -10
 
 install: $(MARK)
 
@@ -84,6 +85,9 @@ conformance: install packages
 
 bench: install packages
 	@$(BIN)/python -m bench.load $(ARGS)
+
+scale: install packages
+	@$(BIN)/python -m bench.scale $(ARGS)
 
 fuzz: install
 	@MILLPOND_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest -n 2 tests --timeout 0 -m hypothesis $(ARGS)
