@@ -50,6 +50,8 @@ KINDS: tuple[queue.Kind, ...] = (
     *sharing_messages.KINDS,
 )
 
+log = logging.getLogger("millpond")
+
 # smb.conf, `log level`: 0 is errors, 1 warnings and what an administrator wants to know, 2 more of it, 3 and above everything.
 _LEVELS = (logging.ERROR, logging.WARNING, logging.INFO)
 
@@ -64,6 +66,9 @@ def run(config: Config, *, reread: Callable[[], Config], prepare: Callable[[], N
     # Before anything else can be seen: `serve --user NAME:PASSWORD` stands in the list of processes until here.
     port.set_title(TITLE)
     os.umask(0o022)
+    if config.data_path != "user" and (reason := port.no_kernel_cipher()):
+        # Log level 1, once: whoever expects encrypted payload to stay in the kernel as plain payload does hears that it cannot here.
+        log.warning("encrypted payload passes through memory: this kernel offers no AF_ALG sockets for AES-GCM (%s)", reason)
 
     def prepare_all() -> None:
         prepare()

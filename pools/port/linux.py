@@ -216,6 +216,16 @@ def splice_out(pipe: int, target: int, most: int, offset: int | None, more: bool
     return os.splice(pipe, target, most, offset_dst=offset, flags=flags)
 
 
+def no_kernel_cipher() -> str:
+    """Why the kernel would not encrypt for us: what its AF_ALG sockets say to AES-GCM. Empty when it would."""
+    try:
+        with socket.socket(socket.AF_ALG, socket.SOCK_SEQPACKET) as probe:
+            probe.bind(("aead", "gcm(aes)"))
+    except (AttributeError, OSError) as error:
+        return getattr(error, "strerror", None) or str(error)
+    return ""
+
+
 def poller() -> Poller:
     """An empty poller."""
     return select.epoll(flags=select.EPOLL_CLOEXEC)

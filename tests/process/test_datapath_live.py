@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
+from pools import port
 from smbd.smb2 import constants as c
 from smbd.smb2 import status
 from smbd.smb2.constants import Command
@@ -89,3 +90,11 @@ def test_writes_behind_each_other(server: Server) -> None:
         assert [client.receive().status for _ in files] == [status.SUCCESS] * 3
     for number in range(3):
         assert (server.share / f"file {number}.bin").read_bytes() == bytes(number) + CONTENT[: LARGEST - number]
+
+
+def test_what_the_kernel_cannot_encrypt_is_said_once(make_server: Callable[..., Server]) -> None:
+    server = make_server()
+    server.client()
+    server.client()
+    assert server.log.count("AF_ALG") == bool(port.no_kernel_cipher())
+    assert "AF_ALG" not in make_server(settings={"data path": "user"}).log
