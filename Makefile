@@ -5,6 +5,7 @@
 # make conformance   smbtorture's smb2 suites        make bench   the load generator, beside Samba and impacket       (ARGS=...)
 # make compile   the same sources compiled by mypyc, in build/compiled    make test-compiled   tests of that form
 # make profile   where a worker's time goes: a flame graph of WORKLOAD='read 4K w16' PROTECTION=plain
+# make figures   the published designs' claims on this code: raw data and drawings in bench/figures
 # make scale     cost per operation and memory with 1 to 500 clients, beside Samba
 # make fuzz      property tests, many more examples
 # make clean     remove the .venv and everything made
@@ -27,7 +28,7 @@ WORKLOAD ?= read 4K w16
 PROTECTION ?= plain
 PACKAGES := smbclient samba samba-common-bin samba-testsuite acl attr
 
-.PHONY: help install serve packages lint test ci conformance bench fuzz clean compile test-compiled profile scale
+.PHONY: help install serve packages lint test ci conformance bench fuzz clean compile test-compiled profile scale figures
 
 help:
 	@sed -n 's/^# //p' Makefile | head -10
@@ -85,6 +86,9 @@ conformance: install packages
 
 bench: install packages
 	@$(BIN)/python -m bench.load $(ARGS)
+
+figures: install packages
+	@$(BIN)/python -m bench.claims $(ARGS)
 
 scale: install packages
 	@$(BIN)/python -m bench.scale $(ARGS)

@@ -12,9 +12,9 @@ from multiprocessing.connection import Connection as Pipe
 from typing import NamedTuple
 
 from bench.load.wire import MAX_REPLY, Connection, Where, WireFault
-from bench.load.workloads import WORKLOADS, Seat, Tally
+from bench.load.workloads import EVERY, Seat, Tally
 
-BY_NAME = {workload.name: workload for workload in WORKLOADS}
+BY_NAME = {workload.name: workload for workload in EVERY}
 
 
 class Failure(NamedTuple):

@@ -165,7 +165,7 @@ def servers(plan: Plan) -> Iterator[list[Peer]]:
             kind = PEERS[name]
             peer = kind(plan.directory)
             peers.append(peer)
-            if name.startswith("millpond") and hasattr(peer, "settings"):
+            if name.startswith("millpond") and plan.settings and hasattr(peer, "settings"):
                 peer.settings.update(plan.settings)
             furnish(peer.share, plan.clients)
             peer.start()

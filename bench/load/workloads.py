@@ -298,3 +298,10 @@ WORKLOADS: tuple[Workload, ...] = (
     Workload("echo w16", "op/s", _echo(16)),
     Workload("connect", "op/s", _loop(_connect), connects=True),
 )
+# Sizes between: for figures over sizes (bench.claims), not for the comparison with others.
+BETWEEN: tuple[Workload, ...] = tuple(
+    Workload(f"{'write' if write else 'read'} {size // KIB}K", "MB/s", _transfer(size, 8, write=write, ordered=True))
+    for write in (False, True)
+    for size in (64 * KIB, 256 * KIB)
+)
+EVERY = WORKLOADS + BETWEEN
