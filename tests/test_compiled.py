@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -29,6 +31,11 @@ def test_the_form_under_test_is_the_one_that_was_asked_for() -> None:
         assert found.origin is not None, name
         assert Path(found.origin).is_relative_to(ROOT), found.origin
         assert found.origin.endswith(".so") == COMPILED, found.origin
+
+
+def test_the_server_says_which_form_it_is() -> None:
+    shown = subprocess.run([sys.executable, "-m", "smbd", "--version"], capture_output=True, text=True, timeout=30, cwd=ROOT, check=True)
+    assert shown.stdout.strip().endswith("compiled" if COMPILED else "pure Python")
 
 
 def test_what_must_stay_pure_is_left_out() -> None:

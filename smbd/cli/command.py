@@ -16,7 +16,7 @@ from smbd.cli import check, control, serving, status, tune, users
 from smbd.cli.place import DEFAULT_CONFIG
 from smbd.config import Config, ConfigError
 from smbd.instance import StartError
-from smbd.version import VERSION
+from smbd.version import VERSION, form
 
 _ABOUT = """\
 Millpond serves folders to Windows, macOS and Linux over SMB 2 and SMB 3.
@@ -51,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
         epilog=_MORE.format(config=DEFAULT_CONFIG),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    made.add_argument("--version", action="version", version=f"millpond {VERSION}")
+    made.add_argument("--version", action="version", version=f"millpond {VERSION}, {form()}")
     commands = made.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for module in (serving, users, status, check, tune, control):
         module.add_commands(commands)

@@ -18,7 +18,7 @@ from pools.counters import ROLES, CounterSegment, Reading
 from smbd.child import COUNTERS_FILE, SHARING_DIRECTORY
 from smbd.config import Config
 from smbd.sharing import OpenRow, SessionRecord, Sharing
-from smbd.version import VERSION
+from smbd.version import VERSION, form
 
 Row = dict[str, Any]
 Snapshot = dict[str, Any]
@@ -68,7 +68,7 @@ def take(config: Config, master: int, sections: Iterable[str] = ()) -> Snapshot:
             sharing.close_environment()
     finally:
         counters.close()
-    found: Snapshot = {"version": VERSION, "master": master, "started": _created(master), "taken": round(time.time(), 3)}
+    found: Snapshot = {"version": VERSION, "form": form(), "master": master, "started": _created(master), "taken": round(time.time(), 3)}
     return found | {name: SECTIONS[name](state) for name in sections or SECTIONS}
 
 
