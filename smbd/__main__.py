@@ -70,6 +70,9 @@ def run(config: Config, *, reread: Callable[[], Config], prepare: Callable[[], N
         # Log level 1, once: whoever expects encrypted payload to stay in the kernel as plain payload does hears that it cannot here.
         log.warning("encrypted payload passes through memory: this kernel offers no AF_ALG sockets for AES-GCM (%s)", reason)
 
+    if config.merge_memory and (reason := port.merge_memory()):
+        log.warning("`merge memory` saves nothing: %s", reason)
+
     def prepare_all() -> None:
         prepare()
         rehearse(config)

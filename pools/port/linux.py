@@ -49,6 +49,8 @@ _SHARED_MEMORY_DIRECTORY: Final = "/dev/shm"
 _PR_SET_PDEATHSIG: Final = 1
 _INT_BYTES: Final = 4
 _M_MMAP_THRESHOLD: Final = -3
+_PR_SET_MEMORY_MERGE: Final = 67  # Linux 6.4
+_MERGING: Final = "/sys/kernel/mm/ksm/run"
 _MMAP_THRESHOLD: Final = 128 << 10  # glibc's own value at the start of a process
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -261,6 +263,20 @@ def map_large_allocations() -> None:
     mallopt = getattr(_libc, "mallopt", None)  # glibc's own: other libraries have no such habit
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD)
+
+
+def merge_memory() -> str:
+    """Let the kernel merge pages of this process and its children that are alike (KSM); why it does not, or nothing.
+
+    Children share most of the master's pages until they count a reference in them; many hold the same again soon after.
+    """
+    if _libc.prctl(_PR_SET_MEMORY_MERGE, 1, 0, 0, 0) != 0:
+        return f"this kernel does not take the request ({os.strerror(ctypes.get_errno())})"
+    try:
+        with open(_MERGING, encoding="ascii") as state:
+            return "" if state.read().strip() == "1" else f"the kernel's merging is off: echo 1 >{_MERGING}"
+    except OSError as error:
+        return f"{_MERGING}: {error.strerror}"
 
 
 def close_others(keep: Iterable[int]) -> None:

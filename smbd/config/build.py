@@ -155,6 +155,9 @@ class _Builder:
         if found.get("server_min_protocol", 0) > found.get("server_max_protocol", 0xFFFF):
             text = "server min protocol is above server max protocol: no dialect is left"
             self.lines.errors.append(ConfigError(self.globals.file, 0, text))
+        if found.get("merge_memory"):
+            text = "merge memory = yes: who measures how long writes to his pages take can learn what other clients' pages hold"
+            self._about(self.globals, text)
         for section in self.sections.values():
             path = section.found.get("path", "")
             if path and not path.startswith(("/", "%")):

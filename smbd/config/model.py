@@ -198,6 +198,7 @@ class Config:
     pool_budget: int = _par(0, values.size())  # 0 in the file: a quarter of the memory
     pool_reserve: int = _par(0, values.size())  # 0: what one turn with the largest PDU needs
     pool_decay: float = _par(30.0, values.seconds(0.1))
+    merge_memory: bool = _par(False, values.boolean)
     data_path: str = _par("auto", values.choice({word: word for word in ("auto", "user", "kernel")}))
     data_path_read_threshold: int = _par(256 * KIB, values.size())  # 0: never
     data_path_write_threshold: int = _par(MIB, values.size())  # 0: never

@@ -108,3 +108,10 @@ def test_a_client_chooses_no_folder_by_its_name(name: str) -> None:
         found = expand(f"%{letter}", letters)
         assert "/" not in found
         assert found not in (".", "..")
+
+
+def test_merging_memory_is_warned_about() -> None:
+    config = parse("[global]\nmerge memory = yes\n", "test")
+    assert config.merge_memory
+    assert [warning.text for warning in config.warnings if "merge memory" in warning.text]
+    assert not [warning for warning in parse("[global]\n", "test").warnings if "merge memory" in warning.text]
