@@ -15,9 +15,9 @@ from pools.pool import HEADROOM, PoolExhausted
 from smbd.smb2 import status
 from smbd.smb2.connection import Disconnect, Element
 from smbd.smb2.constants import FLAGS_RELATED_OPERATIONS, Command
-from smbd.smb2.header import ERROR_BODY, TRANSFORM_SIZE, TRANSPORT_SIZE
+from smbd.smb2.header import ERROR_BODY, HEADER_SIZE, TRANSFORM_SIZE, TRANSPORT_SIZE
 from smbd.smb2.header import async_id as async_id_of
-from smbd.smb2.reply import Reply, pack_ahead, pack_in_place, pack_replies, reply_size
+from smbd.smb2.reply import Reply, pack_ahead, pack_in_place, pack_replies, pack_success, pack_success_in_place, reply_size
 from smbd.smb2.status import SmbError
 from workers.dispatch import ERRORS, answer_of, execute
 from workers.request import Answer, Chain, Request
@@ -222,6 +222,17 @@ class Engine:
 
     def _reply(self, request: Request, answer: Answer | bytes) -> None:
         """Queue the answer to a single request."""
+        usual = request.seal is None and request.after_reply is None
+        if usual and not (request.async_id or request.answer_session or request.answer_tree):
+            if isinstance(answer, bytes):
+                self._succeed(request, answer)
+                return
+            if answer.buffer is not None and answer.status == status.SUCCESS and answer.channel is None:
+                header = request.header
+                granted = self.worker.grant(header.credit, header.credit_charge), request.sign
+                data = pack_success_in_place(answer.buffer.view, (HEADROOM, answer.length), answer.body, header, granted)
+                self.worker.sender.queue(data, answer.buffer)
+                return
         if isinstance(answer, Answer) and answer.file is not None:
             self._send_file(request, answer, answer.file)
         elif isinstance(answer, Answer) and answer.buffer is not None:
@@ -230,6 +241,16 @@ class Engine:
             self._queue([self.make_reply(request, answer)], request.seal)
         if request.after_reply is not None:
             request.after_reply()
+
+    def _succeed(self, request: Request, body: bytes) -> None:
+        """The usual answer, without the objects that an unusual one needs."""
+        header, worker = request.header, self.worker
+        try:
+            buffer, start = worker.sender.room(TRANSPORT_SIZE + HEADER_SIZE + len(body))
+        except PoolExhausted:
+            raise Disconnect("no buffer for a reply") from None
+        granted = worker.grant(header.credit, header.credit_charge), request.sign
+        worker.sender.queue(pack_success(buffer.view, start, header, body, granted), buffer)
 
     def send_in_place(self, request: Request, answer: Answer, buffer: Buffer) -> None:
         """Queue an answer whose payload lies in ``buffer``: header and fixed part go in front of it."""

@@ -130,6 +130,44 @@ def pack_in_place(
     return _finish(view, first, end, seal)
 
 
+def pack_success(view: memoryview, start: int, header: Header, body: bytes, granted: tuple[int, Channel | None]) -> memoryview:
+    """The response of SUCCESS to a single request, not sealed, from ``start`` on, transport length first: ``pack_replies`` in one go.
+
+    ``granted``: the credits, and the channel that signs. ``view`` needs 68 bytes and ``body``.
+    """
+    first = start + TRANSPORT_SIZE
+    end = first + HEADER_SIZE + len(body)
+    view[first + HEADER_SIZE : end] = body
+    return _succeed(view, first, end, header, granted)
+
+
+def pack_success_in_place(
+    view: memoryview, payload: tuple[int, int], fixed: bytes, header: Header, granted: tuple[int, Channel | None]
+) -> memoryview:
+    """The same with ``fixed`` in front of the ``payload`` (start, length) that lies in ``view``: ``pack_in_place`` in one go."""
+    start, length = payload
+    body = start - len(fixed)
+    view[body:start] = fixed
+    return _succeed(view, body - HEADER_SIZE, start + length, header, granted)
+
+
+def _succeed(view: memoryview, first: int, end: int, header: Header, granted: tuple[int, Channel | None]) -> memoryview:
+    credits, channel = granted
+    flags = header.flags & _ECHOED | FLAGS_SERVER_TO_REDIR
+    signer = None if channel is None else channel.signer
+    if signer is not None:
+        flags |= FLAGS_SIGNED
+    HEADER.pack_into(
+        view, first, PROTOCOL_ID, HEADER_SIZE, header.credit_charge, 0, header.command, credits, flags, 0, header.message_id, 0,
+        header.tree_id, header.session_id, NO_SIGNATURE,
+    )  # fmt: skip
+    if signer is not None:
+        element = view[first:end]
+        element[48:64] = signer(element)
+    _TRANSPORT_LENGTH.pack_into(view, first - TRANSPORT_SIZE, end - first)
+    return view[first - TRANSPORT_SIZE : end]
+
+
 def pack_ahead(view: memoryview, start: int, fixed: bytes, reply: Reply, following: int) -> memoryview:
     """Packs header and ``fixed`` from ``start`` on, for ``following`` bytes of payload that are sent behind what is returned.
 

@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 
 from smbd.smb2 import constants as c
 from smbd.smb2 import status
-from smbd.smb2.connection import Disconnect, Reply
+from smbd.smb2.connection import Disconnect
 from smbd.smb2.constants import Command
 from smbd.smb2.header import ERROR_BODY, HEADER, PROTOCOL_ID, TRANSFORM_HEADER
 from smbd.smb2.messages import control, file
 from smbd.smb2.negotiate import NegotiateSettings
-from smbd.smb2.reply import pack_in_place
+from smbd.smb2.reply import Reply, pack_in_place, pack_replies, pack_success, pack_success_in_place
 from tests.smbd.smb2.memory import FRONT, GUID, MemoryServer, connect, log_on
 from tests.wire_client import ALL_DIALECTS, LAST, Closed, Offer, Request, WireClient, read_body
 
@@ -399,6 +399,23 @@ def test_reply_in_place(mode: str) -> None:
     response = client.receive()
     assert response.part(80, len(payload)) == payload
     assert (response.valid, response.encrypted) == (True if mode == "sign" else None, mode == "seal")
+
+
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("size", [0, 1, 4, 16, 1000])
+def test_the_short_way_packs_what_the_long_one_does(signed: bool, size: int) -> None:
+    client, server = session()
+    keys = channel(server, client) if signed else None
+    header = HEADER.unpack(client.pack([Request(Command.READ, b"", flags=0x30, charge=3)]))
+    body = bytes(range(256)) * 4
+    reply = Reply(header, 0, body[:size], 7, keys)
+    long, short = memoryview(bytearray(2000)), memoryview(bytearray(2000))
+    assert pack_success(short, 9, header, body[:size], (7, keys)) == pack_replies(long, 13, [reply])
+    assert short.tobytes() == long.tobytes()
+    for view in (long, short):
+        view[300 : 300 + size] = body[:size]
+    fixed = file.READ_RESPONSE.pack(17, 80, 0, size, 0, 0)
+    assert pack_success_in_place(short, (300, size), fixed, header, (7, keys)) == pack_in_place(long, 300, size, fixed, reply)
 
 
 def test_oplock_break_notification() -> None:
