@@ -7,6 +7,7 @@ only from there, so protocol state needs no lock.
 
 from __future__ import annotations
 
+import errno
 import heapq
 import itertools
 import socket
@@ -225,12 +226,17 @@ class Loop:
             for end in self._bell:
                 end.setblocking(False)
             self.watch(self._bell[0].fileno(), self._deliver)
-        self._executor.submit(self._run_blocking, completion, call)
+        try:
+            self._executor.submit(self._run_blocking, completion, call)
+        except RuntimeError as error:  # no more threads on this machine; the call stays in the executor's queue, and finds itself over
+            completion.fail(OSError(errno.EAGAIN, str(error)))
         return completion
 
     def _run_blocking(self, completion: Completion[T], call: Callable[[], T]) -> None:
         value: T | None = None
         error: BaseException | None = None
+        if completion.done:
+            return
         try:
             value = call()
         except BaseException as caught:  # noqa: BLE001 - carried to the awaiting coroutine, where it belongs

@@ -29,7 +29,7 @@ from workers.breaks import Breaks
 from workers.commands.change_notify import Notices
 from workers.commands.close import close_open
 from workers.engine import Engine
-from workers.loop import Completion, Loop, Timer
+from workers.loop import Cancelled, Completion, Loop, Timer
 from workers.open import Open
 from workers.session import Session, State
 from workers.transport.receive import BATCH, FRAME_LENGTH
@@ -63,6 +63,21 @@ def data_path_thresholds(config: Config) -> tuple[int, int]:
     if config.data_path == "kernel":
         return 1, 1
     return config.data_path_read_threshold or NEVER, config.data_path_write_threshold or NEVER
+
+
+async def _to_its_end(completion: Completion[T]) -> T:
+    """A cancel is put off until the thread is done: it cannot be stopped, and what it uses must not go before."""
+    put_off: Cancelled | None = None
+    while True:
+        try:
+            value = await completion
+        except Cancelled as error:
+            put_off = error
+        else:
+            break
+    if put_off is not None:
+        raise put_off
+    return value
 
 
 class Worker(Traffic):
@@ -199,7 +214,7 @@ class Worker(Traffic):
             opened.in_flight += 1
             opened.tree.in_flight += 1
         try:
-            return await self.loop.in_thread(run)
+            return await _to_its_end(self.loop.in_thread(run))
         finally:
             for opened in opens:
                 opened.in_flight -= 1

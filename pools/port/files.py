@@ -242,6 +242,17 @@ def data_ranges(fd: int, offset: int, length: int, limit: int) -> list[tuple[int
     return ranges
 
 
+_fstatfs = _held.fstatfs
+_fstatfs.argtypes = [ctypes.c_int, ctypes.c_void_p]
+_MEMORY_TYPES: Final = frozenset({0x01021994, 0x858458F6})  # tmpfs and ramfs (statfs(2))
+
+
+def in_memory(fd: int) -> bool:
+    """Whether the file lies on a file system that is memory and never waits for anything."""
+    result = ctypes.create_string_buffer(256)
+    return _fstatfs(fd, ctypes.addressof(result)) == 0 and struct.unpack_from("<l", result)[0] & 0xFFFFFFFF in _MEMORY_TYPES
+
+
 def proc_path(fd: int) -> str:
     """A path that names the very file ``fd`` does, for calls that take no O_PATH descriptor."""
     return f"/proc/self/fd/{fd}"

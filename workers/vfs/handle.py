@@ -173,7 +173,7 @@ class PosixHandle:
         if offset > MAX_OFFSET:
             return 0
         fd, wanted = self.fd, len(view)
-        done = self._pread_warm(view, offset) if nowait and self.root.asks_nowait else os.preadv(fd, (view,), offset)
+        done = self._pread_warm(view, offset) if nowait and not self.root.memory.get(self.dev) else os.preadv(fd, (view,), offset)
         while 0 < done < wanted:
             more = os.preadv(fd, (view[done:],), offset + done)
             if not more:
@@ -189,7 +189,8 @@ class PosixHandle:
         except OSError as error:
             if error.errno != errno.EOPNOTSUPP:
                 raise
-            self.root.asks_nowait = False
+            if not self._is_memory():
+                raise BlockingIOError(errno.EAGAIN, "this file system does not say what it has in memory") from None
             return os.preadv(self.fd, (view,), offset)
         if done < len(view) and offset + done < os.fstat(self.fd).st_size:
             raise BlockingIOError(errno.EAGAIN, "the rest is on the disk")
@@ -215,7 +216,7 @@ class PosixHandle:
 
     def _is_warm(self, offset: int) -> bool:
         """Whether a byte is in memory. The first and the last of a range stand for those between: readahead brings neighbours along."""
-        if not self.root.asks_nowait:
+        if self.root.memory.get(self.dev):
             return True
         try:
             os.preadv(self.fd, _probe, offset, os.RWF_NOWAIT)
@@ -224,8 +225,15 @@ class PosixHandle:
         except OSError as error:
             if error.errno != errno.EOPNOTSUPP:
                 raise
-            self.root.asks_nowait = False
+            return self._is_memory()
         return True
+
+    def _is_memory(self) -> bool:
+        """tmpfs knows no RWF_NOWAIT and need not; FUSE and network file systems know none and may wait for ever."""
+        known = self.root.memory.get(self.dev)
+        if known is None:
+            known = self.root.memory[self.dev] = files.in_memory(self.fd)
+        return known
 
     def pwrite(self, view: memoryview | bytes, offset: int) -> int:
         total = len(view)

@@ -32,12 +32,12 @@ class VfsSettings:
 class Root:
     """The root descriptor (O_PATH or for reading) and what every handle beneath it needs."""
 
-    __slots__ = ("asks_nowait", "fd", "settings")
+    __slots__ = ("fd", "memory", "settings")
 
     def __init__(self, fd: int, settings: VfsSettings) -> None:
         self.fd = fd
         self.settings = settings
-        self.asks_nowait = True  # until a file system says that it knows no such question: its files are in memory anyway
+        self.memory: dict[int, bool] = {}  # by device, of those that do not know RWF_NOWAIT: whether they are memory, and need not
 
     def relative(self, fd: int) -> bytes | None:
         """Where ``fd`` is now, relative to the root (b"" is the root itself); None: outside, deleted or reserved."""
