@@ -1,7 +1,8 @@
 """A real server for tests: ``python -m smbd run --config FILE`` on a free loopback port.
 
 Owns: the process, its private directory and its log. ``MILLPOND_TEST_SERVER=samba`` puts Samba's smbd in its place (as root), to
-tell a fault of a test from a fault of the server.
+tell a fault of a test from a fault of the server. ``MILLPOND_TEST_SETTINGS='pool mode = static; server mode = threaded'`` runs any live
+test in another form of the server: [global] parameters that a test's own settings go before.
 Invariant: ``finish`` fails when the server does not end by itself with status 0, leaves a process behind, or logged a traceback.
 """
 
@@ -28,6 +29,7 @@ KIND = os.environ.get("MILLPOND_TEST_SERVER", "millpond")
 IS_SAMBA = KIND == "samba"
 OTHER = ("news", "Other.Pond-4451")
 SHARE = "share"
+_SETTINGS = "MILLPOND_TEST_SETTINGS"
 
 # What Samba needs to offer what millpond offers by itself.
 _SAMBA_SHARE = {
@@ -47,14 +49,27 @@ class _Samba(Samba):
     share_name: ClassVar[str] = SHARE
 
 
+def given_settings() -> dict[str, str]:
+    """What ``MILLPOND_TEST_SETTINGS`` says."""
+    pairs = (entry.partition("=") for entry in os.environ.get(_SETTINGS, "").split(";") if entry.strip())
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
 class Server:
     """A server under test. The options are those of ``bench.load.peers.Millpond``."""
 
     def __init__(
-        self, *, share_settings: Mapping[str, str] | None = None, accounts: Sequence[tuple[str, str]] = (ACCOUNT, OTHER), **options: Any
+        self,
+        *,
+        settings: Mapping[str, str] | None = None,
+        share_settings: Mapping[str, str] | None = None,
+        accounts: Sequence[tuple[str, str]] = (ACCOUNT, OTHER),
+        **options: Any,
     ) -> None:
+        self.settings = {**({} if IS_SAMBA else given_settings()), **(settings or {})}
         mine = {**(_SAMBA_SHARE if IS_SAMBA else {}), **(share_settings or {})}
-        self.peer: Millpond = (_Samba if IS_SAMBA else _Millpond)(share_settings=mine, accounts=accounts, **options)
+        kind = _Samba if IS_SAMBA else _Millpond
+        self.peer: Millpond = kind(settings=self.settings, share_settings=mine, accounts=accounts, **options)
         self.user, self.password = accounts[0] if accounts else ACCOUNT
         self.other_user, self.other_password = OTHER
         self.share = self.peer.share
