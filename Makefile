@@ -97,5 +97,6 @@ fuzz: install
 	@MILLPOND_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest -n 2 tests --timeout 0 -m hypothesis $(ARGS)
 
 clean:
+	find authd pools smbd srvsvc workers -name '*.so' -delete
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

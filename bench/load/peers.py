@@ -241,6 +241,14 @@ def _run(command: list[str], text: str) -> None:
         raise PeerError(f"{' '.join(command)}: status {done.returncode}\n{done.stdout}{done.stderr}")
 
 
+def _sources(root: Path) -> list[str]:
+    return [str(path.relative_to(root)) for package in ("pools", "smbd", "workers") for path in sorted((root / package).rglob("*.py"))]
+
+
+def _same(one: Path, other: Path) -> bool:
+    return other.exists() and one.read_bytes() == other.read_bytes()
+
+
 class Compiled(Millpond):
     """The same sources compiled: what ``make compile`` has put into build/compiled."""
 
@@ -250,6 +258,9 @@ class Compiled(Millpond):
     def prepare(self) -> None:
         if not self.root.is_dir():
             raise PeerError(f"{self.root} is not there: 'make compile' makes it")
+        old = [name for name in _sources(ROOT) if not _same(ROOT / name, self.root / name)]
+        if old:
+            raise PeerError(f"{self.root} is of other sources than these ({old[0]} and {len(old) - 1} more): 'make compile' makes it anew")
         super().prepare()
 
 
