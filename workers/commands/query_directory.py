@@ -61,7 +61,10 @@ async def fill_later(request: Request, body: QueryDirectoryRequest, enumeration:
 
 
 async def fill_elsewhere(request: Request, body: QueryDirectoryRequest, enumeration: Enumeration) -> Answer:
-    """A large directory: it is read on a VFS thread, a page at a time, in the order in which the pages were asked for."""
+    """A large directory: it is read on a VFS thread, a page at a time, in the order in which the pages were asked for.
+
+    A CLOSE that comes while a page is read does not take it away: it was asked for later.
+    """
     before, mine = enumeration.turn, Completion[None]()
     enumeration.turn = mine
     try:
@@ -71,7 +74,6 @@ async def fill_elsewhere(request: Request, body: QueryDirectoryRequest, enumerat
         try:
             listing = _listing(body, buffer)
             await request.worker.blocking(partial(_pack, enumeration, listing, bool(body.flags & RETURN_SINGLE_ENTRY)), request.open)
-            request.resume()
         except BaseException:
             buffer.release()
             raise

@@ -61,13 +61,15 @@ def read_file(request: Request, body: ReadRequest, buffer: Buffer) -> Answer | C
 
 
 async def read_cold(request: Request, body: ReadRequest, buffer: Buffer) -> Answer:
-    """The disk is asked elsewhere: it may take its time, and this client's other requests do not wait for it."""
+    """The disk is asked elsewhere: it may take its time, and this client's other requests do not wait for it.
+
+    A CLOSE meanwhile does not take the answer away: it was asked for later.
+    """
     handle = request.open.handle
     assert handle is not None
     try:
         view = buffer.view[HEADROOM : HEADROOM + body.length]
         got = await request.worker.blocking(partial(handle.pread_into, view, body.offset), request.open)
-        request.resume()
         return _answer(request, body, buffer, got)
     except BaseException:
         buffer.release()
