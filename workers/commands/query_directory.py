@@ -23,7 +23,7 @@ from workers import access
 from workers.loop import Completion
 from workers.open import Enumeration, Open
 from workers.request import Answer, Request
-from workers.vfs.interface import FileInfo
+from workers.vfs.interface import FileInfo, Handle
 
 OUTPUT_AT = HEADER_SIZE + QUERY_DIRECTORY_RESPONSE.size
 ROOM = 65536  # of one answer: what a buffer holds that is always to be had
@@ -108,7 +108,8 @@ def entries(request: Request, opened: Open, pattern: str, names_only: bool) -> I
         exact = _exactly(request, opened, pattern)
         if exact is not None:
             return iter((exact,))
-    dots = (entry for entry in _dots(request, opened) if match(entry[0]))
+    # Now, not when they are asked for: the rest may be read on a thread, and when the open has ended.
+    dots = [entry for entry in _dots(request, handle) if match(entry[0])]
     found = vfs.scan(handle, names_only, match)
     if request.tree.share.hide_unreadable:
         found = (entry for entry in found if _child(request, opened, entry[0]) is not None)
@@ -147,17 +148,16 @@ def _child(request: Request, opened: Open, name: str) -> tuple[str, FileInfo] | 
         handle.close()
 
 
-def _dots(request: Request, opened: Open) -> Iterator[tuple[str, FileInfo]]:
+def _dots(request: Request, handle: Handle) -> Iterator[tuple[str, FileInfo]]:
     """The directory itself and its parent; the share's root is its own parent, so nothing outside is shown."""
     vfs = request.tree.vfs
     assert vfs is not None
-    assert opened.handle is not None
-    here = opened.handle.info()
+    here = handle.info()
     yield ".", here
     above = here
-    if opened.handle.path.components:
+    if handle.path.components:
         try:
-            parent = vfs.open(opened.handle.path.parent)
+            parent = vfs.open(handle.path.parent)
         except OSError:
             yield "..", above
             return
