@@ -11,17 +11,17 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from pools import port
-from pools.buffer import CLASS_BY_BITS, CLASSES
+from pools.buffer import CLASSES, USUAL, classes_by_bits
 from pools.layout import U32, Layout, Raw8, WireError
 
 ROW_BYTES: Final = 4096
 ROW_WORDS: Final = ROW_BYTES // 8
 _MAGIC: Final = b"millpond"
-_VERSION: Final = 1
+_VERSION: Final = 2
 
 
 class _Head(NamedTuple):
@@ -50,11 +50,15 @@ FIXED_COLUMNS: Final = (
     "requests", "errors", "bytes_read", "bytes_written", "async_waits", "messages_received", "messages_busy",
     # the master's row: bytes of all pools
     "budget", "reserved", "leased_bytes", "lease_waits", "lease_refusals",
+    # the master's row: how the pools of new connections are made: mode by its place in ``pools.pool.MODES``, classes as bits by number,
+    # bytes that one may hold, bytes of the turn, milliseconds
+    "pool_mode", "pool_classes", "pool_ceiling", "pool_turn", "pool_decay",
 )  # fmt: skip
 CLASS_COLUMNS: Final = (
-    # leased, committed: slabs; in_use, high_water: buffers; requested_bytes and what follows only ever grow
-    "leased", "committed", "in_use", "high_water", "requested_bytes", "misses", "waits", "asks", "refusals", "no_room",
+    # leased, committed, reserve: slabs; in_use, high_water: buffers; misses and what follows only ever grow
+    "leased", "committed", "in_use", "high_water", "reserve", "misses", "waits", "asks", "refusals", "no_room",
 )  # fmt: skip
+GROWING: Final = CLASS_COLUMNS[CLASS_COLUMNS.index("misses") :]
 COMMANDS: Final = 32  # one word per SMB2 command number
 HISTOGRAM: Final = 32  # one word per power of two: word n counts requests of more than 2**(n-1) and at most 2**n bytes
 
@@ -62,7 +66,8 @@ _FIXED_ROOM: Final = 64
 _CLASS_ROOM: Final = 16
 COMMANDS_AT: Final = _FIXED_ROOM
 HISTOGRAM_AT: Final = COMMANDS_AT + COMMANDS
-CLASSES_AT: Final = HISTOGRAM_AT + HISTOGRAM
+REQUESTED_AT: Final = HISTOGRAM_AT + HISTOGRAM  # the bytes of those requests
+CLASSES_AT: Final = REQUESTED_AT + HISTOGRAM
 
 COLUMN: Final[Mapping[str, int]] = {name: word for word, name in enumerate(FIXED_COLUMNS)}
 PID: Final = COLUMN["pid"]
@@ -79,6 +84,12 @@ BYTES_WRITTEN: Final = COLUMN["bytes_written"]
 def class_word(number: int, column: str) -> int:
     """The word of ``column`` of the pool class ``number``."""
     return CLASSES_AT + number * _CLASS_ROOM + CLASS_COLUMNS.index(column)
+
+
+# What of a row is worth keeping when its process is dead: how its pool was asked, and what it could not give.
+_GROWING_WORDS: Final = (
+    *range(HISTOGRAM_AT, CLASSES_AT), *(class_word(number, column) for number in range(len(CLASSES)) for column in GROWING),
+)  # fmt: skip
 
 
 class Row:
@@ -111,6 +122,13 @@ class Row:
         """All words zero: the row belongs to nobody."""
         self.words[:] = memoryview(bytes(ROW_BYTES)).cast("Q")
 
+    def inherit(self, other: Row) -> None:
+        """Take over what a dead process's row has counted of its pool, so that sums over all rows never shrink; its row is cleared."""
+        other.words[PID] = 0  # first: who adds up now misses it, and does not count it twice
+        for word in _GROWING_WORDS:
+            self.words[word] += other.words[word]
+        other.clear()
+
     def read(self) -> Reading:
         """A copy for monitors."""
         words = self.words.tolist()
@@ -118,23 +136,29 @@ class Row:
             self.slot,
             dict(zip(FIXED_COLUMNS, words, strict=False)),
             tuple(words[COMMANDS_AT:HISTOGRAM_AT]),
-            tuple(words[HISTOGRAM_AT:CLASSES_AT]),
+            tuple(words[HISTOGRAM_AT:REQUESTED_AT]),
+            tuple(words[REQUESTED_AT:CLASSES_AT]),
             tuple(dict(zip(CLASS_COLUMNS, words[class_word(number, "leased") :], strict=False)) for number in range(len(CLASSES))),
         )
 
 
 class Reading(NamedTuple):
-    """A copied row: named words, requests per command number, requests per power of two of bytes, words per class."""
+    """A copied row: named words, requests per command number, requests per power of two of bytes and their bytes, words per class."""
 
     slot: int
     words: dict[str, int]
     commands: tuple[int, ...]
     histogram: tuple[int, ...]
+    requested: tuple[int, ...]
     classes: tuple[dict[str, int], ...]
 
-    def class_requests(self, number: int) -> int:
-        """Requests of sizes that belong to a pool class, whichever class served them."""
-        return sum(count for bits, count in enumerate(self.histogram[: len(CLASS_BY_BITS)]) if CLASS_BY_BITS[bits] == number)
+    def class_requests(self, number: int, used: Sequence[int] = USUAL) -> int:
+        """Requests of sizes that belong to a pool class where those ``used`` are in use, whichever class served them."""
+        return sum(count for own, count in zip(classes_by_bits(used), self.histogram, strict=False) if own == number)
+
+    def class_bytes(self, number: int, used: Sequence[int] = USUAL) -> int:
+        """The bytes of those requests."""
+        return sum(size for own, size in zip(classes_by_bits(used), self.requested, strict=False) if own == number)
 
 
 class CounterSegment:

@@ -14,31 +14,24 @@ from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from pools.arena import Arena, ArenaFull
-from pools.buffer import CLASS_BY_BITS, CLASSES, HEADROOM, MAX_CAPACITY, PDU, SMALL, TAILROOM, Buffer, class_for
-from pools.counters import HISTOGRAM_AT, Row
+from pools.buffer import CLASSES, HEADROOM, MAX_CAPACITY, PDU, TAILROOM, Buffer, class_for, classes_by_bits
+from pools.counters import HISTOGRAM_AT, REQUESTED_AT, Row
 from pools.exhausted import PoolExhausted
+from pools.plan import USUAL_PLAN, Plan, plan_bytes
 from pools.slab import Slabs
 
 __all__ = [
-    "CLASSES", "DEFAULT_RESERVE", "HEADROOM", "LOW_WATER", "MAX_CAPACITY", "MODES", "STATIC_PLAN", "TAILROOM",
-    "Buffer", "BufferPool", "DynamicPool", "MallocPool", "PoolExhausted", "StaticPool", "open_pool", "plan_bytes",
+    "CLASSES", "HEADROOM", "LOW_WATER", "MAX_CAPACITY", "MODES", "TAILROOM", "USUAL_PLAN",
+    "Buffer", "BufferPool", "DynamicPool", "MallocPool", "Plan", "PoolExhausted", "StaticPool", "open_pool", "plan_bytes",
 ]  # fmt: skip
 
 MODES: Final = ("dynamic", "static", "malloc")
 
-# Slabs per class that a process has from its fork to its end: a small one, and the pair for a PDU of 64 KiB and its reply.
-DEFAULT_RESERVE: Final = tuple({SMALL: 1, PDU: 1}.get(row.number, 0) for row in CLASSES)
-# Slabs per class that the mode ``static`` has.
-STATIC_PLAN: Final = (4, 4, 8, 2, 2, 2, 2, 1, 1, 2)
 # Fewer buffers than this within reach: ask for more before they are needed. From 2 MiB on, only when they are.
-LOW_WATER: Final = (4, 1, 1, 1, 1, 1, 1, 0, 0, 0)
-# A miss may be served from so many classes above its own.
+LOW_WATER: Final = (4, 2, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0)
+# A miss may be served from so many classes above its own, whose buffers are at most so many times as large.
 _CLASSES_ABOVE: Final = 2
-
-
-def plan_bytes(plan: Sequence[int]) -> int:
-    """What so many slabs per class take when committed."""
-    return sum(row.slab_bytes * slabs for row, slabs in zip(CLASSES, plan, strict=True))
+_TIMES_AS_LARGE: Final = 16
 
 
 class _Waiting(NamedTuple):
@@ -51,11 +44,13 @@ class BufferPool:
 
     mode = ""
 
-    def __init__(self, row: Row, ceiling: int, arena: Arena | None = None, *, debug: bool = False) -> None:
+    def __init__(self, row: Row, ceiling: int, arena: Arena | None = None, *, plan: Plan = USUAL_PLAN, debug: bool = False) -> None:
         self._words = row.words
         self._ceiling = ceiling
         self._classes = tuple(Slabs(size_class, row.words, self._attend, arena, debug) for size_class in CLASSES)
-        self._by_bits = tuple(self._classes[number] for number in CLASS_BY_BITS)
+        self._class_by_bits = classes_by_bits(plan.classes)
+        self._by_bits = tuple(self._classes[number] for number in self._class_by_bits)
+        self._used = plan.classes
         self._waiting: deque[_Waiting] = deque()
         self._closed = False
 
@@ -70,11 +65,11 @@ class BufferPool:
             buffer = slabs.free.pop()
         except IndexError:
             buffer = self._missed(slabs, size)
-            slabs = self._classes[class_for(buffer.capacity)]
+            slabs = self._by_bits[(buffer.capacity - 1).bit_length()]
         buffer.references = 1
         words = self._words
         words[HISTOGRAM_AT + bits] += 1
-        words[slabs.requested_word] += size
+        words[REQUESTED_AT + bits] += size
         words[slabs.in_use_word] += 1
         if len(slabs.free) < slabs.least:
             slabs.dip()
@@ -87,7 +82,7 @@ class BufferPool:
 
         ``ready`` may run inside anybody's ``release``: it only schedules. PoolExhausted when this can never be had.
         """
-        needs = Counter(class_for(size) for size in sizes)
+        needs = Counter(class_for(size, self._class_by_bits) for size in sizes)
         if self._can_serve(needs):
             buffers = self._take(sizes)
             if buffers is not None:
@@ -125,8 +120,11 @@ class BufferPool:
     def _missed(self, slabs: Slabs, size: int) -> Buffer:
         """The free list is empty: a buffer all the same, or PoolExhausted."""
         slabs.count("misses")
-        number = slabs.row.number
-        for candidate in self._classes[number : number + 1 + _CLASSES_ABOVE]:
+        place = self._used.index(slabs.row.number)
+        for number in self._used[place : place + 1 + _CLASSES_ABOVE]:
+            candidate = self._classes[number]
+            if candidate.row.capacity > _TIMES_AS_LARGE * slabs.row.capacity:
+                break
             if candidate.free or self._commit(candidate):
                 return candidate.free.pop()
         self._starved(slabs)
@@ -206,11 +204,11 @@ class StaticPool(BufferPool):
 
     mode = "static"
 
-    def __init__(self, arena: Arena, row: Row, plan: Sequence[int] = STATIC_PLAN, *, debug: bool = False) -> None:
-        if plan_bytes(plan) > arena.ceiling:
-            raise ValueError(f"the plan takes {plan_bytes(plan)} bytes, the ceiling is {arena.ceiling}")
-        super().__init__(row, arena.ceiling, arena, debug=debug)
-        _commit_reserve(self._classes, plan)
+    def __init__(self, arena: Arena, row: Row, *, plan: Plan = USUAL_PLAN, debug: bool = False) -> None:
+        if plan_bytes(plan.static) > arena.ceiling:
+            raise ValueError(f"the plan takes {plan_bytes(plan.static)} bytes, the ceiling is {arena.ceiling}")
+        super().__init__(row, arena.ceiling, arena, plan=plan, debug=debug)
+        _commit_reserve(self._classes, plan.static)
 
 
 class DynamicPool(BufferPool):
@@ -229,20 +227,20 @@ class DynamicPool(BufferPool):
         ask: Callable[[int, int], None],
         give_back: Callable[[int, int], None],
         *,
-        reserve: Sequence[int] = DEFAULT_RESERVE,
+        plan: Plan = USUAL_PLAN,
         decay: float = 10.0,
         debug: bool = False,
     ) -> None:
-        if plan_bytes(reserve) > arena.ceiling:
-            raise ValueError(f"the reserve takes {plan_bytes(reserve)} bytes, the ceiling is {arena.ceiling}")
-        super().__init__(row, arena.ceiling, arena, debug=debug)
+        if plan_bytes(plan.reserve) > arena.ceiling:
+            raise ValueError(f"the reserve takes {plan_bytes(plan.reserve)} bytes, the ceiling is {arena.ceiling}")
+        super().__init__(row, arena.ceiling, arena, plan=plan, debug=debug)
         self._ask = ask
         self._give_back = give_back
         self._decay = decay
         self._next_decay: float | None = None
         # Somebody lacks memory: large buffers go back after their turn. Nothing more is asked for before the next tick.
         self._pressed = self._holding_off = False
-        _commit_reserve(self._classes, reserve)
+        _commit_reserve(self._classes, plan.reserve)
         for slabs, low_water in zip(self._classes, LOW_WATER, strict=True):
             slabs.low_water = low_water
 
@@ -386,8 +384,8 @@ class MallocPool(BufferPool):
 
     mode = "malloc"
 
-    def __init__(self, row: Row, ceiling: int, *, debug: bool = False) -> None:
-        super().__init__(row, ceiling, debug=debug)
+    def __init__(self, row: Row, ceiling: int, *, plan: Plan = USUAL_PLAN, debug: bool = False) -> None:
+        super().__init__(row, ceiling, plan=plan, debug=debug)
         self._out = 0
 
     def allocate(self, size: int) -> Buffer:
@@ -402,7 +400,7 @@ class MallocPool(BufferPool):
         buffer.references = 1
         words = self._words
         words[HISTOGRAM_AT + bits] += 1
-        words[slabs.requested_word] += size
+        words[REQUESTED_AT + bits] += size
         words[slabs.in_use_word] += 1
         return buffer
 
@@ -425,10 +423,11 @@ class MallocPool(BufferPool):
         return sum(CLASSES[number].stride * count for number, count in needs.items())
 
 
-def _commit_reserve(classes: tuple[Slabs, ...], plan: Sequence[int]) -> None:
+def _commit_reserve(classes: tuple[Slabs, ...], reserve: Sequence[int]) -> None:
     """Commit what a pool starts with; PoolExhausted when the machine has no memory even for that."""
-    for slabs, count in zip(classes, plan, strict=True):
+    for slabs, count in zip(classes, reserve, strict=True):
         slabs.reserve = slabs.leases = count
+        slabs.count("reserve", count)
         for _ in range(count):
             try:
                 slabs.commit()
@@ -445,6 +444,7 @@ def open_pool(
     ask: Callable[[int, int], None],
     give_back: Callable[[int, int], None],
     *,
+    plan: Plan = USUAL_PLAN,
     ceiling: int = 0,
     decay: float = 10.0,
     debug: bool = False,
@@ -454,11 +454,11 @@ def open_pool(
         ceiling = ceiling or (arena.ceiling if arena is not None else 0)
         if not ceiling:
             raise ValueError("pool mode malloc needs a ceiling")
-        return MallocPool(row, ceiling, debug=debug)
+        return MallocPool(row, ceiling, plan=plan, debug=debug)
     if arena is None:
         raise ValueError(f"pool mode {mode} needs an arena")
     if mode == "static":
-        return StaticPool(arena, row, debug=debug)
+        return StaticPool(arena, row, plan=plan, debug=debug)
     if mode == "dynamic":
-        return DynamicPool(arena, row, ask, give_back, decay=decay, debug=debug)
+        return DynamicPool(arena, row, ask, give_back, plan=plan, decay=decay, debug=debug)
     raise ValueError(f"pool mode {mode}: one of {', '.join(MODES)}")

@@ -45,14 +45,13 @@ class Slabs:
 
     __slots__ = (
         "_arena", "_attend", "_debug", "_stale", "_unused", "_vacant", "asked", "attentive", "free", "in_use_word", "leases", "least",
-        "low_water", "requested_word", "reserve", "row", "slabs", "used_leases", "words",
+        "low_water", "reserve", "row", "slabs", "used_leases", "words",
     )  # fmt: skip
 
     def __init__(self, row: SizeClass, words: memoryview, attend: Callable[[Slabs], None], arena: Arena | None, debug: bool) -> None:
         self.row = row
         self.words = words
         self.in_use_word = class_word(row.number, "in_use")
-        self.requested_word = class_word(row.number, "requested_bytes")
         self.free: list[Buffer] = []
         self.slabs: list[Slab] = []
         self.leases = 0

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pools.plan import Plan, make_plan
 from pools.queue import AUTHD, BROKER, FIRST_WORKER, MASTER, SERVICES, SRVSVC, Kind
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AUTHD", "BROKER", "FIRST_WORKER", "KINDS", "MASTER", "READY", "SRVSVC", "STARTING_ORDER", "WORKER",
-    "Child", "Program", "pool_ceiling",
+    "Child", "Program", "pool_ceiling", "pool_plan",
 ]  # fmt: skip
 
 STARTING_ORDER: dict[str, int] = {"broker": BROKER, "authd": AUTHD, "srvsvc": SRVSVC}
@@ -61,9 +62,11 @@ class Child:
 
 Program = Callable[[Child], None]
 
-_CEILING = 256 << 20
-
-
 def pool_ceiling(config: Config) -> int:
-    """Bytes that one connection's buffers may take at most, however large the budget is."""
-    return min(_CEILING, config.pool_budget)
+    """Bytes that one connection's buffers may take at most."""
+    return min(config.pool_ceiling, config.pool_budget)
+
+
+def pool_plan(config: Config) -> Plan:
+    """Classes and slabs of the pools of new connections."""
+    return make_plan(config.pool_classes, dict(config.pool_reserve_slabs), dict(config.pool_static_slabs))

@@ -19,9 +19,9 @@ from typing import NamedTuple
 from pools import port
 from pools.arena import Arena
 from pools.counters import CounterSegment
-from pools.pool import DEFAULT_RESERVE, STATIC_PLAN, plan_bytes
+from pools.plan import plan_bytes
 from pools.queue import PEER, PEER_DIED, sender_class
-from smbd.child import FIRST_WORKER, STARTING_ORDER, WORKER, Child, Program, pool_ceiling
+from smbd.child import FIRST_WORKER, MASTER, STARTING_ORDER, WORKER, Child, Program, pool_ceiling, pool_plan
 from smbd.config import Config
 from smbd.config.hosts import source
 from smbd.hub import Hub
@@ -155,7 +155,7 @@ class Family:
         arena = self._arenas.pop(slot, None)
         if arena is not None:
             arena.close()
-        self._counters.row(slot).clear()
+        self._counters.row(MASTER).inherit(self._counters.row(slot))
         self._hub.broadcast(PEER_DIED, PEER.pack(slot, process.generation), workers=False, services=True)
         if process.role == WORKER:
             heapq.heappush(self._free, slot)
@@ -193,7 +193,8 @@ def reserve_bytes(config: Config) -> int:
     """What a worker has from its birth, and no one can take from it."""
     if config.pool_mode == "malloc":
         return 0
-    return plan_bytes(STATIC_PLAN if config.pool_mode == "static" else DEFAULT_RESERVE)
+    plan = pool_plan(config)
+    return plan_bytes(plan.static if config.pool_mode == "static" else plan.reserve)
 
 
 def per_address(limit: int) -> int:

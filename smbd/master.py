@@ -29,8 +29,20 @@ from pathlib import Path
 
 from pools import queue
 from pools.counters import CounterSegment
-from pools.pool import CLASSES
-from smbd.child import BROKER, COUNTERS_FILE, FIRST_WORKER, MASTER, READY, SHARING_DIRECTORY, STARTING_ORDER, WORKER, Program
+from pools.pool import CLASSES, MODES
+from smbd.child import (
+    BROKER,
+    COUNTERS_FILE,
+    FIRST_WORKER,
+    MASTER,
+    READY,
+    SHARING_DIRECTORY,
+    STARTING_ORDER,
+    WORKER,
+    Program,
+    pool_ceiling,
+    pool_plan,
+)
 from smbd.config import Config, ConfigError
 from smbd.config.hosts import admitted
 from smbd.config_messages import pack_config
@@ -206,6 +218,12 @@ class Master:
         row.set("leased_bytes", figures.leased)
         row.set("lease_waits", figures.waits)
         row.set("lease_refusals", figures.refused)
+        config = self._config
+        row.set("pool_mode", MODES.index(config.pool_mode))
+        row.set("pool_classes", sum(1 << number for number in pool_plan(config).classes))
+        row.set("pool_ceiling", pool_ceiling(config))
+        row.set("pool_turn", self._lessor.turn)
+        row.set("pool_decay", round(config.pool_decay * 1000))
 
     # --- services --------------------------------------------------------------------------------------------------
 

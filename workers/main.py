@@ -18,7 +18,7 @@ from pools.counters import TXN_SINCE, CounterSegment, Row
 from pools.pool import BufferPool, open_pool
 from pools.queue import MASTER, RELOAD, STOP, AskBusy, Endpoint, HubClosed, Message
 from smbd.accounts import IdMap, machine_sid
-from smbd.child import SHARING_DIRECTORY, Child, pool_ceiling
+from smbd.child import SHARING_DIRECTORY, Child, pool_ceiling, pool_plan
 from smbd.config import Config
 from smbd.config_messages import unpack_config
 from smbd.lease_messages import LEASE, LEASE_ANSWER, LEASE_ASK, LEASE_RECALL, LEASE_RETURN
@@ -156,7 +156,9 @@ def _pool(child: Child, row: Row, mailbox: Mailbox) -> BufferPool:
     if child.arena is not None:
         child.arena.map()
     config = child.config
-    pool = open_pool(config.pool_mode, child.arena, row, ask, give_back, ceiling=pool_ceiling(config), decay=config.pool_decay)
+    pool = open_pool(
+        config.pool_mode, child.arena, row, ask, give_back, plan=pool_plan(config), ceiling=pool_ceiling(config), decay=config.pool_decay
+    )
 
     def answered(message: Message) -> None:
         lease = LEASE.unpack(message.payload)

@@ -9,9 +9,11 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
+from pools.buffer import CLASSES, LARGEST
+from pools.plan import make_plan, plan_bytes
 from smbd.config.known import WITHOUT_EFFECT
 from smbd.config.model import Config, ConfigError, ConfigWarning, Parameter, Share, derived, parameters
 from smbd.config.reader import GLOBAL, Lines, Setting, squeeze
@@ -64,17 +66,22 @@ class _Builder:
         if IPC not in shares:
             shares[IPC] = self._share(IPC, _Section("IPC$", "", 0))
         self._judge()
-        if self.lines.errors:
-            first, *rest = self.lines.errors
-            raise ConfigError(first.file, first.line, first.text, tuple(rest))
+        self._stop_at_errors()
         found = self.globals.found
-        return Config(
+        config = Config(
             shares=shares,
-            warnings=tuple(self.lines.warnings),
             files=tuple(self.lines.files),
             options=self.globals.options,
             **{**found, **derived(found)},
         )
+        self._judge_pools(config)
+        self._stop_at_errors()
+        return replace(config, warnings=tuple(self.lines.warnings))
+
+    def _stop_at_errors(self) -> None:
+        if self.lines.errors:
+            first, *rest = self.lines.errors
+            raise ConfigError(first.file, first.line, first.text, tuple(rest))
 
     def _take(self, setting: Setting) -> None:
         """One setting into its section."""
@@ -165,6 +172,24 @@ class _Builder:
                 self.lines.errors.append(ConfigError(section.file, section.line, text))
             elif path and "%" not in path and not os.path.isdir(path):
                 self._about(section, f"[{section.name}]: {path} is not a folder on this machine")
+
+    def _judge_pools(self, config: Config) -> None:
+        """Whether a connection can have what its pool begins with, and the largest PDU with its answer."""
+        try:
+            plan = make_plan(config.pool_classes, dict(config.pool_reserve_slabs), dict(config.pool_static_slabs))
+        except ValueError as error:
+            self.lines.errors.append(ConfigError(self.globals.file, 0, str(error)))
+            return
+        limit = min(config.pool_ceiling, config.pool_budget)
+        which = "pool ceiling" if config.pool_ceiling <= config.pool_budget else "pool budget"
+        static = config.pool_mode == "static"
+        begins = plan_bytes(plan.static if static else plan.reserve)
+        if config.pool_mode != "malloc" and begins > limit:
+            name = "pool static slabs" if static else "pool reserve slabs"
+            text = f"{name} take {begins >> 10}K, {which} allows {limit >> 10}K: no connection could begin"
+            self.lines.errors.append(ConfigError(self.globals.file, 0, text))
+        elif not static and begins + 2 * CLASSES[LARGEST].slab_bytes > limit:
+            self._about(self.globals, f"{which} = {limit >> 20}M: not enough for a request of 8M and its answer, which will be refused")
 
     def _warn(self, setting: Setting, text: str) -> None:
         self.lines.warnings.append(ConfigWarning(setting.file, setting.line, text))

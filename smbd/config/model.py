@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple, TypeVar
 
+from pools.buffer import CAPACITIES
+from pools.plan import USUAL_PLAN, usual_reserve, usual_static
 from smbd.config import values
 from smbd.config.values import Kind
 
@@ -42,6 +44,8 @@ _GUEST = values.choice({"never": "never", "bad user": "bad_user", "bad password"
 _OFFLINE = values.choice({word: word for word in ("manual", "documents", "programs", "disable")})
 _CIPHERS = ("AES-128-GCM", "AES-128-CCM", "AES-256-GCM", "AES-256-CCM")
 _SIGNATURES = ("AES-128-GMAC", "AES-128-CMAC", "HMAC-SHA256")
+_POOL_CLASSES = tuple(CAPACITIES[number] for number in USUAL_PLAN.classes)
+_SLABS = values.counts(CAPACITIES, 1024)
 
 
 class Parameter(NamedTuple):
@@ -138,6 +142,10 @@ def _memory_quarter() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4 // MIB * MIB
 
 
+def _pairs(slabs: Mapping[int, int]) -> tuple[tuple[int, int], ...]:
+    return tuple(sorted(slabs.items()))
+
+
 def _host_name() -> str:
     # [MS-NBTE] 2.2.1: a NetBIOS name has at most 15 characters.
     return socket.gethostname().split(".")[0][:15].upper() or "MILLPOND"
@@ -198,6 +206,11 @@ class Config:
     pool_budget: int = _par(0, values.size())  # 0 in the file: a quarter of the memory
     pool_reserve: int = _par(0, values.size())  # 0: what one turn with the largest PDU needs
     pool_decay: float = _par(30.0, values.seconds(0.1))
+    pool_ceiling: int = _par(256 * MIB, values.size(MIB))
+    pool_classes: tuple[int, ...] = _par(_POOL_CLASSES, values.sizes(CAPACITIES))
+    # Not in the file: what follows from the classes.
+    pool_reserve_slabs: tuple[tuple[int, int], ...] = _par(_pairs(usual_reserve(_POOL_CLASSES)), _SLABS)
+    pool_static_slabs: tuple[tuple[int, int], ...] = _par(_pairs(usual_static(_POOL_CLASSES)), _SLABS)
     merge_memory: bool = _par(False, values.boolean)
     data_path: str = _par("auto", values.choice({word: word for word in ("auto", "user", "kernel")}))
     data_path_read_threshold: int = _par(256 * KIB, values.size())  # 0: never
@@ -233,6 +246,9 @@ def derived(found: Mapping[str, Any]) -> dict[str, Any]:
         made["netbios_name"] = _host_name()
     if not found.get("pool_budget"):
         made["pool_budget"] = _memory_quarter()
+    if "pool_classes" in found:
+        made["pool_reserve_slabs"] = found.get("pool_reserve_slabs", _pairs(usual_reserve(found["pool_classes"])))
+        made["pool_static_slabs"] = found.get("pool_static_slabs", _pairs(usual_static(found["pool_classes"])))
     if not found.get("smb_passwd_file"):
         made["smb_passwd_file"] = os.path.join(found.get("private_dir", "/var/lib/millpond/private"), "smbpasswd")
     return made

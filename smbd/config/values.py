@@ -167,6 +167,46 @@ def numbers(lowest: int, highest: int) -> Kind:
     return Kind(read, lambda value: ", ".join(map(str, value)), f"whole numbers from {lowest} to {highest}")
 
 
+def sizes(choices: tuple[int, ...]) -> Kind:
+    """A list of sizes out of ``choices``, ascending."""
+    known = " ".join(_show_size(one) for one in choices)
+
+    def read(text: str) -> tuple[int, ...]:
+        found = sorted({_one_of(word, choices, known) for word in _read_words(text)})
+        if not found:
+            raise ValueError(f"names no size; choose from: {known}")
+        return tuple(found)
+
+    return Kind(read, lambda value: " ".join(map(_show_size, value)), f"sizes out of {known}")
+
+
+def counts(choices: tuple[int, ...], highest: int) -> Kind:
+    """A list of SIZE:COUNT with sizes out of ``choices``, ascending; what has the count 0 is left out."""
+    known = " ".join(_show_size(one) for one in choices)
+    single = whole(0, highest)
+
+    def read(text: str) -> tuple[tuple[int, int], ...]:
+        found: dict[int, int] = {}
+        for word in _read_words(text):
+            size, colon, count = word.partition(":")
+            if not colon:
+                raise ValueError(f"'{word}' is not SIZE:COUNT, as in 64K:2")
+            found[_one_of(size, choices, known)] = single.read(count)
+        return tuple(sorted((size, count) for size, count in found.items() if count))
+
+    def show(value: tuple[tuple[int, int], ...]) -> str:
+        return " ".join(f"{_show_size(size)}:{count}" for size, count in value)
+
+    return Kind(read, show, f"a list of SIZE:COUNT with sizes out of {known}")
+
+
+def _one_of(word: str, choices: tuple[int, ...], known: str) -> int:
+    value = _read_size(word)
+    if value not in choices:
+        raise ValueError(f"{word} is none of: {known}")
+    return value
+
+
 def _read_level(text: str) -> int:
     # smb.conf: "3 auth:5" sets classes of messages apart; the first number that belongs to no class is the level.
     for word in _read_words(text):

@@ -13,8 +13,8 @@ from typing import Any
 
 import psutil
 
-from pools.buffer import CLASSES
-from pools.counters import ROLES, CounterSegment, Reading
+from pools.buffer import CLASSES, USUAL
+from pools.counters import CLASS_COLUMNS, ROLES, CounterSegment, Reading
 from smbd.child import COUNTERS_FILE, SHARING_DIRECTORY
 from smbd.config import Config
 from smbd.sharing import OpenRow, SessionRecord, Sharing
@@ -153,17 +153,28 @@ def _path(one: OpenRow) -> str:
 
 
 def pools(state: State) -> list[Row]:
-    """One row for each size class, all processes together. Leases and commitments are slabs, the rest buffers."""
-    return [_pool(number, state.rows.values()) for number in range(len(CLASSES))]
+    """One row for each size class in use, all processes together. Leases and commitments are slabs, the rest buffers; what counts events
+    counts them since the server started.
+    """
+    used = classes_in_use(state.rows.values())
+    return [_pool(number, used, state.rows.values()) for number in used]
 
 
-def _pool(number: int, rows: Iterable[Reading]) -> Row:
-    sums: dict[str, int] = {}
+def classes_in_use(rows: Iterable[Reading]) -> tuple[int, ...]:
+    """The classes by number that the server's row names."""
+    bits = max((reading.words["pool_classes"] for reading in rows), default=0)
+    return tuple(number for number in range(len(CLASSES)) if bits >> number & 1) or USUAL
+
+
+def _pool(number: int, used: tuple[int, ...], rows: Iterable[Reading]) -> Row:
+    sums = dict.fromkeys(("requests", "requested_bytes", *CLASS_COLUMNS), 0)
     for reading in rows:
+        sums["requests"] += reading.class_requests(number, used)
+        sums["requested_bytes"] += reading.class_bytes(number, used)
         for column, value in reading.classes[number].items():
-            sums[column] = sums.get(column, 0) + value
+            sums[column] += value
     shape = CLASSES[number]
-    committed = sums.get("committed", 0)
+    committed = sums["committed"]
     return {"size": shape.capacity, "buffers": committed * shape.buffers, "committed_bytes": committed * shape.slab_bytes, **sums}
 
 

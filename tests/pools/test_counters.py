@@ -15,6 +15,7 @@ from pools.counters import (
     FIXED_COLUMNS,
     HISTOGRAM_AT,
     PID,
+    REQUESTED_AT,
     ROW_WORDS,
     CounterSegment,
     Row,
@@ -44,9 +45,25 @@ def test_named_columns() -> None:
     assert reading.commands[8] == 1
     row.words[HISTOGRAM_AT + 13] += 2
     row.words[HISTOGRAM_AT + 14] += 3
-    assert [row.read().class_requests(number) for number in range(3)] == [0, 5, 0]
+    row.words[REQUESTED_AT + 14] += 40000
+    assert [row.read().class_requests(number) for number in range(4)] == [0, 0, 5, 0]
+    assert [row.read().class_requests(number, range(len(CLASSES))) for number in range(4)] == [0, 2, 3, 0]
+    assert row.read().class_bytes(2) == 40000
     row.clear()
     assert row.words.tolist() == [0] * ROW_WORDS
+
+
+def test_what_a_dead_process_counted_stays() -> None:
+    segment = CounterSegment.create(None, 3)
+    dead, heir = segment.row(2), segment.row(0)
+    for word in (HISTOGRAM_AT + 12, REQUESTED_AT + 12, class_word(1, "waits"), class_word(1, "in_use"), PID):
+        dead.words[word] = 5
+    heir.inherit(dead)
+    heir.inherit(segment.row(1))
+    kept = heir.read()
+    assert (kept.histogram[12], kept.requested[12], kept.classes[1]["waits"]) == (5, 5, 5)
+    assert (kept.classes[1]["in_use"], kept.words["pid"]) == (0, 0)
+    assert dead.words.tolist() == [0] * ROW_WORDS
 
 
 def test_a_count_below_zero_is_a_bug() -> None:

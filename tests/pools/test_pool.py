@@ -8,17 +8,18 @@ import pytest
 
 from pools import port
 from pools.arena import Arena
-from pools.buffer import CLASSES, LARGEST, PDU, SMALL, class_for
-from pools.counters import HISTOGRAM_AT, Row, class_word
+from pools.buffer import CAPACITIES, CLASSES, LARGEST, PDU, SMALL, USUAL, class_for, classes_by_bits
+from pools.counters import HISTOGRAM_AT, REQUESTED_AT, Row, class_word
+from pools.plan import make_plan, usual_reserve, usual_static
 from pools.pool import (
-    DEFAULT_RESERVE,
     HEADROOM,
     MAX_CAPACITY,
-    STATIC_PLAN,
     TAILROOM,
+    USUAL_PLAN,
     BufferPool,
     DynamicPool,
     MallocPool,
+    Plan,
     PoolExhausted,
     StaticPool,
     open_pool,
@@ -71,7 +72,7 @@ def leased(pool: BufferPool, number: int) -> int:
 
 
 def test_classes_hold_what_they_promise() -> None:
-    assert [row.capacity for row in CLASSES] == [4096, 16384, 65536, *(131072 << step for step in range(7))]
+    assert [row.capacity for row in CLASSES] == [4096 << step for step in range(12)]
     for row in CLASSES:
         assert row.stride >= HEADROOM + row.capacity + TAILROOM
         assert row.stride % 64 == 0
@@ -81,8 +82,8 @@ def test_classes_hold_what_they_promise() -> None:
 
 @pytest.mark.parametrize("size", [0, 1, 4095, 4096, 4097, 16384, 16385, 65536, 65537, 131072, MEGABYTE, MEGABYTE + 1, MAX_CAPACITY])
 def test_smallest_class_that_fits(size: int) -> None:
-    expected = next(row.number for row in CLASSES if row.capacity >= size)
-    assert class_for(size) == expected
+    assert class_for(size) == next(number for number in USUAL if CLASSES[number].capacity >= size)
+    assert class_for(size, classes_by_bits((PDU, LARGEST))) == (PDU if size <= 65536 else LARGEST)
 
 
 @pytest.mark.parametrize("size", [-1, MAX_CAPACITY + 1])
@@ -120,7 +121,7 @@ def test_releasing_and_holding_at_home_are_bugs(pool: DynamicPool) -> None:
 
 
 def test_the_reserve_is_committed_at_the_start(pool: DynamicPool, arena: Arena) -> None:
-    assert arena.committed_bytes() == plan_bytes(DEFAULT_RESERVE)
+    assert arena.committed_bytes() == plan_bytes(USUAL_PLAN.reserve)
     small = [pool.allocate(4096) for _ in range(CLASSES[SMALL].buffers)]
     pair = [pool.allocate(65536) for _ in range(2)]
     assert len({id(buffer) for buffer in (*small, *pair)}) == 16
@@ -152,7 +153,7 @@ def test_a_miss_is_served_from_a_class_above_then_exhausted(pool: DynamicPool, l
     with pytest.raises(PoolExhausted) as caught:
         pool.allocate(16384)
     assert caught.value.size == 16384
-    assert (1, 1) in lessor.asked
+    assert (class_for(16384), 1) in lessor.asked
     lessor.grant_all(pool)
     assert pool.allocate(16384).capacity == 16384
 
@@ -258,8 +259,8 @@ def test_decay_gives_back_halves_but_never_the_reserve(pool: DynamicPool, lessor
     pool.tick(0.0)
     for period in range(1, 12):
         pool.tick(period * 10.0)
-    assert [leased(pool, row.number) for row in CLASSES] == list(DEFAULT_RESERVE)
-    assert arena.committed_bytes() == plan_bytes(DEFAULT_RESERVE)
+    assert [leased(pool, row.number) for row in CLASSES] == list(USUAL_PLAN.reserve)
+    assert arena.committed_bytes() == plan_bytes(USUAL_PLAN.reserve)
     assert sum(slabs for number, slabs in lessor.returned if number == LARGEST) == 4
 
 
@@ -299,7 +300,7 @@ def test_a_slab_with_a_live_view_stays_until_the_view_is_gone(pool: DynamicPool,
     assert leased(pool, LARGEST) == 1
     forgotten.release()
     assert pool.shed() == CLASSES[LARGEST].slab_bytes
-    assert arena.committed_bytes() == plan_bytes(DEFAULT_RESERVE)
+    assert arena.committed_bytes() == plan_bytes(USUAL_PLAN.reserve)
 
 
 def test_no_room_on_the_machine_is_exhaustion(pool: DynamicPool, lessor: Lessor, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -374,7 +375,7 @@ def test_close_gives_everything_back(pool: DynamicPool, lessor: Lessor, arena: A
 
 def test_static_commits_its_plan_and_asks_nobody(arena: Arena) -> None:
     pool = StaticPool(arena, Row.private())
-    assert arena.committed_bytes() == plan_bytes(STATIC_PLAN)
+    assert arena.committed_bytes() == plan_bytes(USUAL_PLAN.static)
     pair = [pool.allocate(8 * MEGABYTE) for _ in range(2)]
     calls: list[int] = []
     assert pool.request((8 * MEGABYTE,), lambda: calls.append(1)) is None
@@ -383,7 +384,7 @@ def test_static_commits_its_plan_and_asks_nobody(arena: Arena) -> None:
     with pytest.raises(PoolExhausted):
         pool.request((8 * MEGABYTE,) * 3, lambda: None)
     pool.tick(1000.0)
-    assert arena.committed_bytes() == plan_bytes(STATIC_PLAN)
+    assert arena.committed_bytes() == plan_bytes(USUAL_PLAN.static)
 
 
 def test_malloc_has_the_same_interface(lessor: Lessor) -> None:
@@ -412,9 +413,9 @@ def test_every_mode_counts(mode: str, arena: Arena, lessor: Lessor) -> None:
     assert pool.mode == mode
     buffers = [pool.allocate(size) for size in (1, 3000, 65536)]
     assert row.words[class_word(SMALL, "in_use")] == 2
-    assert row.words[class_word(SMALL, "requested_bytes")] == 3001
     assert row.words[class_word(PDU, "in_use")] == 1
     assert [row.words[HISTOGRAM_AT + bits] for bits in (0, 12, 16)] == [1, 1, 1]
+    assert [row.words[REQUESTED_AT + bits] for bits in (0, 12, 16)] == [1, 3000, 65536]
     while buffers:
         buffers.pop().release()
     assert pool.in_use() == 0
@@ -434,4 +435,43 @@ def test_places_in_the_arena_are_used_again(pool: DynamicPool, lessor: Lessor, a
         pool.granted(LARGEST, 1)
         pool.allocate(8 * MEGABYTE).release()
         pool.shed()
-    assert arena.committed_bytes() == plan_bytes(DEFAULT_RESERVE)
+    assert arena.committed_bytes() == plan_bytes(USUAL_PLAN.reserve)
+
+
+def plan_of(*kib: int) -> Plan:
+    capacities = [size << 10 for size in kib]
+    return make_plan(capacities, usual_reserve(capacities), usual_static(capacities))
+
+
+@pytest.mark.parametrize("mode", ["dynamic", "static", "malloc"])
+def test_a_plan_chooses_the_classes(mode: str, arena: Arena, lessor: Lessor) -> None:
+    row = Row.private()
+    pool = open_pool(mode, arena, row, lessor.ask, lessor.give_back, plan=plan_of(8, 64, 1024, 8192))
+    buffers = [pool.allocate(size) for size in (1, 8192, 8193)]
+    if mode != "malloc":
+        assert [buffer.capacity for buffer in buffers] == [8192, 8192, 65536]
+    assert row.words[class_word(1, "in_use")] == 2
+    assert pool.request((200_000,), lambda: None) is not None or lessor.asked[-1] == (CAPACITIES.index(MEGABYTE), 1)
+
+
+def test_without_small_classes_no_small_request_takes_a_large_buffer(arena: Arena, lessor: Lessor) -> None:
+    pool = DynamicPool(arena, Row.private(), lessor.ask, lessor.give_back, plan=plan_of(64, 8192))
+    pool.granted(LARGEST, 1)
+    assert [pool.allocate(100).capacity for _ in range(6)] == [65536] * 6
+    with pytest.raises(PoolExhausted):
+        pool.allocate(100)
+
+
+@pytest.mark.parametrize(
+    ("capacities", "reserve", "words"),
+    [
+        ((4096, 8 << 20), {}, "64K is missing"),
+        ((4096, 65536), {}, "8M is missing"),
+        ((4096, 65536, 8 << 20), {8192: 1}, "8K is not among"),
+        ((4096, 65536, 8 << 20), {65536: 1}, "4K needs at least 1"),
+        ((65536, 8 << 20), {65536: 1}, "64K needs at least 2"),
+    ],
+)
+def test_a_plan_that_could_hang_a_connection_is_refused(capacities: tuple[int, ...], reserve: dict[int, int], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        make_plan(capacities, reserve, usual_static(capacities))

@@ -13,7 +13,7 @@ from pools import port
 from pools.arena import Arena
 from pools.buffer import CLASSES, PDU
 from pools.counters import CounterSegment, class_word
-from pools.pool import DEFAULT_RESERVE, DynamicPool, plan_bytes
+from pools.pool import USUAL_PLAN, DynamicPool, plan_bytes
 from pools.queue import AUTHD, Endpoint, HubClosed, Message, Service, pack, unpack
 
 CEILING = 64 << 20
@@ -104,7 +104,7 @@ def test_a_killed_workers_memory_goes_with_the_masters_descriptor(sockets: tuple
     words = counters.row(SLOT).words
     assert words[class_word(PDU, "in_use")] == 20
     assert counters.is_alive(SLOT, 0)
-    assert arena.committed_bytes() == plan_bytes(DEFAULT_RESERVE) + 9 * CLASSES[PDU].slab_bytes
+    assert arena.committed_bytes() == plan_bytes(USUAL_PLAN.reserve) + 9 * CLASSES[PDU].slab_bytes
     os.kill(pid, signal.SIGKILL)
     assert reap(pid) == -signal.SIGKILL
     # Only the master's descriptor keeps the pages now: closing it frees them. Another slot's arena never cost anything.

@@ -13,7 +13,7 @@ from pools import port
 from pools.arena import Arena
 from pools.buffer import CLASSES
 from pools.counters import Row, class_word
-from pools.pool import DEFAULT_RESERVE, Buffer, DynamicPool, PoolExhausted, plan_bytes
+from pools.pool import USUAL_PLAN, Buffer, DynamicPool, PoolExhausted, plan_bytes
 
 SIZES = st.sampled_from([0, 1, 4096, 5000, 16384, 20000, 65536, 65537, 200_000, 1 << 20, 3 << 20, 8 << 20])
 NUMBERS = st.integers(0, len(CLASSES) - 1)
@@ -28,7 +28,7 @@ class History(RuleBasedStateMachine):
         self.arena.map()
         self.row = Row.private()
         self.asked: list[tuple[int, int]] = []
-        self.leases = list(DEFAULT_RESERVE)
+        self.leases = list(USUAL_PLAN.reserve)
         self.pool = DynamicPool(self.arena, self.row, self.ask, self.give_back, decay=1.0, debug=False)
         self.out: list[tuple[Buffer, int]] = []
         self.marks = 0
@@ -138,7 +138,7 @@ class History(RuleBasedStateMachine):
     def leases_agree_with_the_lessor(self) -> None:
         leased = [self.row.words[class_word(number, "leased")] for number in range(len(CLASSES))]
         assert leased == self.leases
-        assert all(held >= reserve for held, reserve in zip(leased, DEFAULT_RESERVE, strict=True))
+        assert all(held >= reserve for held, reserve in zip(leased, USUAL_PLAN.reserve, strict=True))
         assert plan_bytes(leased) <= self.arena.ceiling
 
     @invariant()

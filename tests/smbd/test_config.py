@@ -95,6 +95,12 @@ def test_include_that_is_missing_or_depends_on_the_client_is_a_warning() -> None
         ("smb ports = 0", "f:1: smb ports = 0: 0 is not between 1 and 65535"),
         ("[x]\npath = /tmp\ncreate mask = 0999", "f:3: create mask = 0999: '0999' is not an octal mode"),
         ("pool mode = elastic", "f:1: pool mode = elastic: 'elastic' is none of: dynamic, static, malloc"),
+        ("pool classes = 4K 48K", "f:1: pool classes = 4K 48K: 48K is none of: 4K 8K 16K"),
+        ("pool classes = 4K 8M", "f: pool classes: 64K is missing"),
+        ("pool reserve slabs = 64K", "f:1: pool reserve slabs = 64K: '64K' is not SIZE:COUNT, as in 64K:2"),
+        ("pool reserve slabs = 4K:1 64K:1 8K:1", "f: pool reserve slabs: 8K is not among the pool classes"),
+        ("pool mode = static\npool ceiling = 20M", "f: pool static slabs take 28000K, pool ceiling allows 20480K: no connection"),
+        ("pool budget = 1K", "f: pool reserve slabs take"),
         ("[x]\npath = tmp", "f:1: path = tmp in [x] is not absolute"),
         ("server min protocol = SMB3\nserver max protocol = SMB2", "f: server min protocol is above"),
         ("[x]\ncopy = y", "f:2: copy = y: no such section above"),
@@ -174,6 +180,10 @@ def test_what_both_sections_have_is_the_servers_in_global() -> None:
         ("server smb3 signing algorithms = hmac-sha256, aes-128-cmac", "server_smb3_signing_algorithms", ("HMAC-SHA256", "AES-128-CMAC")),
         ("private directory = /p", "smb_passwd_file", "/p/smbpasswd"),
         ("pool decay = 0.5", "pool_decay", 0.5),
+        ("pool classes = 8M, 64K 8K 64K", "pool_classes", (8192, 65536, 8 << 20)),
+        ("pool classes = 8K 64K 8M", "pool_reserve_slabs", ((8192, 1), (65536, 1))),
+        ("pool classes = 64K 8M", "pool_static_slabs", ((65536, 8), (8 << 20, 2))),
+        ("pool reserve slabs = 64K:2 4K:1 1M:0", "pool_reserve_slabs", ((4096, 1), (65536, 2))),
     ],
 )
 def test_values(line: str, attribute: str, value: object) -> None:
@@ -268,3 +278,8 @@ def test_every_setting_carries_a_line_of_the_text(text: str) -> None:
     lines = Reader().read(text, "f")
     for setting in lines.settings:
         assert 1 <= setting.line <= text.count("\n") + 1
+
+
+def test_a_ceiling_too_low_for_the_largest_request_is_warned_about() -> None:
+    assert "not enough for a request of 8M" in str(parse("pool ceiling = 4M", "f").warnings[0])
+    assert parse("pool ceiling = 32M", "f").warnings == ()

@@ -25,7 +25,8 @@ ROOT = Path(__file__).resolve().parents[2]
 # Slot 16 lives: a session with an open, locked file. Slot 17 died and was not swept yet: its records must not be seen.
 SERVER = """
 import fcntl, os, sys
-from pools.counters import CounterSegment, ROLES, class_word
+from pools.buffer import PDU
+from pools.counters import HISTOGRAM_AT, REQUESTED_AT, CounterSegment, ROLES, class_word
 from smbd.child import COUNTERS_FILE, SHARING_DIRECTORY
 from smbd.instance import LOCK_FILE
 from smbd.sharing import FileKey, OpenClaim, Range, SessionRecord, Sharing, TreeRecord, prepare
@@ -40,8 +41,10 @@ for slot, role in ((0, "master"), (16, "worker")):
     row = counters.row(slot)
     for column, value in (("pid", os.getpid()), ("generation", 3), ("role", ROLES.index(role)), ("requests", 7), ("bytes_read", 5 << 20)):
         row.set(column, value)
-    row.words[class_word(2, "committed")] = 2
-    row.words[class_word(2, "in_use")] = 1
+    row.words[class_word(PDU, "committed")] = 2
+    row.words[class_word(PDU, "in_use")] = 1
+    row.words[HISTOGRAM_AT + 15] = 3
+    row.words[REQUESTED_AT + 15] = 60000
 for slot in (16, 17):
     sharing = Sharing(directory, slot, 3, None, lambda *named: True)
     session = dict(session_id=slot << 32, slot=slot, generation=3, dialect=0x0311, started=133000000000000000, flags=0, signing=2, cipher=2,
@@ -88,6 +91,7 @@ def test_a_snapshot_holds_what_lives(server: subprocess.Popen[bytes], lock_direc
     assert (lock["offset"], lock["length"], lock["exclusive"], lock["path"], lock["user"]) == (10, 20, True, "dir/file:s", "ann")
     pool = next(row for row in found["pools"] if row["size"] == 65536)
     assert (pool["committed"], pool["in_use"], pool["buffers"]) == (4, 2, 8)
+    assert (pool["requests"], pool["requested_bytes"]) == (6, 120000)
     assert [(row["role"], row["requests"]) for row in found["processes"]] == [("master", 7), ("worker", 7)]
     assert all(row["resident"] > 0 and row["pool_bytes"] > 0 for row in found["processes"])
     json.dumps(found)
