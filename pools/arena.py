@@ -9,12 +9,12 @@ closes all others. When the child dies and the master closes the descriptor, the
 
 from __future__ import annotations
 
-import mmap
 import os
 from collections.abc import Callable
 
 from pools import port
 from pools.buffer import CLASSES, SizeClass
+from pools.port.interface import ArenaMemory
 
 
 class ArenaFull(MemoryError):
@@ -24,28 +24,25 @@ class ArenaFull(MemoryError):
 class Arena:
     """A sparse object of one range per class; ``ceiling`` bytes may be committed in all."""
 
-    __slots__ = ("_fd", "_map", "_range", "ceiling")
+    __slots__ = ("_memory", "_range", "ceiling")
 
-    def __init__(self, fd: int, ceiling: int) -> None:
-        self._fd = fd
+    def __init__(self, memory: ArenaMemory, ceiling: int) -> None:
+        self._memory = memory
         self.ceiling = ceiling
-        self._range = -(-ceiling // port.PAGE) * port.PAGE
-        self._map: mmap.mmap | None = None
+        self._range = _whole_pages(ceiling)
 
     @classmethod
     def create(cls, ceiling: int) -> Arena:
         """A new arena, not mapped; OSError when the machine gives none."""
-        pages = -(-ceiling // port.PAGE) * port.PAGE
-        return cls(port.create_shared_memory(pages * len(CLASSES), ceiling), ceiling)
+        return cls(port.memory.create_arena(_whole_pages(ceiling) * len(CLASSES), ceiling), ceiling)
 
     def map(self) -> None:
         """Map it in the process that owns it, after the fork."""
-        if self._map is None:
-            self._map = port.map_shared(self._fd, self._range * len(CLASSES))
+        self._memory.map()
 
     def fileno(self) -> int:
-        """The descriptor, to keep over ``port.close_others``."""
-        return self._fd
+        """The descriptor, to keep over ``port.processes.close_others``; -1 where there is none."""
+        return self._memory.fileno()
 
     def slots(self, size_class: SizeClass) -> int:
         """How many slabs of a class there is room for."""
@@ -56,36 +53,30 @@ class Arena:
 
         ArenaFull when the machine has no room; nothing has changed then.
         """
-        if self._map is None:
-            raise ValueError("the arena is not mapped")
-        offset = self._offset(size_class, slot)
         try:
-            port.commit(self._fd, offset, size_class.slab_bytes)
+            return self._memory.commit(self._offset(size_class, slot), size_class.slab_bytes)
         except OSError as error:
-            if error.errno in port.NO_ROOM:
+            if error.errno in port.memory.NO_ROOM:
                 raise ArenaFull(f"slab of {size_class.slab_bytes} bytes: {os.strerror(error.errno)}") from error
             raise
-        return port.window(self._map, offset, size_class.slab_bytes)
 
     def decommit(self, size_class: SizeClass, slot: int) -> None:
         """Give one slab's memory back. No view of it may live: one that does would read zeros and could not be written."""
-        if self._map is not None:
-            port.decommit(self._map, self._offset(size_class, slot), size_class.slab_bytes)
+        self._memory.decommit(self._offset(size_class, slot), size_class.slab_bytes)
 
     def committed_bytes(self) -> int:
-        """What the arena costs now; works in the master too."""
-        return port.committed_bytes(self._fd)
+        """What the arena costs now. On Linux the master can ask, too."""
+        return self._memory.committed_bytes()
 
     def close(self) -> None:
         """Unmap and close. BufferError while views live."""
-        if self._map is not None:
-            self._map.close()
-            self._map = None
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        self._memory.close()
 
     def _offset(self, size_class: SizeClass, slot: int) -> int:
         if not 0 <= slot < self.slots(size_class):
             raise IndexError(f"slab {slot} of {self.slots(size_class)} of {size_class.capacity} bytes")
         return self._range * size_class.number + slot * size_class.slab_bytes
+
+
+def _whole_pages(size: int) -> int:
+    return -(-size // port.memory.PAGE) * port.memory.PAGE

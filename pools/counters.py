@@ -180,13 +180,13 @@ class CounterSegment:
         A former segment of that name is replaced, never written to: a monitor may still have it mapped.
         """
         size = ROW_BYTES * (rows + 1)
-        fd = port.create_shared_memory(size, size) if path is None else port.create_memory_file(path, size)
+        fd = port.memory.create_shared_memory(size, size) if path is None else port.memory.create_memory_file(path, size)
         try:
             # All of it now: a tmpfs that fills up later would be a SIGBUS in whoever counts next.
-            port.commit(fd, 0, size)
-            mapping = port.map_shared(fd, size)
+            port.memory.commit(fd, 0, size)
+            mapping = port.memory.map_shared(fd, size)
         except OSError:
-            os.close(fd)
+            port.files.close(fd)
             raise
         _HEAD.pack_into(memoryview(mapping), 0, _MAGIC, _VERSION, ROW_BYTES, rows, len(CLASSES))
         return cls(fd, rows, mapping)
@@ -194,24 +194,24 @@ class CounterSegment:
     @classmethod
     def attach(cls, path: str) -> CounterSegment:
         """The running server's segment, read-only. FileNotFoundError without one, WireError when it is of another version."""
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = port.files.open(path, os.O_RDONLY)
         try:
-            head = _HEAD.unpack(os.pread(fd, _HEAD.size, 0))
+            head = _HEAD.unpack(port.files.pread(fd, _HEAD.size, 0))
             if head != (_MAGIC, _VERSION, ROW_BYTES, head.rows, len(CLASSES)):
                 raise WireError(f"{path}: not a counter segment of this version")
-            if os.fstat(fd).st_size < ROW_BYTES * (head.rows + 1):
+            if port.files.fstat(fd).st_size < ROW_BYTES * (head.rows + 1):
                 raise WireError(f"{path}: shorter than its {head.rows} rows")
-            return cls(fd, head.rows, port.map_shared(fd, ROW_BYTES * (head.rows + 1), writable=False))
+            return cls(fd, head.rows, port.memory.map_shared(fd, ROW_BYTES * (head.rows + 1), writable=False))
         except (OSError, WireError):
-            os.close(fd)
+            port.files.close(fd)
             raise
 
     def narrow(self, slot: int) -> Row:
         """For a child after its fork: from now on only its own row can be written; that row."""
-        own = port.map_shared(self._fd, ROW_BYTES, offset=self._offset(slot))
-        others = port.map_shared(self._fd, ROW_BYTES * (self.rows + 1), writable=False)
+        own = port.memory.map_shared(self._fd, ROW_BYTES, offset=self._offset(slot))
+        others = port.memory.map_shared(self._fd, ROW_BYTES * (self.rows + 1), writable=False)
         self._map.close()
-        os.close(self._fd)
+        port.files.close(self._fd)
         self._fd, self._map, self._own, self._own_slot = -1, others, own, slot
         return self.row(slot)
 
@@ -242,11 +242,11 @@ class CounterSegment:
         if self._own is not None:
             self._own.close()
         if self._fd >= 0:
-            os.close(self._fd)
+            port.files.close(self._fd)
             self._fd = -1
 
     def fileno(self) -> int:
-        """The descriptor, to keep over ``port.close_others``; -1 after ``narrow``."""
+        """The descriptor, to keep over ``port.processes.close_others``; -1 after ``narrow``."""
         return self._fd
 
     def _offset(self, slot: int) -> int:

@@ -6,7 +6,6 @@ belong to whoever takes the message, descriptors that are sent stay the caller's
 
 from __future__ import annotations
 
-import os
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -76,7 +75,7 @@ class Endpoint:
             return
         if len(self._unsent) >= LOCAL_BACKLOG:
             raise AskBusy(f"the hub takes nothing: {len(self._unsent)} records wait")
-        self._unsent.append(_Unsent(head, payload, tuple(os.dup(fd) for fd in descriptors)))
+        self._unsent.append(_Unsent(head, payload, tuple(port.files.dup(fd) for fd in descriptors)))
 
     def answer(self, request: Message, payload: bytes = b"", descriptors: Sequence[int] = ()) -> None:
         """Answer a request: its kind + 1, its id, to that very process and no successor."""
@@ -92,7 +91,7 @@ class Endpoint:
                 return
             self._unsent.popleft()
             for fd in descriptors:
-                os.close(fd)
+                port.files.close(fd)
 
     def receive(self) -> Message | None:
         """The next message, None when there is none now. HubClosed when the master is gone."""
@@ -116,13 +115,13 @@ class Endpoint:
         """Close the socket and every descriptor still waiting to be sent."""
         for unsent in self._unsent:
             for fd in unsent.descriptors:
-                os.close(fd)
+                port.files.close(fd)
         self._unsent.clear()
         self._sock.close()
 
     def _try(self, head: bytes, payload: bytes | memoryview, descriptors: Sequence[int]) -> bool:
         try:
-            port.send_record(self._sock, (head, payload), descriptors)
+            port.sockets.send_record(self._sock, (head, payload), descriptors)
         except BlockingIOError:
             return False
         except (BrokenPipeError, ConnectionResetError) as error:
@@ -136,7 +135,7 @@ class Endpoint:
 
     def _receive_into(self, landing: memoryview, buffer: Buffer | None) -> Message | None:
         try:
-            size, descriptors, truncated = port.receive_record(self._sock, (landing,), MAX_DESCRIPTORS)
+            size, descriptors, truncated = port.sockets.receive_record(self._sock, (landing,), MAX_DESCRIPTORS)
         except BlockingIOError:
             return None
         except ConnectionResetError as error:
@@ -149,7 +148,7 @@ class Endpoint:
             head, payload = unpack(landing[:size])
         except WireError:
             for fd in descriptors:
-                os.close(fd)
+                port.files.close(fd)
             raise
         if buffer is None or head.length <= COPY_BELOW:
             return Message(head.kind, head.peer, head.generation, head.id, bytes(payload), descriptors)

@@ -18,8 +18,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Protocol
 
-from pools import port
 from pools.buffer import Buffer
+from pools.port import files, sockets
 
 if TYPE_CHECKING:
     import socket
@@ -57,7 +57,7 @@ class Descriptor:
         """One user less."""
         self._references -= 1
         if not self._references:
-            port.close(self.fd)
+            files.close(self.fd)
 
 
 class MemoryEntry:
@@ -120,7 +120,7 @@ class FileEntry:
         """Moves the first ``len(view)`` bytes into the process."""
         done = 0
         while done < len(view):
-            got = 0 if self._ended else port.preadv(self.fd, (view[done:],), self.offset + done)
+            got = 0 if self._ended else files.preadv(self.fd, (view[done:],), self.offset + done)
             if not got:
                 self._ended = True
                 got = min(len(view) - done, len(_ZEROES))
@@ -132,7 +132,7 @@ class FileEntry:
         """Sends what the socket takes: the bytes that left. BlockingIOError when there is no room."""
         if not self._ended:
             try:
-                sent = port.sendfile(sock.fileno(), self.fd, self.offset, self.length)
+                sent = sockets.sendfile(sock.fileno(), self.fd, self.offset, self.length)
             except OSError as error:
                 if error.errno not in _NO_SENDFILE:
                     raise
@@ -142,16 +142,16 @@ class FileEntry:
                 return sent
             self._ended = True
         count = min(self.length, len(_ZEROES))
-        sent = port.send_views(sock, [_ZEROES[:count]], more or count < self.length)
+        sent = sockets.send_views(sock, [_ZEROES[:count]], more or count < self.length)
         self._advance(sent)
         return sent
 
     def _send_copy(self, sock: socket.socket, more: bool) -> int:
         """Where the file system knows no sendfile: through the process, a part at a time."""
         part = memoryview(bytearray(min(self.length, len(_ZEROES))))
-        got = port.preadv(self.fd, (part,), self.offset)
+        got = files.preadv(self.fd, (part,), self.offset)
         self._ended = not got
-        sent = port.send_views(sock, [part[:got] if got else part], more or len(part) < self.length)
+        sent = sockets.send_views(sock, [part[:got] if got else part], more or len(part) < self.length)
         self._advance(sent)
         return sent
 
@@ -174,7 +174,7 @@ class Pipe:
 
     def __init__(self, size: int = PIPE_BYTES) -> None:
         """As large as the kernel grants, at most ``size``."""
-        self.reader, self.writer, self.capacity = port.open_pipe(size)
+        self.reader, self.writer, self.capacity = sockets.open_pipe(size)
         self.held = 0
         self._references = 1
 
@@ -186,25 +186,25 @@ class Pipe:
         """One user less; the last one closes the pipe."""
         self._references -= 1
         if not self._references:
-            port.close(self.reader)
-            port.close(self.writer)
+            files.close(self.reader)
+            files.close(self.writer)
 
     def fill(self, fd: int, most: int) -> int:
         """Splices from a socket: the bytes that came, 0 at its end. BlockingIOError when none can now: nothing came, or it is full."""
-        came = port.splice_in(fd, self.writer, most)
+        came = sockets.splice_in(fd, self.writer, most)
         self.held += came
         return came
 
     def put(self, view: memoryview) -> int:
         """Writes bytes of the process into it: how many. BlockingIOError when it is full."""
-        count = port.write(self.writer, view)
+        count = files.write(self.writer, view)
         self.held += count
         return count
 
     def drain(self) -> None:
         """Throw away what it holds."""
         while self.held:
-            self.held -= len(port.read(self.reader, min(self.held, len(_ZEROES))))
+            self.held -= len(files.read(self.reader, min(self.held, len(_ZEROES))))
 
 
 class PipeEntry:
@@ -226,16 +226,16 @@ class PipeEntry:
         """Moves the first ``len(view)`` bytes into the process."""
         done = 0
         while done < len(view):
-            done += self._left(port.readv(self.pipe.reader, (view[done:],)))
+            done += self._left(files.readv(self.pipe.reader, (view[done:],)))
 
     def send(self, sock: socket.socket, more: bool) -> int:
         """Splices what the socket takes: the bytes that left. BlockingIOError when there is no room."""
-        return self._left(port.splice_out(self.pipe.reader, sock.fileno(), self.length, None, more))
+        return self._left(sockets.splice_out(self.pipe.reader, sock.fileno(), self.length, None, more))
 
     def write_to(self, fd: int, offset: int) -> int:
         """Splices into a file: the bytes that were written."""
         try:
-            return self._left(port.splice_out(self.pipe.reader, fd, self.length, offset, False))
+            return self._left(sockets.splice_out(self.pipe.reader, fd, self.length, offset, False))
         except OSError as error:
             if error.errno not in _NO_SENDFILE:
                 raise
@@ -243,7 +243,7 @@ class PipeEntry:
 
     def _copy_to(self, fd: int, offset: int) -> int:
         """Where the file system takes no splice: through the process, a part at a time."""
-        part = port.read(self.pipe.reader, min(self.length, len(_ZEROES)))
+        part = files.read(self.pipe.reader, min(self.length, len(_ZEROES)))
         self._left(len(part))
         _write_all(fd, memoryview(part), offset)
         return len(part)
@@ -256,7 +256,7 @@ class PipeEntry:
     def free(self) -> None:
         """What was not taken is thrown away, so that the pipe's next bytes are the next entry's."""
         while self.length:
-            self._left(len(port.read(self.pipe.reader, min(self.length, len(_ZEROES)))))
+            self._left(len(files.read(self.pipe.reader, min(self.length, len(_ZEROES)))))
         self.pipe.release()
 
 
@@ -412,7 +412,7 @@ class IoVector:
                 more = True
                 break
             views.append(entry.view)
-        self._consume(port.send_views(sock, views, more))
+        self._consume(sockets.send_views(sock, views, more))
 
     def _consume(self, count: int) -> None:
         """``count`` bytes of memory have left the front."""
@@ -440,7 +440,7 @@ class IoVector:
             first = entries[0]
             at = offset + total - self.length
             if isinstance(first, MemoryEntry):
-                self._consume(port.pwrite(fd, first.view, at) if first.length else 0)
+                self._consume(files.pwrite(fd, first.view, at) if first.length else 0)
             elif isinstance(first, PipeEntry):
                 self._count(first, first.write_to(fd, at))
             else:
@@ -471,4 +471,4 @@ def _copy(entry: FileEntry, fd: int, offset: int) -> int:
 def _write_all(fd: int, data: memoryview, offset: int) -> None:
     done = 0
     while done < len(data):
-        done += port.pwrite(fd, data[done:], offset + done)
+        done += files.pwrite(fd, data[done:], offset + done)

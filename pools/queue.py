@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import heapq
 import logging
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -173,7 +172,7 @@ class Service:
         self._endpoint = endpoint
         self._handlers = dict(handlers)
         self._row = row
-        self._poller = port.poller()
+        self._poller = port.polling.poller()
         self._armed = port.READABLE
         self._poller.register(endpoint.fileno(), self._armed)
         self._watched: dict[int, Callable[[], None]] = {}
@@ -229,7 +228,7 @@ class Service:
             self._patiently(lambda: self._endpoint.answer(request, answer.payload, answer.descriptors))
         finally:
             for fd in answer.descriptors:
-                os.close(fd)
+                port.files.close(fd)
 
     def ask(self, destination: int, kind: int, payload: bytes = b"", timeout: float = 30.0) -> Message:
         """Ask another service and wait. AskTimeout, AskBusy or AskGone without an answer; HubClosed without a master.
@@ -337,7 +336,7 @@ class Service:
 
     def _wait_for_hub(self, timeout: float | None) -> None:
         """Until the hub sends, takes or is gone; what was kept is sent on."""
-        waiting = port.poller()
+        waiting = port.polling.poller()
         try:
             waiting.register(self._endpoint.fileno(), port.WRITABLE if timeout is None else self._hub_events())
             waiting.poll(timeout)

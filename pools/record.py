@@ -9,10 +9,10 @@ is even too, and nothing is sent back.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from typing import Final, NamedTuple, Protocol
 
+from pools import port
 from pools.buffer import Buffer
 from pools.layout import U16, U32, U64, Layout, WireError
 
@@ -132,7 +132,7 @@ class Message(NamedTuple):
     def close_descriptors(self) -> None:
         """Close what came along and is not wanted."""
         for fd in self.descriptors:
-            os.close(fd)
+            port.files.close(fd)
 
 
 class HubClosed(ConnectionError):

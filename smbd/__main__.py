@@ -62,21 +62,21 @@ _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 def run(config: Config, *, reread: Callable[[], Config], prepare: Callable[[], None], ready: Callable[[], None]) -> int:
     """Serve ``config``; see ``smbd.cli.command.Run``."""
     set_up_log(config)
-    port.map_large_allocations()
+    port.memory.map_large_allocations()
     # Before anything else can be seen: `serve --user NAME:PASSWORD` stands in the list of processes until here.
-    port.set_title(TITLE)
+    port.processes.set_title(TITLE)
     os.umask(0o022)
-    if config.data_path != "user" and (reason := port.no_kernel_cipher()):
+    if config.data_path != "user" and (reason := port.sockets.no_kernel_cipher()):
         # Log level 1, once: whoever expects encrypted payload to stay in the kernel as plain payload does hears that it cannot here.
         log.warning("encrypted payload passes through memory: this kernel offers no AF_ALG sockets for AES-GCM (%s)", reason)
 
-    if config.merge_memory and (reason := port.merge_memory()):
+    if config.merge_memory and (reason := port.memory.merge_memory()):
         log.warning("`merge memory` saves nothing: %s", reason)
 
     def prepare_all() -> None:
         prepare()
         rehearse(config)
-        port.set_title(TITLE)  # the rehearsal had one of its own
+        port.processes.set_title(TITLE)  # the rehearsal had one of its own
 
     return Master(config, PROGRAMS, KINDS, reread=reread, prepare=prepare_all, ready=ready).run()
 

@@ -122,7 +122,7 @@ class Family:
 
     def _start(self, slot: int, config: Config, now: float, visitor: Visitor | None, arena: Arena | None) -> Process:
         role, generation = sender_class(slot), self._generations[slot] + 1
-        ours, theirs = port.record_pair()
+        ours, theirs = port.sockets.record_pair()
         address, listening = (visitor.address, visitor.listen_address) if visitor else (None, None)
         client = visitor.sock if visitor else None
         child = Child(role, slot, generation, config, theirs, self._counters, arena, client, address, listening)

@@ -216,7 +216,7 @@ class Hub:
             if peer.sock is None or peer.deaf:
                 return False
             try:
-                size, descriptors, truncated = port.receive_record(peer.sock, (self._landing,), MAX_DESCRIPTORS)
+                size, descriptors, truncated = port.sockets.receive_record(peer.sock, (self._landing,), MAX_DESCRIPTORS)
             except BlockingIOError:
                 return False
             except ConnectionResetError:
@@ -370,7 +370,7 @@ class Hub:
         if peer.sock is None:
             return False
         try:
-            port.send_record(peer.sock, (parcel.record,), parcel.descriptors)
+            port.sockets.send_record(peer.sock, (parcel.record,), parcel.descriptors)
         except (BlockingIOError, BrokenPipeError, ConnectionResetError):
             return False
         _close_all(parcel.descriptors)

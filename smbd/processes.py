@@ -127,8 +127,8 @@ def _shed(child: Child, master: int, keep: Iterable[int]) -> None:
     for number in _IGNORED:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    port.close_others([*keep, *_log_descriptors()])
-    port.die_with_parent(master)
+    port.processes.close_others([*keep, *_log_descriptors()])
+    port.sandbox.die_with_parent(master)
     gc.enable()
     row = child.counters.narrow(child.slot)
     row.clear()
@@ -137,7 +137,7 @@ def _shed(child: Child, master: int, keep: Iterable[int]) -> None:
     row.set("started", time.time_ns())
     row.set("heartbeat", time.monotonic_ns())
     row.set("pid", os.getpid())
-    port.set_title(f"millpond: {child.role}" + (f" {child.address[0]}" if child.address else ""))
+    port.processes.set_title(f"millpond: {child.role}" + (f" {child.address[0]}" if child.address else ""))
 
 
 def describe(child: Child) -> str:

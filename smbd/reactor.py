@@ -19,7 +19,7 @@ class Reactor:
     __slots__ = ("_actions", "_poller")
 
     def __init__(self) -> None:
-        self._poller = port.poller()
+        self._poller = port.polling.poller()
         self._actions: dict[int, Action] = {}
 
     def add(self, fd: int, action: Action) -> None:

@@ -142,7 +142,7 @@ class Loop:
     """Descriptors, timers and tasks of one thread."""
 
     def __init__(self, threads: int = 4) -> None:
-        self._poller = port.poller()
+        self._poller = port.polling.poller()
         self._readers: dict[int, Callable[[], None]] = {}
         self._writers: dict[int, Callable[[], None]] = {}
         self._timers: list[tuple[float, int, Timer]] = []

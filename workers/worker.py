@@ -58,7 +58,7 @@ NEVER = 1 << 62  # bytes
 
 def data_path_thresholds(config: Config) -> tuple[int, int]:
     """Payloads of so many bytes and more are read, and written, in kernel format."""
-    if config.data_path == "user" or not port.KERNEL_FORMAT:
+    if config.data_path == "user" or not port.sockets.KERNEL_FORMAT:
         return NEVER, NEVER
     if config.data_path == "kernel":
         return 1, 1
@@ -419,4 +419,4 @@ class Worker(Traffic):
     def describe(self) -> None:
         """Put client and users into the process title."""
         names = sorted({session.require_token().name or "anonymous" for session in self.sessions.values() if session.token is not None})
-        port.set_title(f"millpond: worker {self.client_address} {' '.join(names)}".rstrip())
+        port.processes.set_title(f"millpond: worker {self.client_address} {' '.join(names)}".rstrip())

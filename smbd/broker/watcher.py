@@ -1,7 +1,7 @@
 """The watcher: changes made outside the server, told to the workers whose clients watch.
 
-Owns: one source of news, open only while somebody watches. Invariant: one source per change. A worker tells of what it does itself;
-fanotify names the process, so that such a change is dropped here. inotify does not: there the watcher watches along (its own rows in the
+Owns: one source of news, open only while somebody watches. Invariant: one source per change. A worker tells of what it does itself; an
+exact source (fanotify) leaves such changes out. Where it is not exact (inotify, scans) the watcher watches along (its own rows in the
 shared state), and what a worker has announced is not told again.
 """
 
@@ -14,8 +14,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 from pools.port import watching
+from pools.port.interface import ATTRIBUTES, CLOSE_WRITE, CREATED, DELETED, DIRECTORY, Change, Source, Tree
 from pools.queue import BROKER, Service
-from smbd.broker.sources import Change, Fanotify, Inotify, Source, Tree
 from smbd.config import Config
 from smbd.sharing import Sharing
 from smbd.sharing.messages import NOTIFY, pack_notify
@@ -52,7 +52,7 @@ class Watcher:
     def __init__(self, sharing: Sharing, service: Service, config: Config, own: Callable[[], frozenset[int]]) -> None:
         self._sharing = sharing
         self._service = service
-        self._own = own
+        self._ways = watching.sources(own)
         self._source: Source | None = None
         self._covered: set[Tree] = set()
         self._along: dict[tuple[str, str, bool], int] = {}
@@ -86,31 +86,48 @@ class Watcher:
             self._watch_along(set())
             self._drop_source()
             return
-        if self._source is None:
-            self._use(self._open())
-        assert self._source is not None
-        try:
-            self._source.cover(trees)
-        except OSError as error:
-            log.info("fanotify does not serve this file system (%s): inotify does", error.strerror)
+        if self._source is not None and self._covers(self._source, trees):
+            return
+        self._drop_source()
+        for way in self._ways:
+            try:
+                source = way()
+            except OSError as error:
+                log.debug("%s", error)
+                continue
+            self._use(source)
+            if self._covers(source, trees):
+                return
             self._drop_source()
-            self._use(Inotify())
-            self._source.cover(trees)
-        self._covered = trees
+        log.warning("changes made outside the server go unnoticed: this system gives nothing to watch folders with")
+        self._covered = trees  # said once
 
-    def _open(self) -> Source:
+    def _covers(self, source: Source, trees: set[Tree]) -> bool:
         try:
-            return Fanotify(self._own)
-        except OSError:
-            return Inotify()
+            source.cover(trees)
+        except OSError as error:
+            log.info("a way to watch folders does not serve this file system (%s): trying the next", error.strerror)
+            return False
+        self._covered = trees
+        return True
 
     def _use(self, source: Source) -> None:
         self._source = source
-        self._service.watch(source.fileno(), self._ready)
+        if source.period:
+            self._service.after(source.period, lambda: self._again(source))
+        else:
+            self._service.watch(source.fileno(), self._ready)
+
+    def _again(self, source: Source) -> None:
+        """A source that must be asked, until it is given back."""
+        if source is self._source:
+            self._ready()
+            self._service.after(source.period, lambda: self._again(source))
 
     def _drop_source(self) -> None:
         if self._source is not None:
-            self._service.unwatch(self._source.fileno())
+            if not self._source.period:
+                self._service.unwatch(self._source.fileno())
             self._source.close()
             self._source = None
         self._covered = set()
@@ -160,7 +177,7 @@ class Watcher:
         old, new = _beneath(root, change.path), _beneath(root, change.new_path)
         if self._was_announced(share, old) or self._was_announced(share, new):
             return
-        name = FILE_NOTIFY_CHANGE_DIR_NAME if change.mask & watching.DIRECTORY else FILE_NOTIFY_CHANGE_FILE_NAME
+        name = FILE_NOTIFY_CHANGE_DIR_NAME if change.mask & DIRECTORY else FILE_NOTIFY_CHANGE_FILE_NAME
         if change.new_path:
             self._tell_rename(share, old, new, name)
         elif old:
@@ -182,13 +199,13 @@ class Watcher:
 
     def _tell_mask(self, share: str, path: str, mask: int, name: int) -> None:
         """The kernel may merge what followed closely into one event: told in the order in which it can have happened."""
-        if mask & watching.CREATED:
+        if mask & CREATED:
             self._tell(share, path, FILE_ACTION_ADDED, name)
-        if mask & watching.CLOSE_WRITE:
+        if mask & CLOSE_WRITE:
             self._tell(share, path, FILE_ACTION_MODIFIED, FILE_NOTIFY_CHANGE_SIZE | FILE_NOTIFY_CHANGE_LAST_WRITE)
-        if mask & watching.ATTRIBUTES:
+        if mask & ATTRIBUTES:
             self._tell(share, path, FILE_ACTION_MODIFIED, FILE_NOTIFY_CHANGE_ATTRIBUTES | FILE_NOTIFY_CHANGE_SECURITY)
-        if mask & watching.DELETED:
+        if mask & DELETED:
             self._tell(share, path, FILE_ACTION_REMOVED, name)
 
     def _tell(self, share: str, path: str, action: int, change: int, new: str = "") -> None:

@@ -66,7 +66,7 @@ def _datapath(arguments: argparse.Namespace, _run: Run) -> int:
     from smbd.tuning import datapath  # noqa: PLC0415  # see above
     from smbd.tuning.rewrite import rewrite  # noqa: PLC0415  # see above
 
-    if not port.KERNEL_FORMAT:
+    if not port.sockets.KERNEL_FORMAT:
         raise StartError("this port has no kernel format: there is nothing to choose")
     directory = arguments.directory or tempfile.gettempdir()
     figures = datapath.measure(directory, arguments.rounds, 32 * datapath.MIB, _progress)

@@ -159,7 +159,7 @@ def _supply(sock: socket.socket, length: int) -> None:
 
 def _ready(sock: socket.socket, event: int) -> None:
     """Waits for the connection. TimeoutError when it does not move."""
-    poller = port.poller()
+    poller = port.polling.poller()
     try:
         poller.register(sock.fileno(), event)
         if not poller.poll(PATIENCE):
@@ -183,7 +183,7 @@ def _moved(sock: socket.socket, event: int, call: Callable[..., int], *given: ob
 
 def _send_all(sock: socket.socket, views: list[memoryview], more: bool) -> None:
     while views:
-        count = _moved(sock, port.WRITABLE, port.send_views, sock, views, more)
+        count = _moved(sock, port.WRITABLE, port.sockets.send_views, sock, views, more)
         while views and count >= len(views[0]):
             count -= len(views.pop(0))
         if count:
@@ -193,7 +193,7 @@ def _send_all(sock: socket.socket, views: list[memoryview], more: bool) -> None:
 def _read_user(place: _Place, offset: int) -> None:
     done = 0
     while done < len(place.memory):
-        done += port.preadv(place.file, [place.memory[done:]], offset + done)
+        done += port.files.preadv(place.file, [place.memory[done:]], offset + done)
     _send_all(place.sock, [memoryview(_HEADER), place.memory], more=False)
 
 
@@ -202,7 +202,7 @@ def _read_kernel(place: _Place, offset: int) -> None:
     _send_all(sock, [memoryview(_HEADER)], more=True)
     left = len(place.memory)
     while left:
-        count = _moved(sock, port.WRITABLE, port.sendfile, sock.fileno(), place.file, offset, left)
+        count = _moved(sock, port.WRITABLE, port.sockets.sendfile, sock.fileno(), place.file, offset, left)
         offset += count
         left -= count
 
@@ -214,7 +214,7 @@ def _write_user(place: _Place, offset: int) -> None:
         done += _moved(sock, port.READABLE, sock.recv_into, memory[done:])
     done = 0
     while done < len(memory):
-        done += port.pwrite(place.file, memory[done:], offset + done)
+        done += port.files.pwrite(place.file, memory[done:], offset + done)
 
 
 def _write_kernel(place: _Place, offset: int) -> None:
@@ -224,7 +224,7 @@ def _write_kernel(place: _Place, offset: int) -> None:
         held = _moved(sock, port.READABLE, pipe.fill, sock.fileno(), left)
         left -= held
         while held:
-            count = port.splice_out(pipe.reader, place.file, held, offset, False)
+            count = port.sockets.splice_out(pipe.reader, place.file, held, offset, False)
             pipe.held -= count
             held -= count
             offset += count

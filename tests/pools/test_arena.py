@@ -9,7 +9,7 @@ import pytest
 from pools import port
 from pools.arena import Arena
 from pools.buffer import CLASSES, LARGEST, PDU, SMALL
-from pools.port import linux
+from pools.port.linux import memory as linux
 
 CEILING = 20 << 20
 
@@ -81,7 +81,7 @@ def test_close_needs_all_views_gone(arena: Arena) -> None:
 @pytest.mark.parametrize("room", [False, True])
 def test_memfd_where_dev_shm_has_no_room(room: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(linux, "_room_for", lambda likely_use: room)
-    fd = port.create_shared_memory(1 << 20, 1 << 20)
+    fd = port.memory.create_shared_memory(1 << 20, 1 << 20)
     assert ("memfd:" in os.readlink(f"/proc/self/fd/{fd}")) is not room
     assert "(deleted)" in os.readlink(f"/proc/self/fd/{fd}")
     assert not os.get_inheritable(fd)
@@ -94,6 +94,6 @@ def test_memfd_where_shared_memory_is_closed_to_us(monkeypatch: pytest.MonkeyPat
         raise linux.posix_ipc.PermissionsError("no")
 
     monkeypatch.setattr(linux.posix_ipc, "SharedMemory", closed)
-    fd = port.create_shared_memory(4096, 4096)
+    fd = port.memory.create_shared_memory(4096, 4096)
     assert "memfd:" in os.readlink(f"/proc/self/fd/{fd}")
     os.close(fd)

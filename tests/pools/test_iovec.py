@@ -247,7 +247,7 @@ def test_a_file_system_without_sendfile(
     def refuse(*_: object) -> int:
         raise OSError(errno.EINVAL, "no")
 
-    monkeypatch.setattr(port, "sendfile", refuse)
+    monkeypatch.setattr(port.sockets, "sendfile", refuse)
     file = Held(tmp_path / "file", bytes(range(250)) * 1000)
     vector = IoVector(memory(pool, b"head"), FileEntry(file.fd, 0, 251_000), memory(pool, b"tail"))
     assert receive_all(vector, *pair) == b"head" + bytes(range(250)) * 1000 + bytes(1000) + b"tail"
@@ -291,14 +291,14 @@ def test_a_full_disk_says_what_was_written(pool: MallocPool, tmp_path: Path) -> 
 
 def test_an_interrupted_call_is_repeated(pool: MallocPool, pair: tuple[socket.socket, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     calls = [InterruptedError(), BlockingIOError()]
-    real = port.send_views
+    real = port.sockets.send_views
 
     def send_views(sock: socket.socket, views: list[memoryview], more: bool = False) -> int:
         if calls:
             raise calls.pop()
         return real(sock, views, more)
 
-    monkeypatch.setattr(port, "send_views", send_views)
+    monkeypatch.setattr(port.sockets, "send_views", send_views)
     vector = IoVector(memory(pool, b"data"))
     assert not vector.send(pair[0])
     assert not vector.send(pair[0])

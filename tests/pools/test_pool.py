@@ -25,6 +25,7 @@ from pools.pool import (
     open_pool,
     plan_bytes,
 )
+from pools.port.linux.memory import SparseMemory
 from pools.slab import POISON
 
 MEGABYTE = 1 << 20
@@ -77,7 +78,7 @@ def test_classes_hold_what_they_promise() -> None:
         assert row.stride >= HEADROOM + row.capacity + TAILROOM
         assert row.stride % 64 == 0
         assert row.stride * row.buffers <= row.slab_bytes
-        assert row.slab_bytes % port.PAGE == 0
+        assert row.slab_bytes % port.memory.PAGE == 0
 
 
 @pytest.mark.parametrize("size", [0, 1, 4095, 4096, 4097, 16384, 16385, 65536, 65537, 131072, MEGABYTE, MEGABYTE + 1, MAX_CAPACITY])
@@ -304,11 +305,11 @@ def test_a_slab_with_a_live_view_stays_until_the_view_is_gone(pool: DynamicPool,
 
 
 def test_no_room_on_the_machine_is_exhaustion(pool: DynamicPool, lessor: Lessor, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(fd: int, offset: int, length: int) -> None:
+    def full(memory: SparseMemory, offset: int, length: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     pool.granted(LARGEST, 2)
-    monkeypatch.setattr(port, "commit", full)
+    monkeypatch.setattr(SparseMemory, "commit", full)
     with pytest.raises(PoolExhausted):
         pool.allocate(8 * MEGABYTE)
     assert lessor.returned == [(LARGEST, 2)]
@@ -322,11 +323,11 @@ def test_no_room_on_the_machine_is_exhaustion(pool: DynamicPool, lessor: Lessor,
 
 
 def test_no_room_during_a_request_takes_nothing(pool: DynamicPool, lessor: Lessor, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(fd: int, offset: int, length: int) -> None:
+    def full(memory: SparseMemory, offset: int, length: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     pool.granted(LARGEST, 1)
-    monkeypatch.setattr(port, "commit", full)
+    monkeypatch.setattr(SparseMemory, "commit", full)
     calls: list[int] = []
     assert pool.request((4096, 8 * MEGABYTE), lambda: calls.append(1)) is None
     assert pool.in_use() == 0
@@ -337,20 +338,20 @@ def test_no_room_during_a_request_takes_nothing(pool: DynamicPool, lessor: Lesso
 
 
 def test_other_errors_at_commit_are_not_hidden(pool: DynamicPool, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(fd: int, offset: int, length: int) -> None:
+    def broken(memory: SparseMemory, offset: int, length: int) -> None:
         raise OSError(errno.EBADF, "Bad file descriptor")
 
     pool.granted(LARGEST, 1)
-    monkeypatch.setattr(port, "commit", broken)
+    monkeypatch.setattr(SparseMemory, "commit", broken)
     with pytest.raises(OSError, match="Bad file"):
         pool.allocate(8 * MEGABYTE)
 
 
 def test_no_room_for_the_reserve_ends_the_start(arena: Arena, lessor: Lessor, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(fd: int, offset: int, length: int) -> None:
+    def full(memory: SparseMemory, offset: int, length: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(port, "commit", full)
+    monkeypatch.setattr(SparseMemory, "commit", full)
     with pytest.raises(PoolExhausted):
         DynamicPool(arena, Row.private(), lessor.ask, lessor.give_back)
 

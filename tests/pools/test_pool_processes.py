@@ -40,7 +40,7 @@ def reap(pid: int) -> int:
 
 @pytest.fixture
 def sockets() -> tuple[socket.socket, socket.socket]:
-    child, master = port.record_pair()
+    child, master = port.sockets.record_pair()
     master.setblocking(True)
     master.settimeout(20)
     return child, master
@@ -138,7 +138,7 @@ def test_close_others_leaves_what_is_named() -> None:
     extra = os.dup(writer)
 
     def child() -> None:
-        port.close_others([report, keep])
+        port.processes.close_others([report, keep])
         open_now = {int(name) for name in os.listdir("/proc/self/fd")}
         wrong = [fd for fd in (reader, writer, extra) if fd in open_now]
         os.write(report, b"no" if wrong else b"ok")
@@ -157,7 +157,7 @@ def test_a_grandchild_dies_with_its_parent() -> None:
         me = os.getpid()
 
         def grandchild() -> None:
-            port.die_with_parent(me)
+            port.sandbox.die_with_parent(me)
             os.write(writer, b"%d" % os.getpid())
             signal.pause()
 
@@ -175,14 +175,14 @@ def test_a_grandchild_dies_with_its_parent() -> None:
 
 
 def test_die_with_a_parent_that_is_gone_already() -> None:
-    assert reap(fork(lambda: port.die_with_parent(1 << 22))) == -signal.SIGKILL
+    assert reap(fork(lambda: port.sandbox.die_with_parent(1 << 22))) == -signal.SIGKILL
 
 
 def test_titles() -> None:
     reader, writer = os.pipe()
 
     def child() -> None:
-        port.set_title("millpond: worker 192.0.2.1")
+        port.processes.set_title("millpond: worker 192.0.2.1")
         with open("/proc/self/cmdline", "rb") as file:
             os.write(writer, file.read().rstrip(b"\0"))
 
@@ -196,7 +196,7 @@ def test_a_service_answers_and_ends_with_its_master(sockets: tuple[socket.socket
     child_end, master_end = sockets
 
     def service() -> None:
-        port.close_others([child_end.fileno()])
+        port.processes.close_others([child_end.fileno()])
 
         def double(message: Message) -> bytes:
             return bytes(message.payload) * 2

@@ -36,8 +36,8 @@ class History(RuleBasedStateMachine):
         self.woken = 0
         self.waiting = 0
         self.full = False
-        self.commit: Any = port.commit
-        port.commit = self.guarded_commit
+        self.commit: Any = port.memory.commit
+        port.memory.commit = self.guarded_commit
 
     def guarded_commit(self, fd: int, offset: int, length: int) -> None:
         if self.full:
@@ -151,7 +151,7 @@ class History(RuleBasedStateMachine):
         assert self.woken <= self.waiting
 
     def teardown(self) -> None:
-        port.commit = self.commit
+        port.memory.commit = self.commit
         for buffer, _ in self.out:
             buffer.release()
         self.out.clear()

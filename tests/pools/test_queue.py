@@ -63,7 +63,7 @@ class Hub:
 
 @pytest.fixture
 def pair() -> Iterator[tuple[Endpoint, Hub]]:
-    child, master = port.record_pair()
+    child, master = port.sockets.record_pair()
     yield Endpoint(child), Hub(master)
     child.close()
     master.close()
@@ -145,7 +145,7 @@ def test_the_end_of_the_master(pair: tuple[Endpoint, Hub]) -> None:
 def test_descriptors_travel_and_belong_to_the_taker(pair: tuple[Endpoint, Hub]) -> None:
     endpoint, hub = pair
     reader, writer = os.pipe()
-    port.send_record(hub.sock, (queue.pack(WORKER, ECHO, b"take"),), (writer,))
+    port.sockets.send_record(hub.sock, (queue.pack(WORKER, ECHO, b"take"),), (writer,))
     os.close(writer)
     message = endpoint.receive()
     assert message is not None
@@ -161,7 +161,7 @@ def test_descriptors_travel_and_belong_to_the_taker(pair: tuple[Endpoint, Hub]) 
 def test_too_many_descriptors_are_closed_and_the_record_refused(pair: tuple[Endpoint, Hub]) -> None:
     endpoint, hub = pair
     pipes = [os.pipe() for _ in range(queue.MAX_DESCRIPTORS + 1)]
-    port.send_record(hub.sock, (queue.pack(WORKER, ECHO),), [writer for _, writer in pipes])
+    port.sockets.send_record(hub.sock, (queue.pack(WORKER, ECHO),), [writer for _, writer in pipes])
     for _, writer in pipes:
         os.close(writer)
     with pytest.raises(WireError):
@@ -175,8 +175,8 @@ def test_an_odd_number_of_descriptors_is_not_one_more(pair: tuple[Endpoint, Hub]
     # Room for three descriptors is rounded up to room for four.
     endpoint, hub = pair
     reader, writer = os.pipe()
-    port.send_record(hub.sock, (queue.pack(WORKER, ECHO),), (writer,) * 4)
-    _, descriptors, truncated = port.receive_record(endpoint._sock, (bytearray(100),), 3)
+    port.sockets.send_record(hub.sock, (queue.pack(WORKER, ECHO),), (writer,) * 4)
+    _, descriptors, truncated = port.sockets.receive_record(endpoint._sock, (bytearray(100),), 3)
     assert truncated
     assert len(descriptors) == 3
     os.close(writer)
@@ -199,7 +199,7 @@ def test_a_full_socket_keeps_order_and_descriptors(pair: tuple[Endpoint, Hub]) -
         assert hub.take()[1][:4] == expected.to_bytes(4, "big")
         endpoint.flush()
     assert not endpoint.wants_write
-    size, descriptors, _ = port.receive_record(hub.sock, (bytearray(100),), 1)
+    size, descriptors, _ = port.sockets.receive_record(hub.sock, (bytearray(100),), 1)
     assert size == RECORD.size + 4
     os.close(descriptors[0])
     assert os.read(reader, 1) == b""
@@ -228,7 +228,7 @@ def test_large_payloads_stay_in_a_pool_buffer_small_ones_do_not() -> None:
     arena = Arena.create(20 << 20)
     arena.map()
     pool = DynamicPool(arena, Row.private(), lambda number, slabs: None, lambda number, slabs: None)
-    child, master = port.record_pair()
+    child, master = port.sockets.record_pair()
     endpoint, hub = Endpoint(child, pool.allocate), Hub(master)
     assert endpoint.receive() is None
     assert pool.in_use() == 0
@@ -251,7 +251,7 @@ def test_an_exhausted_pool_does_not_stop_the_queue() -> None:
     def exhausted(size: int) -> queue.Message:
         raise PoolExhausted(size)
 
-    child, master = port.record_pair()
+    child, master = port.sockets.record_pair()
     endpoint, hub = Endpoint(child, exhausted), Hub(master)  # type: ignore[arg-type]
     hub.deliver(ECHO, b"L" * MAX_PAYLOAD)
     message = endpoint.receive()
@@ -332,10 +332,10 @@ def test_an_answer_with_a_descriptor_closes_the_services_own(serving: tuple[Call
     start({ECHO: lambda message: Answer(b"fd", (writer,))})
     hub.deliver(ECHO, id=1)
     hub.sock.setblocking(True)
-    select_poller = port.poller()
+    select_poller = port.polling.poller()
     select_poller.register(hub.sock.fileno(), port.READABLE)
     assert select_poller.poll(10)
-    _, descriptors, _ = port.receive_record(hub.sock, (bytearray(100),), 1)
+    _, descriptors, _ = port.sockets.receive_record(hub.sock, (bytearray(100),), 1)
     hub.deliver(PING, sender=MASTER)
     hub.take()
     os.close(descriptors[0])

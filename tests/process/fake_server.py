@@ -42,7 +42,7 @@ KINDS = (*QUEUE_KINDS, *LEASE_KINDS, *CHILD_KINDS, ECHO, ECHO_ANSWER, DEAD, DEAD
 
 def messages(endpoint: Endpoint) -> Any:
     """Messages for ever, blocking; ends with the master."""
-    poller = port.poller()
+    poller = port.polling.poller()
     poller.register(endpoint.fileno(), port.READABLE)
     while True:
         try:
@@ -104,7 +104,7 @@ class Worker:
 
     def run(self) -> None:
         """Until the client leaves, or the master says stop."""
-        poller = port.poller()
+        poller = port.polling.poller()
         poller.register(self.endpoint.fileno(), port.READABLE)
         poller.register(self.client.fileno(), port.READABLE)
         while not self.stopped:
@@ -174,7 +174,7 @@ class Worker:
         """More requests than a peer's backlog holds, each of 8 KiB; says how many were refused."""
         ids = [self.endpoint.next_id() for _ in range(int(count))]
         busy = 0
-        poller = port.poller()
+        poller = port.polling.poller()
         poller.register(self.endpoint.fileno(), port.READABLE | port.WRITABLE)
         sent = 0
         while sent < len(ids):
@@ -194,7 +194,7 @@ class Worker:
 
     def do_ping(self) -> None:
         """Ask the master on and on, and read no answer."""
-        poller = port.poller()
+        poller = port.polling.poller()
         poller.register(self.endpoint.fileno(), port.WRITABLE)
         while True:
             self.endpoint.send(MASTER, PING, bytes(4096), id=self.endpoint.next_id())

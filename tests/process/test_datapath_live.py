@@ -96,7 +96,7 @@ def test_what_the_kernel_cannot_encrypt_is_said_once(make_server: Callable[..., 
     server = make_server()
     server.client()
     server.client()
-    assert server.log.count("AF_ALG") == bool(port.no_kernel_cipher())
+    assert server.log.count("AF_ALG") == bool(port.sockets.no_kernel_cipher())
     other = make_server(settings={"data path": "user"})
     other.client()
     assert "AF_ALG" not in other.log

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from smbd.broker import sources, watcher
+from pools.port import watching as areas
+from pools.port.interface import Source, Tree
+from pools.port.linux import watching as linux
+from pools.port.linux.watching import Fanotify, Inotify
 from smbd.broker.janitor import Janitor
-from smbd.broker.sources import Fanotify, Inotify, Source, Tree
 from smbd.broker.watcher import Watcher
 from smbd.config import Config, Share
 from smbd.sharing import Doomed, FileKey, OpenClaim, Sharing, prepare
@@ -177,7 +179,7 @@ def watching(request: pytest.FixtureRequest, scene: Scene, root: Path, monkeypat
     if request.param == "fanotify":
         fanotify_or_skip()
     else:
-        monkeypatch.setattr(watcher.Watcher, "_open", lambda self: Inotify())
+        monkeypatch.setattr(areas, "sources", lambda own: [Inotify])
     made = Watcher(scene.broker, scene.post, configuration(root), frozenset)  # type: ignore[arg-type]  # Post stands in for Service
     yield made
     made.close()
@@ -245,7 +247,7 @@ def test_fanotify_leaves_out_what_the_servers_own_processes_do(scene: Scene, roo
 
 
 def test_inotify_news_that_a_worker_has_announced_are_not_told_again(scene: Scene, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watcher.Watcher, "_open", lambda self: Inotify())
+    monkeypatch.setattr(areas, "sources", lambda own: [Inotify])
     made = Watcher(scene.broker, scene.post, configuration(root), frozenset)  # type: ignore[arg-type]  # as above
     scene.worker.watch("pub", "", EVERYTHING, False, 5)
     made.refresh()
@@ -259,7 +261,7 @@ def test_inotify_news_that_a_worker_has_announced_are_not_told_again(scene: Scen
 
 
 def test_more_directories_than_allowed_are_left_out(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "DIRECTORIES", 3)
+    monkeypatch.setattr(linux, "DIRECTORIES", 3)
     for name in "abcdef":
         (root / name).mkdir()
     source: Source = Inotify()

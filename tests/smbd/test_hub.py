@@ -51,7 +51,7 @@ class House:
         self.ends: dict[int, Endpoint] = {}
 
     def join(self, slot: int, generation: int = 1) -> Endpoint:
-        ours, theirs = port.record_pair()
+        ours, theirs = port.sockets.record_pair()
         self.ends[slot] = Endpoint(theirs)
         self.hub.attach(slot, generation, ours)
         return self.ends[slot]

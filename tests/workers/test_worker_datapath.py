@@ -41,13 +41,13 @@ def kernel(make_house: Callable[..., House]) -> WireClient:
 def spliced(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The pieces that went from a socket into a pipe."""
     pieces: list[int] = []
-    real = port.splice_in
+    real = port.sockets.splice_in
 
     def splice_in(source: int, pipe: int, most: int) -> int:
         pieces.append(real(source, pipe, most))
         return pieces[-1]
 
-    monkeypatch.setattr(port, "splice_in", splice_in)
+    monkeypatch.setattr(port.sockets, "splice_in", splice_in)
     return pieces
 
 
@@ -55,13 +55,13 @@ def spliced(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def sent_files(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The pieces that went from a file into a socket."""
     pieces: list[int] = []
-    real = port.sendfile
+    real = port.sockets.sendfile
 
     def sendfile(out: int, fd: int, offset: int, count: int) -> int:
         pieces.append(real(out, fd, offset, count))
         return pieces[-1]
 
-    monkeypatch.setattr(port, "sendfile", sendfile)
+    monkeypatch.setattr(port.sockets, "sendfile", sendfile)
     return pieces
 
 
@@ -186,7 +186,7 @@ def test_a_stream_is_no_file(kernel: WireClient, spliced: list[int]) -> None:
 
 def test_a_full_disk_in_mid_transfer(kernel: WireClient, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = kernel.open("file")
-    real = port.splice_out
+    real = port.sockets.splice_out
     pieces = 0
 
     def splice_out(pipe: int, target: int, most: int, offset: int | None, more: bool) -> int:
@@ -196,9 +196,9 @@ def test_a_full_disk_in_mid_transfer(kernel: WireClient, folder: Path, monkeypat
             raise OSError(errno.ENOSPC, "full")
         return real(pipe, target, min(most, 5000), offset, more)
 
-    monkeypatch.setattr(port, "splice_out", splice_out)
+    monkeypatch.setattr(port.sockets, "splice_out", splice_out)
     assert kernel.write(opened, 0, CONTENT).status == status.DISK_FULL
-    monkeypatch.setattr(port, "splice_out", real)
+    monkeypatch.setattr(port.sockets, "splice_out", real)
     stands = (folder / "file").read_bytes()
     assert 5000 <= len(stands) < MIB
     assert stands == CONTENT[: len(stands)]
@@ -210,7 +210,7 @@ def test_a_file_system_without_splice(kernel: WireClient, folder: Path, monkeypa
     def refuse(*_: object) -> int:
         raise OSError(errno.EINVAL, "no splice here")
 
-    monkeypatch.setattr(port, "splice_out", refuse)
+    monkeypatch.setattr(port.sockets, "splice_out", refuse)
     opened = kernel.open("file")
     assert kernel.write(opened, 0, CONTENT).status == status.SUCCESS
     assert (folder / "file").read_bytes() == CONTENT
@@ -220,13 +220,13 @@ def test_a_file_cut_off_in_mid_read(kernel: WireClient, folder: Path, monkeypatc
     (folder / "file").write_bytes(CONTENT)
     (folder / "file").chmod(0o666)
     opened = kernel.open("file")
-    real = port.sendfile
+    real = port.sockets.sendfile
 
     def sendfile(out: int, fd: int, offset: int, count: int) -> int:
         os.truncate(folder / "file", 100_000)
         return real(out, fd, offset, count)
 
-    monkeypatch.setattr(port, "sendfile", sendfile)
+    monkeypatch.setattr(port.sockets, "sendfile", sendfile)
     assert kernel.read_data(opened, 0, MIB) == CONTENT[:100_000] + bytes(MIB - 100_000)
 
 

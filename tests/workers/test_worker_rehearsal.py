@@ -61,7 +61,7 @@ def test_a_worker_that_fails_takes_only_the_rehearsal_with_it(
     config: Config, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(child: Child) -> None:
-        port.poller().close()
+        port.polling.poller().close()
         raise ZeroDivisionError
 
     monkeypatch.setattr(rehearsal, "main", broken)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from pools.port import files
 from smbd.smb2 import constants as c
 from smbd.smb2 import status
 from smbd.smb2.constants import Command
@@ -26,16 +27,20 @@ class Disk:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.spins = threading.Event()
         self.asked = threading.Event()
-        self.real = os.preadv
-        monkeypatch.setattr(os, "preadv", self.preadv)
+        self.real = files.preadv
+        monkeypatch.setattr(files, "preadv", self.preadv)
+        monkeypatch.setattr(files, "preadv_warm", self.preadv_warm)
 
-    def preadv(self, fd: int, buffers: list[memoryview], offset: int, flags: int = 0) -> int:
-        if flags & os.RWF_NOWAIT and not self.spins.is_set():
-            raise BlockingIOError
+    def preadv(self, fd: int, buffers: list[memoryview], offset: int) -> int:
         if not self.spins.is_set():
             self.asked.set()
             assert self.spins.wait(30)
-        return self.real(fd, buffers, offset, flags)
+        return self.real(fd, buffers, offset)
+
+    def preadv_warm(self, fd: int, buffers: list[memoryview], offset: int) -> int:
+        if not self.spins.is_set():
+            raise BlockingIOError
+        return self.real(fd, buffers, offset)
 
 
 @pytest.fixture

@@ -60,7 +60,7 @@ def rehearse(config: Config) -> bool:
     logging.disable(logging.INFO)  # nobody came, so nobody needs to know who
     gc.freeze()  # the collections below have only to do with what is made here
     try:
-        rounds += (_Round(*port.record_pair(), *socket.socketpair()) for _ in range(ROUNDS))
+        rounds += (_Round(*port.sockets.record_pair(), *socket.socketpair()) for _ in range(ROUNDS))
         with _stage(os.path.join(config.lock_directory, STAGE)) as place:
             done = _play(_stage_config(config, place), rounds)
         id_map(config.state_directory, config.netbios_name)

@@ -12,7 +12,7 @@ import stat
 from typing import Final, NamedTuple
 
 from pools.layout import U16, U32, U64, Layout, WireError
-from pools.port.files import Stat
+from pools.port.interface import Stat
 from smbd.smb2 import constants as c
 from workers.vfs.interface import FileInfo
 

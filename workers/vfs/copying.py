@@ -7,8 +7,8 @@ the number of bytes that are in the target.
 from __future__ import annotations
 
 import errno
-import os
 
+from pools.port import files
 from workers.vfs.interface import Handle
 
 _CHUNK = 1 << 20
@@ -32,7 +32,7 @@ def _by_the_kernel(source: tuple[Handle, int], target: tuple[Handle, int], lengt
     done = 0
     try:
         while done < length:
-            step = os.copy_file_range(source[0].fd, target[0].fd, length - done, source[1] + done, target[1] + done)
+            step = files.copy_range(source[0].fd, target[0].fd, length - done, source[1] + done, target[1] + done)
             if not step:
                 break
             done += step

@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from pools.iovec import Descriptor, FileEntry
 from pools.port import files
+from pools.port.interface import Place
 from smbd.smb2 import constants as c
 from smbd.smb2 import status
 from smbd.smb2.names import Path
@@ -32,7 +33,7 @@ _MAX_RANGES = 4096
 _ZEROES = bytes(1 << 20)
 _probe = (bytearray(1),)  # where a byte lands that nobody looks at
 _FREEZE, _THAW = -1, -2
-_REOPEN = os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_REOPEN = os.O_NONBLOCK | os.O_NOCTTY
 T = TypeVar("T")
 
 
@@ -90,13 +91,19 @@ class PosixHandle:
         return self._opened
 
     @property
-    def target(self) -> int | str:
-        """What xattr calls take: the descriptor, or the path of an O_PATH one."""
-        return self.fd if self._readable or self._writable else files.proc_path(self.fd)
+    def readable(self) -> bool:
+        """Whether the descriptor does more than name the file."""
+        return self._readable or self._writable
+
+    @property
+    def place(self) -> Place:
+        """Where it was found."""
+        return Place(self.root.fd, self.real)
 
     def made(self, writable: bool) -> None:
         """It was created just now, with a descriptor of this kind."""
         self._writable = writable
+        self.root.attributes.fresh(self.fd)
 
     def refresh(self) -> None:
         """What was learnt at the open is out of date: creating set more than the file."""
@@ -112,7 +119,7 @@ class PosixHandle:
         if descriptor is not None:
             descriptor.release()
         else:
-            os.close(fd)
+            files.close(fd)
 
     # What it is
 
@@ -128,7 +135,7 @@ class PosixHandle:
     def _dos_xattr(self) -> bytes | None:
         if self._readable:
             try:
-                return files.small_xattr(self.fd, attributes.XATTR_RAW)
+                return self.root.attributes.small(self.fd, attributes.XATTR_RAW)
             except PermissionError:
                 pass  # opened before the user lost the right
         return self.get_xattr(attributes.XATTR)
@@ -136,22 +143,22 @@ class PosixHandle:
     def get_xattr(self, name: str) -> bytes | None:
         """With root's help where the user may not read the file itself but, as its descriptor says, its attributes."""
         try:
-            return files.get_xattr(self.target, name)
+            return self.root.attributes.get(self.fd, name)
         except PermissionError:
             try:
                 with identity.as_root():
-                    return files.get_xattr(files.proc_path(self.fd), name)
+                    return self.root.attributes.get(self.fd, name)
             except PermissionError:
                 return None
 
     def as_owner(self, call: Callable[[], T]) -> T:
-        return xattrs.owner_call(self.fd, call)
+        return xattrs.owner_call(self, call)
 
     def ea_size(self) -> int:
         return xattrs.ea_size(self)
 
     def current_path(self) -> Path | None:
-        real = self.root.relative(self.fd)
+        real = self.root.relative(self.fd, self.real)
         return None if real is None else displayed(real)
 
     # Data
@@ -164,7 +171,7 @@ class PosixHandle:
         read = read or self._readable
         write = write or self._writable
         mode = os.O_RDWR if read and write else os.O_WRONLY if write else os.O_RDONLY
-        fd = os.open(files.proc_path(self.fd), mode | _REOPEN)
+        fd = files.reopen(self.fd, mode | _REOPEN, self.place)
         self._part_with(self.fd)
         self.fd = fd
         self._readable, self._writable = read, write
@@ -173,9 +180,9 @@ class PosixHandle:
         if offset > MAX_OFFSET:
             return 0
         fd, wanted = self.fd, len(view)
-        done = self._pread_warm(view, offset) if nowait and not self.root.memory.get(self.dev) else os.preadv(fd, (view,), offset)
+        done = self._pread_warm(view, offset) if nowait and not self.root.memory.get(self.dev) else files.preadv(fd, (view,), offset)
         while 0 < done < wanted:
-            more = os.preadv(fd, (view[done:],), offset + done)
+            more = files.preadv(fd, (view[done:],), offset + done)
             if not more:
                 break
             done += more
@@ -185,21 +192,21 @@ class PosixHandle:
 
     def _pread_warm(self, view: memoryview, offset: int) -> int:
         try:
-            done = os.preadv(self.fd, (view,), offset, os.RWF_NOWAIT)
+            done = files.preadv_warm(self.fd, (view,), offset)
         except OSError as error:
             if error.errno != errno.EOPNOTSUPP:
                 raise
             if not self._is_memory():
                 raise BlockingIOError(errno.EAGAIN, "this file system does not say what it has in memory") from None
-            return os.preadv(self.fd, (view,), offset)
-        if done < len(view) and offset + done < os.fstat(self.fd).st_size:
+            return files.preadv(self.fd, (view,), offset)
+        if done < len(view) and offset + done < files.fstat(self.fd).st_size:
             raise BlockingIOError(errno.EAGAIN, "the rest is on the disk")
         return done
 
     def extent(self, offset: int, length: int) -> FileEntry | None:
         if self._frozen_access is not None or not self._readable:
             return None
-        got = max(0, min(length, os.fstat(self.fd).st_size - offset))
+        got = max(0, min(length, files.fstat(self.fd).st_size - offset))
         if got and not (self._is_warm(offset) and self._is_warm(offset + got - 1)):
             return None
         descriptor = self._shared()
@@ -219,7 +226,7 @@ class PosixHandle:
         if self.root.memory.get(self.dev):
             return True
         try:
-            os.preadv(self.fd, _probe, offset, os.RWF_NOWAIT)
+            files.preadv_warm(self.fd, _probe, offset)
         except BlockingIOError:
             return False
         except OSError as error:
@@ -239,9 +246,9 @@ class PosixHandle:
         total = len(view)
         if offset + total > MAX_OFFSET:
             raise OSError(errno.EFBIG, "beyond the largest offset")
-        done = os.pwrite(self.fd, view, offset)
+        done = files.pwrite(self.fd, view, offset)
         while done < total:
-            done += os.pwrite(self.fd, view[done:], offset + done)
+            done += files.pwrite(self.fd, view[done:], offset + done)
         if self._frozen_write is not None:
             self._stay()
         return total
@@ -254,23 +261,23 @@ class PosixHandle:
 
     def fsync(self) -> None:
         if self._readable or self._writable:
-            os.fsync(self.fd)
+            files.fsync(self.fd)
 
     def truncate(self, size: int) -> None:
         if size > MAX_OFFSET:
             raise OSError(errno.EINVAL, "beyond the largest offset")
-        os.ftruncate(self.fd, size)
+        files.truncate(self.fd, size)
         self._stay()
 
     def allocate(self, size: int) -> None:
         if size > MAX_OFFSET:
             raise OSError(errno.ENOSPC, "beyond the largest offset")
-        end = os.fstat(self.fd).st_size
+        end = files.fstat(self.fd).st_size
         if size < end:
             self.truncate(size)
         elif size > end:
             try:
-                files.fallocate(self.fd, files.FALLOC_KEEP_SIZE, 0, size)
+                files.preallocate(self.fd, size)
             except OSError as error:
                 if error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS):
                     raise
@@ -344,7 +351,7 @@ class PosixHandle:
         """Where there are no xattrs, READONLY at least is in the mode."""
         if not self.directory and readonly == bool(mode & 0o222):
             wanted = mode & ~0o222 if readonly else mode | 0o200
-            self.as_owner(lambda: os.chmod(files.proc_path(self.fd), stat.S_IMODE(wanted)))
+            self.as_owner(lambda: files.chmod(self.fd, stat.S_IMODE(wanted)))
 
     # Security
 
@@ -358,31 +365,30 @@ class PosixHandle:
 
     def set_security(self, descriptor: bytes) -> None:
         value = ntacl.pack(descriptor)
-        path = files.proc_path(self.fd)
+        kept = self.root.attributes
         if identity.privileged():
             try:
                 with identity.as_root():
-                    os.setxattr(path, ntacl.XATTR, value)
+                    kept.set(self.fd, ntacl.XATTR, value)
                 return
             except OSError as error:  # a container's root, or a file system without the namespace
                 if error.errno not in (errno.EPERM, errno.EOPNOTSUPP):
                     raise
-        self.as_owner(lambda: os.setxattr(path, ntacl.XATTR_UNPRIVILEGED, value))
+        self.as_owner(lambda: kept.set(self.fd, ntacl.XATTR_UNPRIVILEGED, value))
 
     def chown(self, uid: int, gid: int) -> None:
-        path = files.proc_path(self.fd)
         who = identity.current()
         try:
-            os.chown(path, uid, gid)
+            files.chown(self.fd, uid, gid)
         except PermissionError:
             # WRITE_OWNER lets a user take a file, never give it away ([MS-FSA] 2.1.5.17)
             if uid not in (-1, who.uid) or (gid not in (-1, who.gid) and gid not in who.groups):
                 raise
             with identity.as_root():
-                os.chown(path, uid, gid)
+                files.chown(self.fd, uid, gid)
 
     def chmod(self, mode: int) -> None:
-        self.as_owner(lambda: os.chmod(files.proc_path(self.fd), mode))
+        self.as_owner(lambda: files.chmod(self.fd, mode))
 
     # Extended attributes and streams
 
@@ -393,7 +399,7 @@ class PosixHandle:
         xattrs.set_ea(self, name, value)
 
     def streams(self) -> list[StreamInfo]:
-        named = streamstore.entries(self, self.root.fd)
+        named = streamstore.entries(self, self.root)
         if self.directory:
             return named
         info = self.info()
@@ -401,13 +407,13 @@ class PosixHandle:
 
     def clear(self) -> None:
         self.truncate(0)
-        streamstore.clear(self, self.root.fd)
+        streamstore.clear(self, self.root)
         xattrs.clear_eas(self)
 
     # Ranges
 
     def zero_range(self, offset: int, length: int) -> None:
-        length = min(length, os.fstat(self.fd).st_size - offset)
+        length = min(length, files.fstat(self.fd).st_size - offset)
         if length <= 0:
             return
         sparse = self._dos().attributes & c.FILE_ATTRIBUTE_SPARSE_FILE
@@ -421,7 +427,7 @@ class PosixHandle:
         self._stay()
 
     def allocated_ranges(self, offset: int, length: int) -> list[tuple[int, int]]:
-        length = min(length, os.fstat(self.fd).st_size - offset)
+        length = min(length, files.fstat(self.fd).st_size - offset)
         if length <= 0:
             return []
         if not self._dos().attributes & c.FILE_ATTRIBUTE_SPARSE_FILE:

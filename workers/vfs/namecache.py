@@ -8,11 +8,11 @@ whatever a client does.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 
 from pools.port import files
+from pools.port.interface import Stat
 from smbd.smb2.names import display, fold, is_short, short_name
 
 _TOTAL_NAMES = 200_000  # about 20 MB
@@ -33,7 +33,7 @@ class _Names:
         self.short: dict[str, str] | None = None  # made when one is first asked for
 
 
-def _stamp(st: files.Stat) -> Stamp:
+def _stamp(st: Stat) -> Stamp:
     return st.mtime, st.mtime_ns, st.ctime, st.ctime_ns
 
 
@@ -66,11 +66,11 @@ class NameCache:
             known.short = {short_name(display(name)): name for name in known.names.values()}
         return known.short.get(wanted)
 
-    def _read(self, directory: int, key: tuple[int, int, int], st: files.Stat) -> _Names:
+    def _read(self, directory: int, key: tuple[int, int, int], st: Stat) -> _Names:
         begun = self._clock()
         self.forget(key)
         names: dict[str, str] = {}
-        for name in os.listdir(directory):
+        for name in files.listdir(directory):
             names.setdefault(fold(display(name)), name)
         ended = self._clock()
         settled = self._wall() - max(st.mtime * 1_000_000_000 + st.mtime_ns, st.ctime * 1_000_000_000 + st.ctime_ns) > _YOUNG_NS

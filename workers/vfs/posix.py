@@ -1,6 +1,6 @@
 """The bottom of every share's stack: a directory tree of the host.
 
-Owns: the share's root descriptor and name cache. Invariant: each path is resolved by the kernel beneath the root (openat2), each change
+Owns: the share's root descriptor and name cache. Invariant: each path is resolved beneath the root (``files.open_beneath``), each change
 of a name is made in a directory so resolved, by a single component; names from outside are never joined and handed to a call that follows
 symlinks.
 """
@@ -36,12 +36,12 @@ class PosixVfs:
 
     def __init__(self, path: str, settings: VfsSettings | None = None) -> None:
         """Opens the root with the caller's rights; the worker does so before it becomes anybody. Modes are exact: the umask must be 0."""
-        fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        fd = files.open(path, files.PATH_ONLY | os.O_DIRECTORY)
         self.root = Root(fd, settings or VfsSettings())
         self._resolver = Resolver(self.root)
 
     def close(self) -> None:
-        os.close(self.root.fd)
+        files.close(self.root.fd)
 
     # Opening
 
@@ -117,7 +117,7 @@ class PosixVfs:
 
     def _check_ours(self, directory: int, name: str) -> None:
         """A symlink may lead to the root, where our own directory is nobody else's to make."""
-        if is_reserved(Path((name,))) and os.path.samestat(os.fstat(directory), os.fstat(self.root.fd)):
+        if is_reserved(Path((name,))) and os.path.samestat(files.fstat(directory), files.fstat(self.root.fd)):
             raise PermissionError(errno.EACCES, RESERVED)
 
     def _check_free(self, directory: int, name: str) -> None:
@@ -136,7 +136,7 @@ class PosixVfs:
         settings = self.root.settings
         raw = name.encode()
         if is_directory:
-            os.mkdir(raw, 0o777 & settings.directory_mask | settings.force_directory_mode, dir_fd=directory)
+            files.mkdir(directory, raw, 0o777 & settings.directory_mask | settings.force_directory_mode)
             try:
                 return files.open_beneath(directory, raw, READ | os.O_DIRECTORY)
             except OSError:
@@ -147,10 +147,7 @@ class PosixVfs:
 
     def _unmake(self, directory: int, name: str, is_directory: bool) -> None:
         with suppress(OSError):
-            if is_directory:
-                os.rmdir(name.encode(), dir_fd=directory)
-            else:
-                os.unlink(name.encode(), dir_fd=directory)
+            files.remove(directory, name.encode(), is_directory=is_directory)
 
     def _dress(self, handle: PosixHandle, new: NewFile) -> None:
         """What the new file is to have beside its name. Nothing to do, no system call, for a file that only wants ARCHIVE."""
@@ -183,7 +180,7 @@ class PosixVfs:
             if streamstore.find(base, path.stream) is not None:
                 raise FileExistsError(errno.EEXIST, path.wire())
             if not streamstore.set_inline(base, path.stream, b""):
-                os.close(streamstore.store(base, self.root.fd, path.stream, b""))
+                files.close(streamstore.store(base, self.root, path.stream, b""))
             return StreamHandle(base, path.stream)
         except (OSError, SmbError):
             base.close()
@@ -198,10 +195,10 @@ class PosixVfs:
         try:
             yield fd, name
         finally:
-            os.close(fd)
+            files.close(fd)
 
     def _locate(self, handle: PosixHandle) -> tuple[int, bytes]:
-        for real in (handle.real, self.root.relative(handle.fd)):
+        for real in (handle.real, self.root.relative(handle.fd, handle.real)):
             if not real:
                 continue
             parent, _, name = real.rpartition(b"/")
@@ -211,7 +208,7 @@ class PosixVfs:
                 continue
             if self._leads_to(fd, name, real, handle):
                 return fd, name
-            os.close(fd)
+            files.close(fd)
         if not handle.real:
             raise PermissionError(errno.EACCES, "the share's root")
         raise FileNotFoundError(errno.ENOENT, handle.path.wire())
@@ -226,22 +223,20 @@ class PosixVfs:
             fd = self._resolver.open_fd(real)[0]
         except OSError:
             return False
-        behind = os.fstat(fd)
-        os.close(fd)
+        behind = files.fstat(fd)
+        files.close(fd)
         return (behind.st_dev, behind.st_ino) == (handle.dev, handle.ino)
 
     def unlink(self, handle: Handle) -> None:
         if isinstance(handle, StreamHandle):
-            streamstore.remove(handle.base, self.root.fd, handle.stream)
+            streamstore.remove(handle.base, self.root, handle.stream)
             return
         base = _posix(handle)
-        tokens = streamstore.all_tokens(base) if base.info().links <= 1 or base.directory else []
+        left = streamstore.leftover(base) if base.info().links <= 1 or base.directory else None
         with self._located(base) as (fd, name):
-            if base.directory and not stat.S_ISLNK(files.stat_at(fd, name).mode):
-                os.rmdir(name, dir_fd=fd)
-            else:
-                os.unlink(name, dir_fd=fd)
-        streamstore.remove_stored(self.root.fd, tokens)
+            linked = stat.S_ISLNK(files.stat_at(fd, name).mode)
+            files.remove(fd, name, is_directory=base.directory and not linked)
+        streamstore.remove_leftover(self.root, None if linked else left)
 
     def rename(self, handle: Handle, target: Path, replace: bool) -> None:
         if isinstance(handle, StreamHandle):
@@ -289,43 +284,43 @@ class PosixVfs:
         """The target is the file itself: another case of its name, or another hard link of it."""
         fd, name = source
         target_fd, existing, new_name = target
-        if os.path.samestat(os.fstat(fd), os.fstat(target_fd)) and existing == name:
+        if os.path.samestat(files.fstat(fd), files.fstat(target_fd)) and existing == name:
             if new_name != name:
-                _rename_new(fd, name, target_fd, new_name)
+                files.rename(fd, name, target_fd, new_name, replace=False)
             return
         if not replace:
             raise FileExistsError(errno.EEXIST, base.path.wire())
-        os.unlink(name, dir_fd=fd)  # rename(2) would do nothing between two links of one file
+        files.remove(fd, name)  # rename(2) would do nothing between two links of one file
         if existing != new_name:
-            _rename_new(target_fd, existing, target_fd, new_name)
+            files.rename(target_fd, existing, target_fd, new_name, replace=False)
 
     def _move(self, source: tuple[int, bytes], target: tuple[int, bytes | None, bytes], replace: bool) -> None:
         fd, name = source
         target_fd, existing, new_name = target
         if existing is None:
-            _rename_new(fd, name, target_fd, new_name)
+            files.rename(fd, name, target_fd, new_name, replace=False)
             return
         if not replace:
             raise FileExistsError(errno.EEXIST, os.fsdecode(existing))
         if stat.S_ISDIR(files.stat_at(target_fd, existing).mode):
             raise PermissionError(errno.EACCES, "a directory is never replaced")  # [MS-FSA] 2.1.5.15.11
-        tokens = self._tokens_of(target_fd, existing)
-        files.rename(fd, name, target_fd, existing, 0)
+        left = self._leftover_of(target_fd, existing)
+        files.rename(fd, name, target_fd, existing, replace=True)
         if existing != new_name:
-            _rename_new(target_fd, existing, target_fd, new_name)
-        streamstore.remove_stored(self.root.fd, tokens)
+            files.rename(target_fd, existing, target_fd, new_name, replace=False)
+        streamstore.remove_leftover(self.root, left)
 
-    def _tokens_of(self, directory: int, name: bytes) -> list[bytes]:
+    def _leftover_of(self, directory: int, name: bytes) -> streamstore.Leftover | None:
         """Of a file that is about to be replaced."""
         if files.stat_at(directory, name).nlink > 1:
-            return []
+            return None
         try:
-            fd = files.open_beneath(directory, name, os.O_PATH)
+            fd = files.open_beneath(directory, name, files.PATH_ONLY)
         except OSError:
-            return []
+            return None
         victim = PosixHandle(fd, False, (Path(), b"", False), self.root)
         try:
-            return streamstore.all_tokens(victim)
+            return streamstore.leftover(victim)
         finally:
             victim.close()
 
@@ -339,7 +334,7 @@ class PosixVfs:
         if existing is not None and existing != handle.stream:
             if not replace:
                 raise SmbError(status.OBJECT_NAME_COLLISION)
-            streamstore.remove(base, self.root.fd, existing)
+            streamstore.remove(base, self.root, existing)
         if target.stream != handle.stream:
             streamstore.rename(base, handle.stream, target.stream)
         handle.renamed(target.stream)
@@ -354,10 +349,10 @@ class PosixVfs:
             if existing is not None:
                 if not replace:
                     raise FileExistsError(errno.EEXIST, target.wire())
-                tokens = self._tokens_of(target_fd, existing)
-                os.unlink(existing, dir_fd=target_fd)
-                streamstore.remove_stored(self.root.fd, tokens)
-            os.link(name, target.name.encode(), src_dir_fd=source_fd, dst_dir_fd=target_fd, follow_symlinks=False)
+                left = self._leftover_of(target_fd, existing)
+                files.remove(target_fd, existing)
+                streamstore.remove_leftover(self.root, left)
+            files.link(source_fd, name, target_fd, target.name.encode())
             self._resolver.names.changed(target_fd, None, target.name)
 
     # Listing
@@ -366,8 +361,8 @@ class PosixVfs:
         directory = _posix(handle)
         directory.activate(True, False)
         fd = directory.fd
-        at_root = not directory.real or (directory.link and os.path.samestat(os.fstat(fd), os.fstat(self.root.fd)))
-        with os.scandir(fd) as found:
+        at_root = not directory.real or (directory.link and os.path.samestat(files.fstat(fd), files.fstat(self.root.fd)))
+        with files.scandir(fd) as found:
             for entry in found:
                 name = entry.name
                 shown = display(name)
@@ -391,7 +386,7 @@ class PosixVfs:
         kind = st.mode & 0o170000
         if kind not in (stat.S_IFREG, stat.S_IFDIR):
             return self._linked(join(parent, raw)) if kind == stat.S_IFLNK else None
-        value = files.xattr_at(directory, raw, attributes.XATTR_RAW) if settings.store_dos_attributes else None
+        value = self.root.attributes.at(directory, raw, attributes.XATTR_RAW) if settings.store_dos_attributes else None
         return attributes.file_info(st, value, settings.hide_dot_files and name[0] == ".")
 
     def _linked(self, real: bytes) -> FileInfo | None:
@@ -405,24 +400,24 @@ class PosixVfs:
         return info
 
     def is_large(self, handle: Handle) -> bool:
-        return os.fstat(handle.fd).st_size >= LARGE_DIRECTORY
+        return files.fstat(handle.fd).st_size >= LARGE_DIRECTORY
 
     def is_empty(self, handle: Handle) -> bool:
         """As rmdir sees it, but for our own directory: what clients are not shown keeps a directory alive too."""
-        fd = os.open(files.proc_path(handle.fd), READ | os.O_DIRECTORY | os.O_CLOEXEC)
+        fd = files.reopen(handle.fd, READ | os.O_DIRECTORY, _posix(handle).place)
         try:
-            with os.scandir(fd) as found:
+            with files.scandir(fd) as found:
                 return all(entry.name == RESERVED and not _posix(handle).real for entry in found)
         finally:
-            os.close(fd)
+            files.close(fd)
 
     def fs_info(self) -> FsInfo:
         st = files.stat_fd(self.root.fd)
-        fs = os.statvfs(files.proc_path(self.root.fd))
+        fs = files.volume(self.root.fd)
         creation = st.btime * 10_000_000 + attributes.EPOCH if st.btime else attributes.EPOCH
         streams = True
         try:
-            os.listxattr(files.proc_path(self.root.fd))
+            self.root.attributes.names(self.root.fd)
         except OSError as error:
             streams = error.errno != errno.EOPNOTSUPP
         serial = os.makedev(st.dev_major, st.dev_minor)
@@ -434,21 +429,3 @@ def _posix(handle: Handle) -> PosixHandle:
     if isinstance(handle, PosixHandle):
         return handle
     raise SmbError(status.INVALID_PARAMETER)
-
-
-def _rename_new(fd: int, name: bytes, target_fd: int, new_name: bytes) -> None:
-    """rename(2) that replaces nothing; checked first, with a gap, where the file system does not know the flag."""
-    try:
-        files.rename(fd, name, target_fd, new_name, files.RENAME_NOREPLACE)
-    except OSError as error:
-        if error.errno != errno.EINVAL or _exists(target_fd, new_name):
-            raise
-        files.rename(fd, name, target_fd, new_name, 0)
-
-
-def _exists(directory: int, name: bytes) -> bool:
-    try:
-        files.stat_at(directory, name)
-    except FileNotFoundError:
-        return False
-    return True

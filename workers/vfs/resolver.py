@@ -1,7 +1,7 @@
 """From a client's path to a descriptor.
 
 Owns: the order of attempts (exact, then through symlinks, then another spelling) and the share's name cache. Invariant: each descriptor
-comes from openat2 beneath the root, or from /proc/self/fd of one that did; the reserved directory is never the result.
+comes from ``open_beneath`` the root, or is one that did opened anew; the reserved directory is never the result.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from typing import Final
 
 from pools.port import files
+from pools.port.interface import Place
 from smbd.smb2.names import Path, fold
 from workers.vfs.interface import PathNotFound
 from workers.vfs.namecache import NameCache
@@ -42,32 +43,32 @@ class Resolver:
         except OSError as error:
             if error.errno in _UNREADABLE:
                 with suppress(OSError):
-                    return files.open_beneath(root, real, os.O_PATH), False, False
+                    return files.open_beneath(root, real, files.PATH_ONLY), False, False
             if error.errno != errno.ELOOP and error.errno not in _UNREADABLE:
                 raise
             refused = error
         if not self.root.settings.follow_symlinks:
             raise PermissionError(errno.EACCES, "symlink") from refused
         try:
-            fd = files.open_beneath(root, real, os.O_PATH, resolve=0)
+            fd = files.open_beneath(root, real, files.PATH_ONLY, follow=True)
         except OSError as error:
             if error.errno in (errno.EXDEV, errno.ELOOP):  # it leads out of the share, or in a circle
                 raise PermissionError(errno.EACCES, "symlink") from error
             raise
-        return self._through_link(fd)
+        return self._through_link(fd, real)
 
-    def _through_link(self, fd: int) -> tuple[int, bool, bool]:
+    def _through_link(self, fd: int, real: bytes) -> tuple[int, bool, bool]:
         """Symlinks may lead to what no name reaches: our own directory. And now that it is known to be a file, open it for reading."""
         try:
-            if self.root.relative(fd) is None:
+            if self.root.relative(fd, real) is None:
                 raise PermissionError(errno.EACCES, "symlink")
-            if stat.S_IFMT(os.fstat(fd).st_mode) in (stat.S_IFREG, stat.S_IFDIR):
+            if stat.S_IFMT(files.fstat(fd).st_mode) in (stat.S_IFREG, stat.S_IFDIR):
                 with suppress(OSError):
-                    readable = os.open(files.proc_path(fd), READ | os.O_CLOEXEC)
-                    os.close(fd)
+                    readable = files.reopen(fd, READ, Place(self.root.fd, real))
+                    files.close(fd)
                     return readable, True, True
         except OSError:
-            os.close(fd)
+            files.close(fd)
             raise
         return fd, False, True
 
@@ -97,7 +98,7 @@ class Resolver:
         try:
             yield fd, real
         finally:
-            os.close(fd)
+            files.close(fd)
 
     def _open_directory(self, components: tuple[str, ...]) -> tuple[int, bytes]:
         real = "/".join(components).encode()
@@ -120,7 +121,7 @@ class Resolver:
         try:
             return files.open_beneath(self.root.fd, real, _DIRECTORY)
         except PermissionError:
-            return files.open_beneath(self.root.fd, real, os.O_PATH | os.O_DIRECTORY)
+            return files.open_beneath(self.root.fd, real, files.PATH_ONLY | os.O_DIRECTORY)
         except OSError as error:
             if error.errno != errno.ELOOP:
                 raise

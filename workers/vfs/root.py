@@ -9,11 +9,12 @@ import os
 from dataclasses import dataclass
 
 from pools.port import files
+from pools.port.interface import Place
 from smbd.smb2.names import Path, display
+from workers import identity
 
 RESERVED = ".millpond"
 _RESERVED_FOLDED = RESERVED.casefold()
-_DELETED = b" (deleted)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,23 +33,20 @@ class VfsSettings:
 class Root:
     """The root descriptor (O_PATH or for reading) and what every handle beneath it needs."""
 
-    __slots__ = ("fd", "memory", "settings")
+    __slots__ = ("attributes", "fd", "memory", "settings")
 
     def __init__(self, fd: int, settings: VfsSettings) -> None:
         self.fd = fd
         self.settings = settings
+        self.attributes = files.attributes(fd, identity.as_root)
         self.memory: dict[int, bool] = {}  # by device, of those that do not know RWF_NOWAIT: whether they are memory, and need not
 
-    def relative(self, fd: int) -> bytes | None:
-        """Where ``fd`` is now, relative to the root (b"" is the root itself); None: outside, deleted or reserved."""
-        here = files.current_path(fd)
-        base = files.current_path(self.fd).rstrip(b"/")
-        if here == base or here == b"/" == base + b"/":
-            return b""
-        if not here.startswith(base + b"/") or here.endswith(_DELETED):
-            return None
-        relative = here[len(base) + 1 :]
-        return None if relative.split(b"/", 1)[0] == RESERVED.encode() else relative
+    def relative(self, fd: int, known: bytes) -> bytes | None:
+        """Where ``fd`` is now, relative to the root (b"" is the root itself); None: outside, deleted or reserved. ``known``: where it was
+        found.
+        """
+        relative = files.where(fd, Place(self.fd, known))
+        return None if relative is None or relative.split(b"/", 1)[0] == RESERVED.encode() else relative
 
 
 def is_reserved(path: Path) -> bool:

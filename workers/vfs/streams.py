@@ -65,7 +65,7 @@ class StreamHandle:
 
     def _drop(self) -> None:
         if self._stored is not None:
-            os.close(self._stored)
+            files.close(self._stored)
             self._stored = None
 
     def info(self) -> FileInfo:
@@ -88,12 +88,12 @@ class StreamHandle:
     def _place(self) -> int | None:
         """The descriptor of the content, or None while it lies in the xattr."""
         if self._stored is None and streamstore.inline(self.base, self.stream) is None:
-            self._stored = streamstore.open_stored(self.base, self.base.root.fd, self.stream, os.O_RDWR)
+            self._stored = streamstore.open_stored(self.base, self.base.root, self.stream, os.O_RDWR)
         return self._stored
 
     def _size(self) -> int:
         stored = self._place()
-        return os.fstat(stored).st_size if stored is not None else len(self._content())
+        return files.fstat(stored).st_size if stored is not None else len(self._content())
 
     def _content(self) -> bytes:
         content = streamstore.inline(self.base, self.stream)
@@ -106,7 +106,7 @@ class StreamHandle:
         check.
         """
         wanted = (os.R_OK if read else 0) | (os.W_OK if write else 0)
-        if wanted and not os.access(files.proc_path(self.base.fd), wanted, effective_ids=True):
+        if wanted and not files.may_access(self.base.fd, wanted, self.base.place):
             raise PermissionError(errno.EACCES, self.stream)
 
     def pread_into(self, view: memoryview, offset: int, nowait: bool = False) -> int:
@@ -115,7 +115,7 @@ class StreamHandle:
             return 0
         stored = self._place()
         if stored is not None:
-            return os.preadv(stored, (view,), offset)
+            return files.preadv(stored, (view,), offset)
         part = self._content()[offset : offset + len(view)]
         view[: len(part)] = part
         return len(part)
@@ -139,7 +139,7 @@ class StreamHandle:
                         stored = self._move(content)
         done = 0
         while done < len(view):
-            done += os.pwrite(stored, view[done:], offset + done)
+            done += files.pwrite(stored, view[done:], offset + done)
         return done
 
     def truncate(self, size: int) -> None:
@@ -154,13 +154,13 @@ class StreamHandle:
                     if size <= streamstore.INLINE_MAX and self._keep(content[:size].ljust(size, b"\0")):
                         return
                     stored = self._move(content)
-        os.ftruncate(stored, size)
+        files.truncate(stored, size)
 
     def _keep(self, content: bytes) -> bool:
         return streamstore.set_inline(self.base, self.stream, content)
 
     def _move(self, content: bytes) -> int:
-        self._stored = streamstore.store(self.base, self.base.root.fd, self.stream, content)
+        self._stored = streamstore.store(self.base, self.base.root, self.stream, content)
         return self._stored
 
     def allocate(self, size: int) -> None:
@@ -170,7 +170,7 @@ class StreamHandle:
     def fsync(self) -> None:
         stored = self._place()
         if stored is not None:
-            os.fsync(stored)
+            files.fsync(stored)
         self.base.fsync()
 
     def clear(self) -> None:

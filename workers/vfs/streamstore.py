@@ -8,20 +8,20 @@ stored file is only ever opened for the inode it says it belongs to. Users can w
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import re
 import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import NamedTuple
 
 from pools.port import files
 from smbd.smb2.names import fold
 from workers import identity
 from workers.vfs import xattrs
 from workers.vfs.interface import StreamInfo
-from workers.vfs.root import RESERVED
+from workers.vfs.root import RESERVED, Root
 from workers.vfs.xattrs import STORED_STREAM, STREAM, STREAM_END, Base
 
 INLINE_MAX = 16384  # a write to a stream in an xattr writes all of it; ext4 has room for less than 4,000 bytes anyway
@@ -55,7 +55,7 @@ def stream_names(base: Base) -> list[str]:
     return list(found)
 
 
-def entries(base: Base, root: int) -> list[StreamInfo]:
+def entries(base: Base, root: Root) -> list[StreamInfo]:
     """All named streams with their sizes."""
     found = []
     for name in stream_names(base):
@@ -65,8 +65,8 @@ def entries(base: Base, root: int) -> list[StreamInfo]:
                 fd = open_stored(base, root, name, os.O_RDONLY)
             except FileNotFoundError:
                 continue
-            size = os.fstat(fd).st_size
-            os.close(fd)
+            size = files.fstat(fd).st_size
+            files.close(fd)
         else:
             size = len(value)
         found.append(StreamInfo(name, size, (size + 15) & ~15))
@@ -94,14 +94,14 @@ def set_inline(base: Base, name: str, content: bytes) -> bool:
     return True
 
 
-def remove(base: Base, root: int, name: str) -> None:
+def remove(base: Base, root: Root, name: str) -> None:
     tokens = _tokens(base, [name])
     xattrs.remove_xattr(base, f"{STREAM}{name}{STREAM_END}")
     xattrs.remove_xattr(base, STORED_STREAM + name)
-    remove_stored(root, tokens)
+    _remove_stored(root, tokens)
 
 
-def clear(base: Base, root: int) -> None:
+def clear(base: Base, root: Root) -> None:
     for name in stream_names(base):
         remove(base, root, name)
 
@@ -123,12 +123,12 @@ def rename(base: Base, name: str, new_name: str) -> None:
 @contextmanager
 def locked(base: Base) -> Iterator[None]:
     """Between workers, around read-modify-write of an xattr. EBUSY when somebody holds the file's flock for long."""
-    if not isinstance(base.target, int):
-        yield  # not readable, so not lockable; the last writer wins
+    if not base.readable:
+        yield  # it only names the file, so it is not lockable; the last writer wins
         return
     for attempt in range(_LOCK_TRIES):
         try:
-            fcntl.flock(base.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            files.lock(base.fd)
             break
         except BlockingIOError:
             if attempt + 1 == _LOCK_TRIES:
@@ -137,7 +137,7 @@ def locked(base: Base) -> Iterator[None]:
     try:
         yield
     finally:
-        fcntl.flock(base.fd, fcntl.LOCK_UN)
+        files.unlock(base.fd)
 
 
 # The reserved directory
@@ -149,34 +149,48 @@ def _tokens(base: Base, names: list[str]) -> list[bytes]:
     return [value + b" " + owner for value in values if value and _TOKEN.fullmatch(value)]
 
 
-def all_tokens(base: Base) -> list[bytes]:
-    """What ``remove_stored`` needs once the file itself is gone."""
-    return _tokens(base, stream_names(base))
+class Leftover(NamedTuple):
+    """What is kept elsewhere of a file: its key, and the tokens of its stored streams with the number of the file they belong to."""
+
+    key: tuple[int, int]
+    tokens: list[bytes]
 
 
-def remove_stored(root: int, tokens: list[bytes]) -> None:
+def leftover(base: Base) -> Leftover:
+    """What ``remove_leftover`` needs once the file itself is gone."""
+    return Leftover((base.dev, base.ino), _tokens(base, stream_names(base)))
+
+
+def remove_leftover(root: Root, left: Leftover | None) -> None:
+    """The file has lost its last name. None: it still has one."""
+    if left is not None:
+        _remove_stored(root, left.tokens)
+        root.attributes.gone(left.key)
+
+
+def _remove_stored(root: Root, tokens: list[bytes]) -> None:
     for entry in tokens:
         token, owner = entry.split(b" ")
         with identity.as_root(), suppress(FileNotFoundError):
             _remove_of(root, _path(token), owner)
 
 
-def _remove_of(root: int, path: bytes, owner: bytes) -> None:
-    fd = files.open_beneath(root, path, os.O_RDONLY)
+def _remove_of(root: Root, path: bytes, owner: bytes) -> None:
+    fd = files.open_beneath(root.fd, path, os.O_RDONLY)
     try:
-        if files.get_xattr(fd, _OWNER) == owner:
+        if root.attributes.get(fd, _OWNER) == owner:
             _unlink(root, path)
     finally:
-        os.close(fd)
+        files.close(fd)
 
 
-def _unlink(root: int, path: bytes) -> None:
+def _unlink(root: Root, path: bytes) -> None:
     directory, _, name = path.rpartition(b"/")
-    fd = files.open_beneath(root, directory, os.O_PATH | os.O_DIRECTORY)
+    fd = files.open_beneath(root.fd, directory, files.PATH_ONLY | os.O_DIRECTORY)
     try:
-        os.unlink(name, dir_fd=fd)
+        files.remove(fd, name)
     finally:
-        os.close(fd)
+        files.close(fd)
 
 
 def _path(token: bytes) -> bytes:
@@ -187,20 +201,20 @@ def _owner(base: Base) -> bytes:
     return b"%d" % files.stat_fd(base.fd).ino
 
 
-def open_stored(base: Base, root: int, name: str, flags: int) -> int:
+def open_stored(base: Base, root: Root, name: str, flags: int) -> int:
     """FileNotFoundError: there is none, or it is not this file's."""
     token = base.get_xattr(STORED_STREAM + name) or b""
     if not _TOKEN.fullmatch(token):
         raise FileNotFoundError(errno.ENOENT, name)
     with identity.as_root():
-        fd = files.open_beneath(root, _path(token), flags)
-        if files.get_xattr(fd, _OWNER) != _owner(base):
-            os.close(fd)
+        fd = files.open_beneath(root.fd, _path(token), flags)
+        if root.attributes.get(fd, _OWNER) != _owner(base):
+            files.close(fd)
             raise FileNotFoundError(errno.ENOENT, name)
     return fd
 
 
-def store(base: Base, root: int, name: str, content: bytes) -> int:
+def store(base: Base, root: Root, name: str, content: bytes) -> int:
     """Moves a stream out of its xattr; the descriptor of its new place. ``content`` is complete there before anything points to it."""
     token = secrets.token_hex(16).encode()
     st = files.stat_fd(base.fd)
@@ -209,20 +223,21 @@ def store(base: Base, root: int, name: str, content: bytes) -> int:
         try:
             fd = files.open_beneath(directory, token, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         finally:
-            os.close(directory)
+            files.close(directory)
         try:
-            os.setxattr(fd, _OWNER, _owner(base))
+            root.attributes.fresh(fd)
+            root.attributes.set(fd, _OWNER, _owner(base))
             if identity.privileged():
-                os.fchown(fd, st.uid, st.gid)  # its owner's quota
+                files.chown(fd, st.uid, st.gid)  # its owner's quota
             _write(fd, content)
         except OSError:
-            os.close(fd)
+            files.close(fd)
             _unlink(root, _path(token))
             raise
     try:
         _point(base, name, token)
     except OSError:
-        os.close(fd)
+        files.close(fd)
         with identity.as_root():
             _unlink(root, _path(token))
         raise
@@ -232,7 +247,7 @@ def store(base: Base, root: int, name: str, content: bytes) -> int:
 def _write(fd: int, content: bytes) -> None:
     done = 0
     while done < len(content):
-        done += os.pwrite(fd, content[done:], done)
+        done += files.pwrite(fd, content[done:], done)
 
 
 def _point(base: Base, name: str, token: bytes) -> None:
@@ -252,20 +267,20 @@ def _point(base: Base, name: str, token: bytes) -> None:
     xattrs.remove_xattr(base, f"{STREAM}{name}{STREAM_END}")
 
 
-def _make_directory(root: int, token: bytes) -> int:
+def _make_directory(root: Root, token: bytes) -> int:
     """``.millpond/streams/xx``, each made when missing, mode 0700."""
-    at = os.dup(root)
+    at = files.dup(root.fd)
     for name in (RESERVED.encode(), b"streams", token[:2]):
         try:
-            os.mkdir(name, 0o700, dir_fd=at)
+            files.mkdir(at, name, 0o700)
         except FileExistsError:
             pass
         except OSError:
-            os.close(at)
+            files.close(at)
             raise
         try:
-            inner = files.open_beneath(at, name, os.O_PATH | os.O_DIRECTORY)
+            inner = files.open_beneath(at, name, files.PATH_ONLY | os.O_DIRECTORY)
         finally:
-            os.close(at)
+            files.close(at)
         at = inner
     return at

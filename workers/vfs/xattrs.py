@@ -12,10 +12,12 @@ from collections.abc import Callable
 from typing import Final, Protocol, TypeVar
 
 from pools.port import files
+from pools.port.interface import Place
 from smbd.smb2 import status
 from smbd.smb2.names import fold
 from smbd.smb2.status import SmbError
 from workers import identity
+from workers.vfs.root import Root
 
 USER: Final = "user."
 STREAM: Final = "user.DosStream."  # Samba's vfs_streams_xattr
@@ -33,9 +35,15 @@ class Base(Protocol):
     """What the functions here need of a handle."""
 
     fd: int
+    dev: int
+    ino: int
+    root: Root
 
     @property
-    def target(self) -> int | str: ...
+    def readable(self) -> bool: ...
+
+    @property
+    def place(self) -> Place: ...
 
     def get_xattr(self, name: str) -> bytes | None: ...
 
@@ -45,7 +53,7 @@ class Base(Protocol):
 def names(base: Base) -> list[str]:
     """All xattr names the user can see; none where the file system has no xattrs."""
     try:
-        return os.listxattr(base.target)
+        return base.root.attributes.names(base.fd)
     except PermissionError:
         return []
     except OSError as error:
@@ -55,12 +63,12 @@ def names(base: Base) -> list[str]:
 
 
 def set_xattr(base: Base, name: str, value: bytes) -> None:
-    base.as_owner(lambda: os.setxattr(files.proc_path(base.fd), name, value))
+    base.as_owner(lambda: base.root.attributes.set(base.fd, name, value))
 
 
 def remove_xattr(base: Base, name: str) -> None:
     try:
-        base.as_owner(lambda: os.removexattr(files.proc_path(base.fd), name))
+        base.as_owner(lambda: base.root.attributes.remove(base.fd, name))
     except OSError as error:
         if error.errno not in (errno.ENODATA, errno.EOPNOTSUPP):
             raise
@@ -72,7 +80,7 @@ def _is_ea(name: str) -> bool:
 
 def list_eas(base: Base) -> list[tuple[str, bytes]]:
     """(name, value), names without "user.". Values with the user's own rights; one that no EA can be, put there by others, is left out."""
-    found = ((name[len(USER) :], files.get_xattr(base.target, name) or b"") for name in names(base) if _is_ea(name))
+    found = ((name[len(USER) :], base.root.attributes.get(base.fd, name) or b"") for name in names(base) if _is_ea(name))
     return [(name, value) for name, value in found if len(value) <= _EA_VALUE_MAX]
 
 
@@ -102,13 +110,13 @@ def clear_eas(base: Base) -> None:
             remove_xattr(base, name)
 
 
-def owner_call(fd: int, call: Callable[[], T]) -> T:
+def owner_call(base: Base, call: Callable[[], T]) -> T:
     """``call`` with the user's rights; if refused, with root's when the file is the user's or he may write it: POSIX leaves to owners what
     FILE_WRITE_ATTRIBUTES and FILE_WRITE_EA allow."""
     try:
         return call()
     except PermissionError:
-        if files.stat_fd(fd).uid != identity.current().uid and not os.access(files.proc_path(fd), os.W_OK, effective_ids=True):
+        if files.stat_fd(base.fd).uid != identity.current().uid and not files.may_access(base.fd, os.W_OK, base.place):
             raise
         with identity.as_root():
             return call()

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pools.port import files
+from pools.port.linux.attributes import Xattrs
 from smbd.smb2.fscc import pack_full_eas
 from workers.vfs import attributes, ntacl
 from workers.vfs.attributes import DosInfo
@@ -99,8 +99,8 @@ def test_an_attribute_that_is_no_ea_is_not_one(share, monkeypatch):
     handle = share.open("f")
     handle.set_ea("kept", b"v")
     handle.set_ea("large", b"v")
-    real = files.get_xattr
-    monkeypatch.setattr(files, "get_xattr", lambda target, name: bytes(65536) if name == "user.large" else real(target, name))
+    real = Xattrs.get
+    monkeypatch.setattr(Xattrs, "get", staticmethod(lambda fd, name: bytes(65536) if name == "user.large" else real(fd, name)))
     assert handle.eas() == [("kept", b"v")]
     assert pack_full_eas(handle.eas(), 1 << 20).complete
     assert handle.ea_size() > 0

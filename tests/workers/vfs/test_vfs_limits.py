@@ -9,6 +9,7 @@ import resource
 import pytest
 
 from pools.port import files
+from pools.port.linux.attributes import Xattrs
 from smbd.smb2 import status
 from smbd.smb2.names import parse_text
 from workers.vfs.errors import smb_error
@@ -16,14 +17,14 @@ from workers.vfs.errors import smb_error
 
 def test_a_disk_that_fills_in_the_middle_of_a_write(share, monkeypatch):
     handle = share.make("f")
-    real = os.pwrite
+    real = files.pwrite
 
     def filling(fd, data, offset):
         if offset >= 4096:
             raise OSError(errno.ENOSPC, "No space left on device")
         return real(fd, data[:4096], offset)
 
-    monkeypatch.setattr(os, "pwrite", filling)
+    monkeypatch.setattr(files, "pwrite", filling)
     with pytest.raises(OSError) as caught:
         handle.pwrite(b"x" * 10_000, 0)
     assert smb_error(caught.value).status == status.DISK_FULL
@@ -34,8 +35,8 @@ def test_a_disk_that_fills_in_the_middle_of_a_write(share, monkeypatch):
 
 def test_short_writes_are_continued(share, monkeypatch):
     handle = share.make("f")
-    real = os.pwrite
-    monkeypatch.setattr(os, "pwrite", lambda fd, data, offset: real(fd, data[:1000], offset))
+    real = files.pwrite
+    monkeypatch.setattr(files, "pwrite", lambda fd, data, offset: real(fd, data[:1000], offset))
     assert handle.pwrite(memoryview(bytes(range(250)) * 10), 0) == 2500
     monkeypatch.undo()
     handle.close()
@@ -66,7 +67,7 @@ def test_a_file_system_without_xattrs(share, monkeypatch):
 
     for call in ("getxattr", "setxattr", "listxattr", "removexattr"):
         monkeypatch.setattr(os, call, refuse)
-    monkeypatch.setattr(files, "small_xattr", lambda *_: None)
+    monkeypatch.setattr(Xattrs, "small", lambda *_: None)
     handle = share.open("f")
     handle.set_attributes(1)
     assert handle.info().attributes & 1

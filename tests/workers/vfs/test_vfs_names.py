@@ -6,6 +6,7 @@ import os
 
 import pytest
 
+from pools.port import files
 from workers.vfs.namecache import NameCache
 
 
@@ -32,8 +33,8 @@ def directory(tmp_path):
 
 def counting(monkeypatch):
     reads = []
-    real = os.listdir
-    monkeypatch.setattr(os, "listdir", lambda fd: reads.append(fd) or real(fd))
+    real = files.listdir
+    monkeypatch.setattr(files, "listdir", lambda fd: reads.append(fd) or real(fd))
     return reads
 
 

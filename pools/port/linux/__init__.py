@@ -1,0 +1,1 @@
+"""Port ``linux``: everything that Linux has."""

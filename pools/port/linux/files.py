@@ -1,0 +1,258 @@
+"""File-system operations of Linux, among them those that Python's ``os`` has not: openat2, statx, renameat2, fallocate, utimensat.
+
+Owns: the system-call numbers and structures. Invariant: every failure leaves as ``OSError`` with the system's errno (EINTR is retried), and
+``open_beneath`` never yields a file outside the tree below ``root``: the kernel's RESOLVE_BENEATH decides, not a check of ours.
+
+The calls go through ``PyDLL``, which keeps the interpreter lock, where the kernel answers from memory, and through ``CDLL`` where a disk
+may be asked. Result buffers belong to the calling thread.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import struct
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Final
+
+from pools.port import portable
+from pools.port.interface import Attributes, Place, Stat
+from pools.port.linux.attributes import ATTRIBUTES
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+PATH_ONLY = os.O_PATH
+
+# Calls that need nothing of Linux's.
+close = portable.close
+data_ranges = portable.data_ranges
+dup = portable.dup
+fstat = portable.fstat
+fsync = portable.fsync
+link = portable.link
+link_path = portable.link_path
+listdir = portable.listdir
+lock = portable.lock
+make_directories = portable.make_directories
+may_access_path = portable.may_access_path
+mkdir = portable.mkdir
+move_path = portable.move_path
+open = portable.open
+pread = portable.pread
+preadv = portable.preadv
+pwrite = portable.pwrite
+read = portable.read
+readv = portable.readv
+remove = portable.remove
+remove_path = portable.remove_path
+remove_tree = portable.remove_tree
+reserve = portable.reserve
+scandir = portable.scandir
+stat = portable.stat
+sync_directory = portable.sync_directory
+truncate = portable.truncate
+unlock = portable.unlock
+volume = os.fstatvfs
+write = portable.write
+copy_range = os.copy_file_range
+
+_SYS_OPENAT2: Final = 437
+
+_RESOLVE_NO_MAGICLINKS: Final = 0x02
+_RESOLVE_NO_SYMLINKS: Final = 0x04
+_RESOLVE_BENEATH: Final = 0x08
+_RENAME_NOREPLACE: Final = 1
+_FALLOC_KEEP_SIZE: Final = 1
+_FALLOC_PUNCH_HOLE: Final = 2
+_FALLOC_ZERO_RANGE: Final = 16
+_AT_EMPTY_PATH: Final = 0x1000
+_AT_SYMLINK_NOFOLLOW: Final = 0x100
+_AT_FDCWD: Final = -100
+_UTIME_OMIT: Final = 0x3FFFFFFE
+_STRAIGHT: Final = _RESOLVE_BENEATH | _RESOLVE_NO_MAGICLINKS | _RESOLVE_NO_SYMLINKS
+_FOLLOWING: Final = _RESOLVE_BENEATH | _RESOLVE_NO_MAGICLINKS
+_DELETED: Final = b" (deleted)"
+_STATX_WANTED: Final = 0x7FF | 0x800  # basic stats and the birth time
+
+_free = ctypes.CDLL(None, use_errno=True)  # releases the interpreter lock
+_held = ctypes.PyDLL(None, use_errno=True)  # keeps it
+_openat2 = _free["syscall"]
+_openat2.restype = ctypes.c_long
+_openat2.argtypes = [ctypes.c_long, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_size_t]
+_renameat2 = _free.renameat2
+_renameat2.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint]
+_fallocate = _free.fallocate64 if hasattr(_free, "fallocate64") else _free.fallocate
+_fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+_utimensat = _free.utimensat
+_utimensat.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_int]
+_statx_held = _held.statx
+_statx_free = _free.statx
+for _function in (_statx_held, _statx_free):
+    _function.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint, ctypes.c_void_p]
+
+# struct open_how; struct statx up to stx_dev_minor
+_HOW = struct.Struct("<QQQ")
+_TIMES = struct.Struct("<qqqq")  # two struct timespec
+_STATX = struct.Struct("<IIQ IIIH2x QQQQ qI4x qI4x qI4x qI4x II II")
+
+
+class _Scratch(threading.local):
+    """The result buffer, one for each thread."""
+
+    def __init__(self) -> None:
+        self.buffer = ctypes.create_string_buffer(256)
+        self.address = ctypes.addressof(self.buffer)
+
+
+_scratch = _Scratch()
+_hows: dict[tuple[int, int, int], tuple[ctypes.Array[ctypes.c_char], int]] = {}
+
+
+def _raise(name: bytes | str = b"") -> OSError:
+    code = ctypes.get_errno()
+    return OSError(code, os.strerror(code), name) if name else OSError(code, os.strerror(code))
+
+
+def _how(flags: int, mode: int, resolve: int) -> int:
+    key = (flags, mode, resolve)
+    made = _hows.get(key)
+    if made is None:
+        buffer = ctypes.create_string_buffer(_HOW.pack(flags | os.O_CLOEXEC, mode, resolve), _HOW.size)
+        made = _hows[key] = (buffer, ctypes.addressof(buffer))
+    return made[1]
+
+
+def open_beneath(root: int, path: bytes, flags: int, mode: int = 0, follow: bool = False) -> int:
+    """openat2(2) with RESOLVE_BENEATH and RESOLVE_NO_MAGICLINKS, and RESOLVE_NO_SYMLINKS unless ``follow``."""
+    how = _how(flags, mode, _FOLLOWING if follow else _STRAIGHT)
+    while True:
+        fd: int = _openat2(_SYS_OPENAT2, root, path, how, 24)
+        if fd >= 0:
+            return fd
+        # EAGAIN: something was renamed while the kernel walked past '..' of a symlink; it asks to try again
+        if ctypes.get_errno() not in (errno.EINTR, errno.EAGAIN):
+            raise _raise(path)
+
+
+def reopen(fd: int, flags: int, place: Place) -> int:
+    """Through /proc, which leads to the file itself: no name is looked up."""
+    del place
+    return os.open(b"/proc/self/fd/%d" % fd, flags | os.O_CLOEXEC)
+
+
+def where(fd: int, place: Place) -> bytes | None:
+    """Where the kernel says that both are now."""
+    here = os.readlink(b"/proc/self/fd/%d" % fd)
+    base = os.readlink(b"/proc/self/fd/%d" % place.root).rstrip(b"/")
+    if here == base or here == b"/" == base + b"/":
+        return b""
+    if not here.startswith(base + b"/") or here.endswith(_DELETED):
+        return None
+    return here[len(base) + 1 :]
+
+
+def may_access(fd: int, mode: int, place: Place) -> bool:
+    """faccessat(2): what the kernel, access control lists included, would say."""
+    del place
+    return os.access(f"/proc/self/fd/{fd}", mode, effective_ids=True)
+
+
+def stat_fd(fd: int) -> Stat:
+    """statx of an open descriptor (O_PATH will do). The inode is in memory, so the interpreter lock is kept: half a microsecond cheaper."""
+    scratch = _scratch  # not one buffer for all: another thread may run between the call and the reading of its result
+    if _statx_held(fd, b"", _AT_EMPTY_PATH, _STATX_WANTED, scratch.address) != 0:
+        raise _raise()
+    return Stat._make(_STATX.unpack_from(scratch.buffer))
+
+
+def stat_at(directory: int, name: bytes) -> Stat:
+    """statx of a name in a directory; a symlink is itself. ``name`` must be a single component."""
+    if _statx_free(directory, name, _AT_SYMLINK_NOFOLLOW, _STATX_WANTED, _scratch.address) != 0:
+        raise _raise(name)
+    return Stat._make(_STATX.unpack_from(_scratch.buffer))
+
+
+def preadv_warm(fd: int, buffers: Sequence[WriteableBuffer], offset: int) -> int:
+    """RWF_NOWAIT."""
+    return os.preadv(fd, buffers, offset, os.RWF_NOWAIT)
+
+
+def attributes(root: int, as_root: Callable[[], AbstractContextManager[None]]) -> Attributes:
+    """The file system's own: no root descriptor, nobody's rights but the caller's."""
+    del root, as_root
+    return ATTRIBUTES
+
+
+def chmod(fd: int, mode: int) -> None:
+    """Takes O_PATH descriptors too."""
+    os.chmod(f"/proc/self/fd/{fd}", mode)
+
+
+def chown(fd: int, uid: int, gid: int) -> None:
+    """Takes O_PATH descriptors too."""
+    os.chown(f"/proc/self/fd/{fd}", uid, gid)
+
+
+def set_times(fd: int, access_ns: int | None, modification_ns: int | None) -> None:
+    """utimensat(2); None leaves a time alone. Takes O_PATH descriptors too."""
+    fields: list[int] = []
+    for value in (access_ns, modification_ns):
+        fields += (0, _UTIME_OMIT) if value is None else divmod(value, 1_000_000_000)
+    times = ctypes.create_string_buffer(_TIMES.pack(*fields), _TIMES.size)
+    if _utimensat(_AT_FDCWD, b"/proc/self/fd/%d" % fd, ctypes.addressof(times), 0) != 0:
+        raise _raise()
+
+
+def rename(source: int, name: bytes, target: int, new_name: bytes, *, replace: bool) -> None:
+    """renameat2(2), which checks and renames in one step; checked first, with a gap, where the file system does not know the flag."""
+    if not replace:
+        if _renameat2(source, name, target, new_name, _RENAME_NOREPLACE) == 0:
+            return
+        refused = _raise(new_name)
+        if refused.errno != errno.EINVAL or _exists(target, new_name):
+            raise refused
+    os.rename(name, new_name, src_dir_fd=source, dst_dir_fd=target)
+
+
+def _exists(directory: int, name: bytes) -> bool:
+    try:
+        stat_at(directory, name)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _allocate(fd: int, mode: int, offset: int, length: int) -> None:
+    while _fallocate(fd, mode, offset, length) != 0:
+        if ctypes.get_errno() != errno.EINTR:
+            raise _raise()
+
+
+def preallocate(fd: int, size: int) -> None:
+    """fallocate(2)."""
+    _allocate(fd, _FALLOC_KEEP_SIZE, 0, size)
+
+
+def punch_hole(fd: int, offset: int, length: int) -> None:
+    """fallocate(2)."""
+    _allocate(fd, _FALLOC_PUNCH_HOLE | _FALLOC_KEEP_SIZE, offset, length)
+
+
+def zero_range(fd: int, offset: int, length: int) -> None:
+    """fallocate(2)."""
+    _allocate(fd, _FALLOC_ZERO_RANGE | _FALLOC_KEEP_SIZE, offset, length)
+
+
+_fstatfs = _held.fstatfs
+_fstatfs.argtypes = [ctypes.c_int, ctypes.c_void_p]
+_MEMORY_TYPES: Final = frozenset({0x01021994, 0x858458F6})  # tmpfs and ramfs (statfs(2))
+
+
+def in_memory(fd: int) -> bool:
+    """Whether the file lies on a file system that is memory and never waits for anything."""
+    result = ctypes.create_string_buffer(256)
+    return _fstatfs(fd, ctypes.addressof(result)) == 0 and struct.unpack_from("<l", result)[0] & 0xFFFFFFFF in _MEMORY_TYPES

@@ -1,0 +1,40 @@
+"""Processes on Linux: a process can be waited for by anyone, through a descriptor.
+
+Owns: nothing. Contracts are in ``interface.Processes``.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+
+from pools.port import portable
+
+close_others = portable.close_others
+ended = portable.ended
+exit_now = portable.exit_now
+fork = portable.fork
+hold_signals = portable.hold_signals
+kill = portable.kill
+on_signals = portable.on_signals
+own_pid = portable.own_pid
+physical_memory = portable.physical_memory
+raise_descriptor_limit = portable.raise_descriptor_limit
+reap = portable.reap
+release_signals = portable.release_signals
+set_title = portable.set_title
+set_umask = portable.set_umask
+start_thread = portable.start_thread
+wait = portable.wait
+wake_by_signals = portable.wake_by_signals
+
+
+def end_and_wait(pid: int, number: int, seconds: float) -> bool:
+    """pidfd_open(2): the number cannot become another process's between the signal and the waiting."""
+    process = os.pidfd_open(pid)
+    try:
+        signal.pidfd_send_signal(process, number)
+        return bool(select.select([process], [], [], seconds)[0])
+    finally:
+        os.close(process)
