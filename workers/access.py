@@ -31,13 +31,17 @@ if TYPE_CHECKING:
     from workers.vfs.interface import FileInfo, Handle
     from workers.worker import Worker
 
+REMEMBERED = 512  # descriptors, or kinds of owner and mode, of one tree connect
 INVALID_ACCESS = 0x0CE0FE00
 """Bits of DesiredAccess that mean nothing ([MS-SMB2] 2.2.13.1): Windows answers ACCESS_DENIED."""
 
 
 def descriptor(worker: Worker, handle: Handle, info: FileInfo) -> SecurityDescriptor:
     """The file's descriptor: stored, or made from owner, group and mode."""
-    stored = handle.security()
+    return _descriptor(worker, handle, info, handle.security())
+
+
+def _descriptor(worker: Worker, handle: Handle, info: FileInfo, stored: bytes | None) -> SecurityDescriptor:
     if stored is not None:
         try:
             return cached_descriptor(stored)
@@ -55,9 +59,12 @@ def from_mode(worker: Worker, info: FileInfo) -> SecurityDescriptor:
 def check(worker: Worker, tree: TreeConnect, handle: Handle, desired: int) -> int:
     """Access granted on an existing file for ``desired``, MAXIMUM_ALLOWED resolved. ``SmbError``: ACCESS_DENIED or PRIVILEGE_NOT_HELD."""
     desired = map_generic(desired)
+    stored = None if handle.bare else handle.security()
+    if not desired & ~_rights(worker, tree, handle, stored):
+        return desired  # the usual case: all of it, and nothing that has to be found out
     if desired & INVALID_ACCESS:
         raise SmbError(status.ACCESS_DENIED)
-    found = descriptor(worker, handle, handle.opened)
+    found = _descriptor(worker, handle, handle.opened, stored)
     limit = tree.maximal_access | ACCESS_SYSTEM_SECURITY | MAXIMUM_ALLOWED
     if desired & ~limit:
         raise SmbError(status.ACCESS_DENIED)
@@ -79,7 +86,7 @@ def check(worker: Worker, tree: TreeConnect, handle: Handle, desired: int) -> in
 
 def maximal(worker: Worker, tree: TreeConnect, handle: Handle) -> int:
     """The most that the user could be granted ([MS-SMB2] 2.2.14.2.5)."""
-    most = maximum_access(descriptor(worker, handle, handle.opened), tree.token)
+    most = _rights(worker, tree, handle, None if handle.bare else handle.security())
     if ~most & (DELETE | FILE_READ_ATTRIBUTES):
         most |= by_parent(worker, tree, handle.path)
     return most & tree.maximal_access
@@ -99,9 +106,24 @@ def directory_access(worker: Worker, tree: TreeConnect, path: Path) -> int:
     assert vfs is not None
     parent = vfs.open(path)
     try:
-        return maximum_access(descriptor(worker, parent, parent.opened), tree.token) & tree.maximal_access
+        return _rights(worker, tree, parent, None if parent.bare else parent.security())
     finally:
         parent.close()
+
+
+def _rights(worker: Worker, tree: TreeConnect, handle: Handle, stored: bytes | None) -> int:
+    """All that the file's descriptor and the share give the user. What the former gives is remembered: a share has few different ones."""
+    token, info = tree.token, handle.opened
+    if tree.rights_of is not token:
+        tree.rights_of = token
+        tree.rights.clear()
+    key = (info.uid, info.gid, info.mode, info.directory) if stored is None else stored
+    known = tree.rights.get(key)
+    if known is None:
+        if len(tree.rights) >= REMEMBERED:
+            tree.rights.clear()
+        known = tree.rights[key] = maximum_access(_descriptor(worker, handle, info, stored), token)
+    return known & tree.maximal_access
 
 
 def check_add(worker: Worker, tree: TreeConnect, parent: SecurityDescriptor, directory: bool) -> None:

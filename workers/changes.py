@@ -44,6 +44,8 @@ def joined(path: Path) -> str:
 def tell(where: tuple[Worker, TreeConnect], path: Path, action: int, change: int, new: Path | None = None) -> None:
     """``action`` happened to ``path``; ``change`` is the FILE_NOTIFY_CHANGE bit it counts as. ``new`` is a rename's second name."""
     worker, tree = where
+    if not worker.sharing.is_watched():
+        return
     share = tree.share.name
     for watcher in worker.sharing.watchers_of(share, joined(path), change):
         new_name = "" if new is None else joined(new)[len(joined(path)) - len(watcher.name) :]

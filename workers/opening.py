@@ -292,15 +292,8 @@ def _create(request: Request, wish: Wish, opened: Open) -> int:
         raise SmbError(status.ACCESS_DENIED)
     if wish.attributes & FILE_ATTRIBUTE_READONLY and wish.options & FILE_DELETE_ON_CLOSE:
         raise SmbError(status.CANNOT_DELETE)
-    directory = wish.directory and not wish.path.stream
     granted = _granted_by_base(worker, tree, wish) if wish.path.stream else None
-    security = None
-    if granted is None:
-        granted = access.of_new(wish.desired, tree.maximal_access)
-        security = _security_of_new(worker, tree, wish, directory)
-    attributes = (wish.attributes & SETTABLE_ATTRIBUTES) | (0 if directory else FILE_ATTRIBUTE_ARCHIVE)
-    new = NewFile(directory, attributes, security.pack() if security is not None else None, wish.eas, wish.allocation)
-    handle = vfs.create(wish.path, new)
+    handle, granted = _make(request, wish, granted)
     claimed = False
     try:
         claim(worker, opened, handle, wish, granted)
@@ -315,8 +308,26 @@ def _create(request: Request, wish: Wish, opened: Open) -> int:
         vfs.unlink(handle)
         handle.close()
         raise
-    changes.added(worker, tree, handle.path, directory)
+    changes.added(worker, tree, handle.path, opened.is_directory)
     return FILE_CREATED
+
+
+def _make(request: Request, wish: Wish, granted: int | None) -> tuple[Handle, int]:
+    """The new file, and the access granted on it. ``granted``: by the file that it is a new stream of; None: there is none yet."""
+    tree, vfs = request.tree, request.tree.vfs
+    assert vfs is not None
+    directory = wish.directory and not wish.path.stream
+    attributes = (wish.attributes & SETTABLE_ATTRIBUTES) | (0 if directory else FILE_ATTRIBUTE_ARCHIVE)
+    if granted is not None:
+        return vfs.create(wish.path, NewFile(directory, attributes, None, wish.eas, wish.allocation)), granted
+    granted = access.of_new(wish.desired, tree.maximal_access)
+    parent = vfs.open(wish.path.parent)
+    try:
+        security = _security_of_new(request, wish, parent, directory)
+        new = NewFile(directory, attributes, security.pack() if security is not None else None, wish.eas, wish.allocation)
+        return vfs.create(wish.path, new, None if wish.path.stream else parent), granted
+    finally:
+        parent.close()
 
 
 def _granted_by_base(worker: Worker, tree: TreeConnect, wish: Wish) -> int | None:
@@ -335,16 +346,11 @@ def _granted_by_base(worker: Worker, tree: TreeConnect, wish: Wish) -> int | Non
     return granted if desired & MAXIMUM_ALLOWED else granted & desired
 
 
-def _security_of_new(worker: Worker, tree: TreeConnect, wish: Wish, directory: bool) -> SecurityDescriptor | None:
+def _security_of_new(request: Request, wish: Wish, parent: Handle, directory: bool) -> SecurityDescriptor | None:
     """The descriptor to store: given, inherited, or None where POSIX mode says it all ([MS-DTYP] 2.5.3.4)."""
-    vfs = tree.vfs
-    assert vfs is not None
-    parent = vfs.open(wish.path.parent)
-    try:
-        stored = parent.security()
-        found = cached_descriptor(stored) if stored is not None else access.from_mode(worker, parent.opened)
-    finally:
-        parent.close()
+    worker, tree = request.worker, request.tree
+    stored = None if parent.bare else parent.security()
+    found = cached_descriptor(stored) if stored is not None else access.from_mode(worker, parent.opened)
     access.check_add(worker, tree, found, directory)
     if wish.security is None and stored is None:
         return None

@@ -26,6 +26,8 @@ class TreeConnect:
         "in_flight",
         "maximal_access",
         "read_only",
+        "rights",
+        "rights_of",
         "session",
         "share",
         "started",
@@ -42,6 +44,9 @@ class TreeConnect:
         self.vfs: Vfs | None = None
         self.identity: Identity | None = None
         self.maximal_access = 0
+        # By descriptor, or by uid, gid, mode and kind: what they give ``rights_of``.
+        self.rights: dict[tuple[int, int, int, bool] | bytes, int] = {}
+        self.rights_of: Token | None = None
         self.read_only = False
         self.encrypt = False
         self.in_flight = 0  # calls on VFS threads that use files of it

@@ -331,7 +331,7 @@ class Attributes(Protocol):
         """
 
     def names(self, fd: int) -> list[str]:
-        """Of all attributes that the caller may see. EOPNOTSUPP where the file system keeps none."""
+        """Of all attributes, those included that only root may read. EOPNOTSUPP where the file system keeps none."""
 
     def set(self, fd: int, name: str, value: bytes) -> None:
         """Make or replace one. ENOSPC, E2BIG or ERANGE when there is no room for it."""

@@ -64,6 +64,10 @@ class Watches(Sessions):
             found.append(Watched(at.slot, share, path, bool(WATCH_STATE.unpack(raw).recursive)))
         return found
 
+    def is_watched(self) -> bool:
+        """Whether anybody watches anything: one word is read. False is certain."""
+        return bool(self._counts[WATCHER_COUNT])
+
     def watchers_of(self, share: str, path: str, change: int) -> list[Watcher]:
         """Who wants to hear of ``change`` (FILE_NOTIFY_CHANGE_* bits) to the object ``path``. One word is read when nobody watches."""
         if not self._counts[WATCHER_COUNT]:

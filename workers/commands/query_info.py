@@ -80,19 +80,20 @@ def _at_least(minimum: dict[int, int], body: QueryInfoRequest) -> None:
         raise SmbError(status.INFO_LENGTH_MISMATCH)
 
 
-def state_of(request: Request, opened: Open, handle: Handle) -> OpenState:
-    """What the packers of file classes need."""
+def state_of(request: Request, opened: Open, handle: Handle, info_class: int) -> OpenState:
+    """What the packers of file classes need; what costs something only for the classes that show it."""
     assert opened.key is not None
+    name = handle.path.name
     return OpenState(
         handle.info(),
         handle.path.wire(),
         opened.granted,
         opened.mode,
         opened.position,
-        request.worker.sharing.is_delete_pending(opened.key),
-        handle.ea_size(),
+        info_class in query.SHOWS_DELETE_PENDING and request.worker.sharing.is_delete_pending(opened.key),
+        handle.ea_size() if info_class in query.SHOWS_EA_SIZE else 0,
         opened.key.dev & 0xFFFFFFFF,
-        names.short_name(handle.path.name) or handle.path.name,
+        names.short_name(name) or name if info_class == query.FILE_ALTERNATE_NAME_INFORMATION else "",
     )
 
 
@@ -111,7 +112,7 @@ def file_information(request: Request, body: QueryInfoRequest, data: memoryview)
         dialect = request.worker.connection.dialect
         if dialect is None or not dialect.preauth:
             raise SmbError(status.NOT_SUPPORTED)  # 3.3.5.20.1: 3.1.1 only
-    return query.query(info_class, state_of(request, opened, handle)), True
+    return query.query(info_class, state_of(request, opened, handle, info_class)), True
 
 
 def _eas(opened: Open, handle: Handle, body: QueryInfoRequest, data: memoryview) -> tuple[bytes, bool]:

@@ -33,6 +33,7 @@ _MAX_RANGES = 4096
 _ZEROES = bytes(1 << 20)
 _probe = (bytearray(1),)  # where a byte lands that nobody looks at
 _FREEZE, _THAW = -1, -2
+_SERVED = (stat.S_IFREG, stat.S_IFDIR)
 _REOPEN = os.O_NONBLOCK | os.O_NOCTTY
 T = TypeVar("T")
 
@@ -48,6 +49,7 @@ class PosixHandle:
         "_opened",
         "_readable",
         "_writable",
+        "bare",
         "dev",
         "directory",
         "fd",
@@ -72,8 +74,8 @@ class PosixHandle:
         self._change_time: tuple[int, int, int] | None = None  # as set by the client, and the kernel's at that moment
         self._frozen_access: int | None = None
         try:
-            info = self._opened = self.info()
-            if stat.S_IFMT(info.mode) not in (stat.S_IFREG, stat.S_IFDIR):
+            info = self._opened = self._look()
+            if info.mode & 0o170000 not in _SERVED:
                 raise PermissionError(errno.EACCES, "devices, sockets and pipes are not served")
         except OSError:
             self.close()
@@ -107,7 +109,7 @@ class PosixHandle:
 
     def refresh(self) -> None:
         """What was learnt at the open is out of date: creating set more than the file."""
-        self._opened = self.info()
+        self._opened = self._look()
 
     def close(self) -> None:
         fd, self.fd = self.fd, -1
@@ -123,10 +125,19 @@ class PosixHandle:
 
     # What it is
 
+    def _look(self) -> FileInfo:
+        names = xattrs.known_names(self)
+        self.bare = names is not None and not names
+        return self._info(names)
+
     def info(self) -> FileInfo:
+        return self._info(xattrs.known_names(self))
+
+    def _info(self, names: list[str] | None) -> FileInfo:
+        """``names``: of its xattrs, if they are known."""
         settings = self.root.settings
         st = files.stat_fd(self.fd)
-        value = self._dos_xattr() if settings.store_dos_attributes else None
+        value = self._dos_xattr() if settings.store_dos_attributes and (names is None or attributes.XATTR in names) else None
         info = attributes.file_info(st, value, settings.hide_dot_files and self.path.name[:1] == ".")
         if self._change_time is not None and self._change_time[1:] == (st.ctime, st.ctime_ns):
             return info._replace(change_time=self._change_time[0])
@@ -356,8 +367,9 @@ class PosixHandle:
     # Security
 
     def security(self) -> bytes | None:
+        names = xattrs.known_names(self)
         for name in (ntacl.XATTR, ntacl.XATTR_UNPRIVILEGED) if identity.privileged() else (ntacl.XATTR_UNPRIVILEGED,):
-            value = self.get_xattr(name)
+            value = self.get_xattr(name) if names is None or name in names else None
             descriptor = ntacl.unpack(value) if value else None
             if descriptor is not None:
                 return descriptor

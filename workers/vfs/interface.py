@@ -108,6 +108,10 @@ class Handle(Protocol):
     def opened(self) -> FileInfo:
         """The file as it was when opened; no system call. ``info`` is the file as it is."""
 
+    @property
+    def bare(self) -> bool:
+        """When opened it had no xattrs at all: no stored descriptor, no DOS attributes, streams or EAs. No system call."""
+
     def info(self) -> FileInfo:
         """The file now. ``ea_size`` is 0 here: ask ``ea_size`` where a class needs it."""
 
@@ -188,9 +192,9 @@ class Vfs(Protocol):
     def open(self, path: Path) -> Handle:
         """FileNotFoundError: the last component (or the stream) is missing. PathNotFound: one before it is."""
 
-    def create(self, path: Path, new: NewFile) -> Handle:
+    def create(self, path: Path, new: NewFile, parent: Handle | None = None) -> Handle:
         """Make what ``open`` did not find. FileExistsError when somebody else was faster. With a stream, the base file is made when
-        missing.
+        missing. ``parent``: its directory, where the caller has it open; not for streams.
         """
 
     def rename(self, handle: Handle, target: Path, replace: bool) -> None:

@@ -8,18 +8,19 @@ whatever a client does.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 
 from pools.port import files
-from pools.port.interface import Stat
 from smbd.smb2.names import display, fold, is_short, short_name
 
 _TOTAL_NAMES = 200_000  # about 20 MB
 _YOUNG_NS = 20_000_000  # file systems stamp with the kernel's tick, at worst 10 ms
 _PATIENCE = 20
 
-Stamp = tuple[int, int, int, int]
+Stamp = tuple[int, int]
+Key = tuple[int, int]
 
 
 class _Names:
@@ -33,8 +34,8 @@ class _Names:
         self.short: dict[str, str] | None = None  # made when one is first asked for
 
 
-def _stamp(st: Stat) -> Stamp:
-    return st.mtime, st.mtime_ns, st.ctime, st.ctime_ns
+def _stamp(st: os.stat_result) -> Stamp:
+    return st.st_mtime_ns, st.st_ctime_ns
 
 
 class NameCache:
@@ -43,15 +44,15 @@ class NameCache:
     __slots__ = ("_clock", "_directories", "_total", "_wall")
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, wall: Callable[[], int] = time.time_ns) -> None:
-        self._directories: dict[tuple[int, int, int], _Names] = {}
+        self._directories: dict[Key, _Names] = {}
         self._total = 0
         self._clock = clock
         self._wall = wall
 
     def find(self, directory: int, name: str) -> str | None:
         """The spelling on disk (decoded with surrogateescape) of what clients call ``name``, or None."""
-        st = files.stat_fd(directory)
-        key = (st.dev_major, st.dev_minor, st.ino)
+        st = files.fstat(directory)
+        key = (st.st_dev, st.st_ino)
         known = self._directories.get(key)
         if known is None or known.stamp != _stamp(st) or (not known.settled and self._clock() > known.expires):
             known = self._read(directory, key, st)
@@ -66,14 +67,14 @@ class NameCache:
             known.short = {short_name(display(name)): name for name in known.names.values()}
         return known.short.get(wanted)
 
-    def _read(self, directory: int, key: tuple[int, int, int], st: Stat) -> _Names:
+    def _read(self, directory: int, key: Key, st: os.stat_result) -> _Names:
         begun = self._clock()
-        self.forget(key)
+        self._forget(key)
         names: dict[str, str] = {}
         for name in files.listdir(directory):
             names.setdefault(fold(display(name)), name)
         ended = self._clock()
-        settled = self._wall() - max(st.mtime * 1_000_000_000 + st.mtime_ns, st.ctime * 1_000_000_000 + st.ctime_ns) > _YOUNG_NS
+        settled = self._wall() - max(st.st_mtime_ns, st.st_ctime_ns) > _YOUNG_NS
         if self._total + len(names) > _TOTAL_NAMES:
             self._directories.clear()
             self._total = 0
@@ -81,16 +82,20 @@ class NameCache:
         self._total += len(names)
         return known
 
-    def forget(self, key: tuple[int, int, int]) -> None:
+    def doubt(self, directory: int) -> None:
         """What was believed of a directory turned out wrong."""
+        st = files.fstat(directory)
+        self._forget((st.st_dev, st.st_ino))
+
+    def _forget(self, key: Key) -> None:
         gone = self._directories.pop(key, None)
         if gone is not None:
             self._total -= len(gone.names)
 
     def changed(self, directory: int, removed: str | None, added: str | None) -> None:
         """We just removed or added a name: keep the cache instead of reading a large directory again for every file a client creates."""
-        st = files.stat_fd(directory)
-        known = self._directories.get((st.dev_major, st.dev_minor, st.ino))
+        st = files.fstat(directory)
+        known = self._directories.get((st.st_dev, st.st_ino))
         if known is None:
             return
         if removed is not None:

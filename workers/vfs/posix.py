@@ -87,32 +87,40 @@ class PosixVfs:
 
     # Making
 
-    def create(self, path: Path, new: NewFile) -> Handle:
+    def create(self, path: Path, new: NewFile, parent: Handle | None = None) -> Handle:
         if is_reserved(path):
             raise PermissionError(errno.EACCES, RESERVED)
         if path.stream:
             return self._create_stream(path, new)
         if not path.components:
             raise FileExistsError(errno.EEXIST, "the share's root")
+        if parent is not None:
+            above = _posix(parent)
+            return self._create_in((above.fd, above.real), path, new)
+        with self._resolver.directory(path.components[:-1]) as place:
+            return self._create_in(place, path, new)
+
+    def _create_in(self, place: tuple[int, bytes], path: Path, new: NewFile) -> PosixHandle:
+        """``place``: its directory's descriptor and spelling on disk."""
+        parent_fd, parent = place
         directory = new.directory or path.type == INDEX_ALLOCATION
         name = path.name
-        with self._resolver.directory(path.components[:-1]) as (parent_fd, parent):
-            self._check_ours(parent_fd, name)
-            self._check_free(parent_fd, name)
-            fd = self._make(parent_fd, name, directory)
-            self._resolver.names.changed(parent_fd, None, name)
-            as_given = parent == "/".join(path.components[:-1]).encode()
-            shown = path.base if as_given else displayed(parent).child(name)
-            handle = None
-            try:
-                handle = PosixHandle(fd, True, (shown, join(parent, name.encode()), False), self.root)
-                handle.made(not directory)
-                self._dress(handle, new)
-            except (OSError, SmbError):
-                self._unmake(parent_fd, name, directory)
-                if handle is not None:
-                    handle.close()
-                raise
+        self._check_ours(parent_fd, name)
+        self._check_free(parent_fd, name)
+        fd = self._make(parent_fd, name, directory)
+        self._resolver.names.changed(parent_fd, None, name)
+        as_given = parent == "/".join(path.components[:-1]).encode()
+        shown = path.base if as_given else displayed(parent).child(name)
+        handle = None
+        try:
+            handle = PosixHandle(fd, True, (shown, join(parent, name.encode()), False), self.root)
+            handle.made(not directory)
+            self._dress(handle, new)
+        except (OSError, SmbError):
+            self._unmake(parent_fd, name, directory)
+            if handle is not None:
+                handle.close()
+            raise
         return handle
 
     def _check_ours(self, directory: int, name: str) -> None:
@@ -127,8 +135,7 @@ class PosixVfs:
         try:
             files.stat_at(directory, os.fsencode(stored))
         except FileNotFoundError:
-            st = files.stat_fd(directory)
-            self._resolver.names.forget((st.dev_major, st.dev_minor, st.ino))
+            self._resolver.names.doubt(directory)
             return
         raise FileExistsError(errno.EEXIST, stored)
 
@@ -198,20 +205,28 @@ class PosixVfs:
             files.close(fd)
 
     def _locate(self, handle: PosixHandle) -> tuple[int, bytes]:
-        for real in (handle.real, self.root.relative(handle.fd, handle.real)):
-            if not real:
-                continue
-            parent, _, name = real.rpartition(b"/")
-            try:
-                fd = self._resolver.directory_fd(parent)
-            except (FileNotFoundError, NotADirectoryError):
-                continue
-            if self._leads_to(fd, name, real, handle):
-                return fd, name
-            files.close(fd)
+        found = self._still(handle.real, handle)
+        if found is None:  # perhaps a parent was renamed: the kernel knows
+            found = self._still(self.root.relative(handle.fd, handle.real) or b"", handle)
+        if found is not None:
+            return found
         if not handle.real:
             raise PermissionError(errno.EACCES, "the share's root")
         raise FileNotFoundError(errno.ENOENT, handle.path.wire())
+
+    def _still(self, real: bytes, handle: PosixHandle) -> tuple[int, bytes] | None:
+        """``real`` as (directory, name), if that is the handle's file."""
+        if not real:
+            return None
+        parent, _, name = real.rpartition(b"/")
+        try:
+            fd = self._resolver.directory_fd(parent)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        if self._leads_to(fd, name, real, handle):
+            return fd, name
+        files.close(fd)
+        return None
 
     def _leads_to(self, directory: int, name: bytes, real: bytes, handle: PosixHandle) -> bool:
         try:
@@ -232,10 +247,11 @@ class PosixVfs:
             streamstore.remove(handle.base, self.root, handle.stream)
             return
         base = _posix(handle)
-        left = streamstore.leftover(base) if base.info().links <= 1 or base.directory else None
+        left = streamstore.leftover(base) if base.directory or files.fstat(base.fd).st_nlink <= 1 else None
         with self._located(base) as (fd, name):
             linked = stat.S_ISLNK(files.stat_at(fd, name).mode)
             files.remove(fd, name, is_directory=base.directory and not linked)
+            self._resolver.names.changed(fd, os.fsdecode(name), None)
         streamstore.remove_leftover(self.root, None if linked else left)
 
     def rename(self, handle: Handle, target: Path, replace: bool) -> None:

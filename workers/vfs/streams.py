@@ -28,6 +28,7 @@ class StreamHandle:
     __slots__ = ("_opened", "_stored", "base", "path", "stream")
 
     directory = False
+    bare = False
 
     def __init__(self, base: PosixHandle, stream: str) -> None:
         """Owns ``base`` from here on."""

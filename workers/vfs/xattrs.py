@@ -52,10 +52,15 @@ class Base(Protocol):
 
 def names(base: Base) -> list[str]:
     """All xattr names the user can see; none where the file system has no xattrs."""
+    return known_names(base) or []
+
+
+def known_names(base: Base) -> list[str] | None:
+    """The same; None when they are not to be known: then there may be any."""
     try:
         return base.root.attributes.names(base.fd)
     except PermissionError:
-        return []
+        return None
     except OSError as error:
         if error.errno == errno.EOPNOTSUPP:
             return []

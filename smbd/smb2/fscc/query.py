@@ -338,6 +338,9 @@ _PACKERS: Final[dict[int, Callable[[OpenState], bytes]]] = {
     FILE_ID_INFORMATION: _id,
 }
 
+SHOWS_DELETE_PENDING: Final = frozenset({FILE_STANDARD_INFORMATION, FILE_ALL_INFORMATION, FILE_STANDARD_LINK_INFORMATION})
+SHOWS_EA_SIZE: Final = frozenset({FILE_EA_INFORMATION, FILE_ALL_INFORMATION})
+
 # The fixed part of each answer: what OutputBufferLength must at least be
 MINIMUM: Final[dict[int, int]] = {
     FILE_BASIC_INFORMATION: BASIC.size,

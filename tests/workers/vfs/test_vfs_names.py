@@ -90,6 +90,21 @@ def test_our_own_changes_keep_the_cache(directory, monkeypatch):
     assert reads == []
 
 
+def test_a_removed_file_does_not_make_the_directory_be_read_again(share, monkeypatch):
+    cache = share.vfs._resolver.names
+    monkeypatch.setattr(cache, "_clock", lambda: 0.0)  # what was read stays believed
+    share.put("one")
+    with pytest.raises(FileNotFoundError):
+        share.open("missing")
+    reads = counting(monkeypatch)
+    for _ in range(3):
+        handle = share.open("one")
+        share.vfs.unlink(handle)
+        handle.close()
+        share.put("one")
+    assert reads == []
+
+
 def test_memory_is_bounded(tmp_path, monkeypatch):
     monkeypatch.setattr("workers.vfs.namecache._TOTAL_NAMES", 10)
     cache = NameCache()

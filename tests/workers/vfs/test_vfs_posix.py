@@ -311,6 +311,34 @@ def test_extended_attributes(share):
     handle.close()
 
 
+def test_what_was_bare_when_it_was_opened_is_read_as_it_is_now(share):
+    """``bare`` spares the questions at an open; whoever asks later hears what others have set meanwhile."""
+    share.put("f")
+    early = share.open("f")
+    other = share.open("f")
+    other.set_security(b"descriptor")
+    other.set_attributes(HIDDEN)
+    late = share.open("f")
+    assert (early.bare, late.bare) == (True, False)
+    assert early.security() == late.security() == b"descriptor"
+    assert early.info().attributes & HIDDEN
+    assert not early.opened.attributes & HIDDEN
+    for handle in (early, other, late):
+        handle.close()
+
+
+def test_a_new_file_in_a_directory_that_is_open_already(share):
+    share.put("A", directory=True)
+    parent = share.open("a")
+    made = share.vfs.create(parse_text("a\\new"), NewFile(), parent)
+    assert made.path.wire() == "A\\new"
+    made.close()
+    assert share.names("A") == {"new"}
+    with pytest.raises(FileExistsError):
+        share.vfs.create(parse_text("a\\NEW"), NewFile(), parent)
+    parent.close()
+
+
 def test_security_descriptors(share):
     handle = share.make("f", security=b"\x01\x00descriptor")
     assert handle.security() == b"\x01\x00descriptor"
