@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -33,13 +34,20 @@ def test_documented_defaults_are_the_defaults() -> None:
 
 
 def test_every_command_and_option_is_documented() -> None:
-    for action in parser()._actions:
+    for name, command in commands(parser()):
+        assert re.search(rf"^\.(Cm|It Cm) .*\b{name}\b", COMMAND, re.MULTILINE), name
+        for option in command._option_string_actions:
+            documented = option in ("-h", "--help", "-v", "--timeout") or f"Fl -{option[2:]}" in COMMAND
+            assert documented, f"{name} {option}"
+
+
+def commands(made: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.ArgumentParser]]:
+    """All of them, those within others too."""
+    for action in made._actions:
         if isinstance(action, argparse._SubParsersAction):
             for name, command in action.choices.items():
-                assert re.search(rf"^\.(Cm|It Cm) .*\b{name}\b", COMMAND, re.MULTILINE), name
-                for option in command._option_string_actions:
-                    documented = option in ("-h", "--help", "-v", "--timeout") or f"Fl -{option[2:]}" in COMMAND
-                    assert documented, f"{name} {option}"
+                yield name, command
+                yield from commands(command)
 
 
 def test_the_example_is_a_configuration_without_a_slip() -> None:

@@ -1,6 +1,6 @@
 """Which server a command is about: a configuration file, or a running ``millpond serve``.
 
-Owns: the options --config and --port, and the answer to "does it run, and as which process?".
+Owns: the options --config and --port, the answer to "does it run, and as which process?", and what can be in the way of looking at it.
 """
 
 from __future__ import annotations
@@ -8,8 +8,11 @@ from __future__ import annotations
 import argparse
 import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from pools.layout import WireError
 from smbd.config import Config, load
 from smbd.config import serve as folder
 from smbd.instance import LOCK_FILE, PID_FILE, StartError
@@ -73,6 +76,19 @@ def holder(lock_directory: str | Path) -> int:
         return 0  # nobody holds it: the number in the file is from the past
     finally:
         os.close(lock)
+
+
+@contextmanager
+def looking() -> Iterator[None]:
+    """Around a look at a running server's state: what can be in the way, and the way out."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise StartError(f"{error.filename}: not there (yet): the server is just starting or ending; try again") from None
+    except PermissionError as error:
+        raise StartError(f"{error.filename}: belongs to another user: do this as that user or as root") from None
+    except WireError as error:
+        raise StartError(f"{error}: use the millpond command of the running server") from None
 
 
 def master(config: Config) -> int:

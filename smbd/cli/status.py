@@ -9,7 +9,6 @@ import argparse
 import json
 from typing import TYPE_CHECKING
 
-from pools.layout import WireError
 from smbd.cli import place
 from smbd.instance import StartError
 
@@ -49,13 +48,7 @@ def _status(arguments: argparse.Namespace, _run: Run) -> int:
 
     config = place.locate(arguments)
     master = place.master(config)
-    try:
+    with place.looking():
         snapshot = monitor.take(config, master, arguments.sections)
-    except FileNotFoundError as error:
-        raise StartError(f"{error.filename}: not there (yet): the server is just starting or ending; try again") from None
-    except PermissionError as error:
-        raise StartError(f"{error.filename}: belongs to another user: do this as that user or as root") from None
-    except WireError as error:
-        raise StartError(f"{error}: use the millpond command of the running server") from None
     print(json.dumps(snapshot, indent=2) if arguments.json else monitor.as_text(snapshot), end="\n" if arguments.json else "")
     return 0

@@ -1,17 +1,16 @@
-"""``millpond tune datapath``: measure on this machine what the configuration should say.
+"""``millpond tune``: measure on this machine, or take from a recording, what the configuration should say. ``tune datapath`` is here.
 
-Owns: the progress bar, the table and the wording. Invariant: a configuration is changed only with --write, and only by what was shown.
+Owns: the table and the wording. Invariant: a configuration is changed only with --write, and only by what was shown.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
 from typing import TYPE_CHECKING, Any
 
 from pools import port
-from smbd.cli import place
+from smbd.cli import place, progress
 from smbd.instance import StartError
 
 if TYPE_CHECKING:
@@ -23,9 +22,11 @@ _TUNE = """\
 Measure on this machine what the configuration should say.
 
   datapath   from which size on a plain READ or WRITE should stay in the kernel (sendfile, splice)
+  pools      which sizes of buffers, how much memory for them and for how long, by what clients ask for
 
-example:
+examples:
   millpond tune datapath --directory /srv/public
+  millpond record && millpond tune pools millpond-pools.jsonl
 """
 _DATAPATH = """\
 Measure what a transfer costs in user format (through memory) and in kernel format (sendfile, splice), for reads and writes of each size
@@ -36,11 +37,22 @@ examples:
   millpond tune datapath --directory /srv/public
   millpond tune datapath --directory /srv/public --config /etc/millpond/millpond.conf --write
 """
-_BAR = 40
+_POOLS = """\
+Read a recording of 'millpond record', or without one look at the running server, and propose parameters of the buffer pools.
+
+A request gets a buffer of the smallest size that holds it. WASTED is the part of the buffers handed out that nobody asked for; MISSES found
+no free buffer and had to fetch memory, WAITS were not served at once. On the right stand the sizes proposed and what they would waste. One
+look knows sums since the server's start; for how long memory should be kept (pool decay) only a recording tells.
+
+examples:
+  millpond tune pools                                        of the running server
+  millpond record --time 24h && millpond tune pools millpond-pools.jsonl
+  millpond tune pools millpond-pools.jsonl --config /etc/millpond/millpond.conf --write
+"""
 
 
 def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """tune datapath."""
+    """tune datapath, tune pools."""
     plain = argparse.RawDescriptionHelpFormatter
     tune = commands.add_parser("tune", help="measure what the configuration should say", description=_TUNE, formatter_class=plain)
     what = tune.add_subparsers(dest="what", metavar="WHAT", required=True)
@@ -51,6 +63,12 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     data.add_argument("--write", action="store_true", help="put the thresholds into the configuration; the old file is kept as FILE.bak")
     data.add_argument("--json", action="store_true", help="for programs")
     data.set_defaults(action=_datapath)
+    made = what.add_parser("pools", help="sizes and memory of the buffer pools", description=_POOLS, formatter_class=plain)
+    made.add_argument("recording", metavar="RECORDING", nargs="?", help="a file of 'millpond record' (default: one look at the server)")
+    made.add_argument("--write", action="store_true", help="put the parameters into the configuration; the old file is kept as FILE.bak")
+    made.add_argument("--json", action="store_true", help="for programs; sizes in bytes, times in seconds")
+    place.add_options(made)
+    made.set_defaults(action=_pools)
 
 
 def _rounds(text: str) -> int:
@@ -69,7 +87,7 @@ def _datapath(arguments: argparse.Namespace, _run: Run) -> int:
     if not port.sockets.KERNEL_FORMAT:
         raise StartError("this port has no kernel format: there is nothing to choose")
     directory = arguments.directory or tempfile.gettempdir()
-    figures = datapath.measure(directory, arguments.rounds, 32 * datapath.MIB, _progress)
+    figures = datapath.measure(directory, arguments.rounds, 32 * datapath.MIB, progress.show)
     reads, writes = datapath.threshold(figures, "read"), datapath.threshold(figures, "write")
     wanted = {
         "data path": "auto",
@@ -95,10 +113,10 @@ def _datapath(arguments: argparse.Namespace, _run: Run) -> int:
     return 0
 
 
-def _progress(part: float) -> None:
-    if sys.stderr.isatty():
-        full = round(part * _BAR)
-        print(f"\r[{'#' * full}{'.' * (_BAR - full)}] {part:4.0%}", end="\n" if part >= 1 else "", file=sys.stderr, flush=True)
+def _pools(arguments: argparse.Namespace, _run: Run) -> int:
+    from smbd.cli import tune_pools  # noqa: PLC0415  # as above
+
+    return tune_pools.run(arguments)
 
 
 def size_text(size: int) -> str:
