@@ -11,7 +11,7 @@ from __future__ import annotations
 from functools import partial
 from struct import Struct
 from struct import error as StructError
-from typing import Annotated, Generic, NamedTuple, TypeVar, get_type_hints
+from typing import Annotated, Any, Generic, NamedTuple, TypeVar, get_type_hints
 
 U8 = Annotated[int, "B"]
 U16 = Annotated[int, "H"]
@@ -42,11 +42,12 @@ class Layout(Generic[T]):
     ``size`` is the layout's length in bytes. Offsets are counted from the start of the buffer and are never negative.
     """
 
-    __slots__ = ("_make", "_pack", "_pack_into", "_unpack_from", "kind", "size")
+    __slots__ = ("_make", "_pack", "_pack_into", "_unpack_from", "format", "kind", "size")
 
     def __init__(self, kind: type[T]) -> None:
         hints = get_type_hints(kind, include_extras=True)
-        compiled = Struct("<" + "".join(hint.__metadata__[0] for hint in hints.values()))
+        self.format = "".join(hint.__metadata__[0] for hint in hints.values())
+        compiled = Struct("<" + self.format)
         self.kind = kind
         self.size = compiled.size
         self._make = partial(tuple.__new__, kind)  # what _make does, without its check of a length that is right
@@ -70,3 +71,11 @@ class Layout(Generic[T]):
     def pack_into(self, buf: Writable, offset: int, *fields: int | bytes) -> None:
         """Write fields in order at ``offset`` of ``buf``."""
         self._pack_into(buf, offset, *fields)
+
+
+def joined(*layouts: Layout[Any]) -> Struct:
+    """Layouts that lie one behind the other as one, for who reads or writes them by the thousand: their fields in order, as a plain tuple.
+
+    Its methods know no ``WireError``: who calls them has made sure that the bytes are there.
+    """
+    return Struct("<" + "".join(layout.format for layout in layouts))

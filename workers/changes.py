@@ -30,7 +30,6 @@ from smbd.smb2.constants import (
 if TYPE_CHECKING:
     from smbd.smb2.names import Path
     from workers.open import Open
-    from workers.request import Request
     from workers.tree import TreeConnect
     from workers.worker import Worker
 
@@ -58,7 +57,7 @@ def tell(where: tuple[Worker, TreeConnect], path: Path, action: int, change: int
             continue
 
 
-def modified(request: Request, opened: Open, change: int) -> None:
+def modified(worker: Worker, opened: Open, change: int) -> None:
     """Data, times, attributes or security of an open file changed."""
     assert opened.path is not None
     action = FILE_ACTION_MODIFIED
@@ -70,7 +69,7 @@ def modified(request: Request, opened: Open, change: int) -> None:
         if change & FILE_NOTIFY_CHANGE_LAST_WRITE:
             streams |= FILE_NOTIFY_CHANGE_STREAM_WRITE
         change = streams or change
-    tell((request.worker, opened.tree), opened.path, action, change)
+    tell((worker, opened.tree), opened.path, action, change)
 
 
 def name_change(directory: bool, stream: str) -> int:

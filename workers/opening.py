@@ -141,7 +141,7 @@ def _open_existing(handle: Handle, request: Request, wish: Wish, opened: Open) -
         if overwriting:
             _overwrite(handle, wish)
             worker.breaks.data_changed(opened, Operation.OVERWRITE)
-            changes.modified(request, opened, FILE_NOTIFY_CHANGE_SIZE | FILE_NOTIFY_CHANGE_LAST_WRITE)
+            changes.modified(request.worker, opened, FILE_NOTIFY_CHANGE_SIZE | FILE_NOTIFY_CHANGE_LAST_WRITE)
     except BaseException:
         release_claim(worker, opened)
         raise

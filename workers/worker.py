@@ -118,7 +118,7 @@ class Worker(Traffic):
         self._ticker: Timer | None = None
         self._known = False  # somebody was logged on when this was last asked
         self._quiet_since = time.monotonic()
-        self._counters = row.words
+        self.counters = row.words
 
     # life
 
@@ -145,20 +145,21 @@ class Worker(Traffic):
         self.trim()
         self.pool.tick(now)
         self._mind_deadtime(now)
-        asked = self._counters[REQUESTS]
+        asked = self.counters[REQUESTS]
         quiet = asked == self._ticked and not self.paused and not self.engine.busy
         self._ticked = asked
         self._ticker = self.loop.later(min(QUIET_TICK, max(TICK, self.config.pool_decay)) if quiet else TICK, self._tick)
 
     def hurry(self) -> None:
         """A buffer is awaited: the pool asks for it again after a second, however quiet the client was."""
+        self.sender.trim()
         if self._ticker is not None and self._ticker.due > time.monotonic() + TICK:
             self._ticker.cancel()
             self._ticker = self.loop.later(TICK, self._tick)
 
     def _mind_deadtime(self, now: float) -> None:
         """smb.conf(5), deadtime: a connection that has nothing open and asks for nothing ends after so many minutes."""
-        asked = self._counters[REQUESTS]
+        asked = self.counters[REQUESTS]
         if asked != self._asked or self.opens:
             self._asked, self._quiet_since = asked, now
         elif self.config.deadtime and now - self._quiet_since > 60 * self.config.deadtime:
@@ -402,20 +403,20 @@ class Worker(Traffic):
 
     def count_request(self, command: int) -> None:
         """One request of ``command`` was dispatched."""
-        self._counters[REQUESTS] += 1
-        self._counters[COMMANDS_AT + command] += 1
+        self.counters[REQUESTS] += 1
+        self.counters[COMMANDS_AT + command] += 1
 
     def count_error(self) -> None:
         """One error response."""
-        self._counters[ERRORS] += 1
+        self.counters[ERRORS] += 1
 
     def count_read(self, count: int) -> None:
         """Bytes read for a client."""
-        self._counters[BYTES_READ] += count
+        self.counters[BYTES_READ] += count
 
     def count_written(self, count: int) -> None:
         """Bytes written for a client."""
-        self._counters[BYTES_WRITTEN] += count
+        self.counters[BYTES_WRITTEN] += count
 
     def describe(self) -> None:
         """Put client and users into the process title."""

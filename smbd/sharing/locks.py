@@ -140,9 +140,13 @@ class Locks(Watches):
         cursor = transaction.cursor(db=self._locks)
         self._buckets[bucket] = cursor.set_range(prefix) and cursor.key().startswith(prefix)
 
+    def has_locks(self, key: FileKey) -> bool:
+        """Whether anybody may hold a lock on the file: one byte is read. False is certain."""
+        return bool(self._buckets[(key.ino ^ key.dev * 31) % BUCKETS])
+
     def locks_conflict(self, key: FileKey, file_id: int, offset: int, length: int, write: bool) -> bool:
         """Whether a lock forbids this READ or WRITE: then FILE_LOCK_CONFLICT. One byte is read when the file has no locks."""
-        if not self._buckets[(key.ino ^ key.dev * 31) % BUCKETS]:
+        if not self.has_locks(key):
             return False
         transaction = self._begin()
         try:

@@ -213,6 +213,7 @@ def test_a_notification_at_the_end_of_a_compound_holds_no_frame(house: House, cl
     buffer = house.worker_of(client).receiver.buffer
     assert buffer is not None
     assert buffer.references == 1
+    house.worker_of(client).trim()
     assert house.worker_of(client).pool.in_use() == 1
 
 

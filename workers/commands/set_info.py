@@ -115,7 +115,7 @@ def _basic(request: Request, opened: Open, handle: Handle, data: memoryview, inf
     changed |= FILE_NOTIFY_CHANGE_LAST_ACCESS if basic.last_access_time > 0 else 0
     changed |= FILE_NOTIFY_CHANGE_LAST_WRITE if basic.last_write_time > 0 else 0
     if changed:
-        changes.modified(request, opened, changed)
+        changes.modified(request.worker, opened, changed)
 
 
 def _disposition(request: Request, opened: Open, handle: Handle, data: memoryview, info_class: int) -> None:
@@ -148,7 +148,7 @@ def _end_of_file(request: Request, opened: Open, handle: Handle, data: memoryvie
     _check_truncation(request, opened, handle, size)
     handle.truncate(size)
     request.worker.breaks.data_changed(opened)
-    changes.modified(request, opened, FILE_NOTIFY_CHANGE_SIZE | FILE_NOTIFY_CHANGE_LAST_WRITE)
+    changes.modified(request.worker, opened, FILE_NOTIFY_CHANGE_SIZE | FILE_NOTIFY_CHANGE_LAST_WRITE)
 
 
 def _allocation(request: Request, opened: Open, handle: Handle, data: memoryview, info_class: int) -> None:
@@ -162,7 +162,7 @@ def _allocation(request: Request, opened: Open, handle: Handle, data: memoryview
     _check_truncation(request, opened, handle, size)
     handle.allocate(size)
     request.worker.breaks.data_changed(opened)
-    changes.modified(request, opened, FILE_NOTIFY_CHANGE_SIZE)
+    changes.modified(request.worker, opened, FILE_NOTIFY_CHANGE_SIZE)
 
 
 def _check_truncation(request: Request, opened: Open, handle: Handle, size: int) -> None:
@@ -199,7 +199,7 @@ def _eas(request: Request, opened: Open, handle: Handle, data: memoryview, info_
         raise SmbError(status.EAS_NOT_SUPPORTED)
     for name, value in lists.parse_full_eas(data):
         handle.set_ea(name, value)
-    changes.modified(request, opened, FILE_NOTIFY_CHANGE_EA)
+    changes.modified(request.worker, opened, FILE_NOTIFY_CHANGE_EA)
 
 
 def _rename(request: Request, opened: Open, handle: Handle, data: memoryview, info_class: int) -> None:
@@ -242,7 +242,7 @@ def set_security(request: Request, opened: Open, handle: Handle, data: memoryvie
         _check_owner(request, handle, new)
     merged = access.descriptor(worker, handle, handle.info()).merge(new, parts)
     handle.set_security(merged.pack())
-    changes.modified(request, opened, FILE_NOTIFY_CHANGE_SECURITY)
+    changes.modified(request.worker, opened, FILE_NOTIFY_CHANGE_SECURITY)
 
 
 def _check_owner(request: Request, handle: Handle, new: SecurityDescriptor) -> None:

@@ -92,7 +92,7 @@ def wrote(request: Request, offset: int, length: int) -> None:
     opened.position = offset + length
     worker.count_written(length)
     worker.breaks.data_changed(opened)
-    modified(request, opened, FILE_NOTIFY_CHANGE_SIZE | FILE_NOTIFY_CHANGE_LAST_WRITE)
+    modified(worker, opened, FILE_NOTIFY_CHANGE_SIZE | FILE_NOTIFY_CHANGE_LAST_WRITE)
 
 
 def write_incoming(request: Request, offset: int, incoming: Incoming, *, through: bool) -> Coroutine[Any, None, bytes]:

@@ -106,7 +106,7 @@ async def _run(request: Request, source: Open, target: Open, chunks: list[SrvCop
         total += copied
     if total:
         request.worker.breaks.data_changed(target)
-        changes.modified(request, target, FILE_NOTIFY_CHANGE_SIZE | FILE_NOTIFY_CHANGE_LAST_WRITE)
+        changes.modified(request.worker, target, FILE_NOTIFY_CHANGE_SIZE | FILE_NOTIFY_CHANGE_LAST_WRITE)
     return SRV_COPYCHUNK_RESPONSE.pack(done, 0, total), code
 
 

@@ -36,7 +36,7 @@ def set_sparse(request: Request, data: memoryview, max_output: int) -> bytes:
     """2.3.67: no input means yes."""
     handle = data_handle(request, FILE_WRITE_DATA | FILE_APPEND_DATA | FILE_WRITE_ATTRIBUTES)
     handle.set_sparse(bool(FILE_SET_SPARSE_BUFFER.unpack(data).set_sparse) if len(data) else True)
-    changes.modified(request, request.open, FILE_NOTIFY_CHANGE_ATTRIBUTES)
+    changes.modified(request.worker, request.open, FILE_NOTIFY_CHANGE_ATTRIBUTES)
     return b""
 
 
@@ -53,7 +53,7 @@ def set_zero_data(request: Request, data: memoryview, max_output: int) -> bytes:
             raise SmbError(status.FILE_LOCK_CONFLICT)
         handle.zero_range(start, length)
         request.worker.breaks.data_changed(opened)
-        changes.modified(request, opened, FILE_NOTIFY_CHANGE_LAST_WRITE)
+        changes.modified(request.worker, opened, FILE_NOTIFY_CHANGE_LAST_WRITE)
     return b""
 
 

@@ -9,8 +9,9 @@ written again.
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from enum import Enum, auto
+from struct import Struct
 
 from pools.layout import WireError
 from pools.pool import HEADROOM, Buffer, BufferPool
@@ -20,6 +21,7 @@ FIXED = FRAME_LENGTH + 64 + 48  # prefix, header and a WRITE's fixed part: what 
 SESSION_MESSAGE = 0x00
 KEEPALIVE = 0x85
 BATCH = 65536
+_PREFIX = Struct(">I")  # [MS-SMB2] 2.1: a byte of type and 24 bits of length, in network order
 
 
 class Fill(Enum):
@@ -110,23 +112,23 @@ class Receiver:
         self._narrow = True
         self.whole += 1
 
-    def frames(self) -> Iterator[tuple[memoryview, int, int]]:
-        """Every whole frame that has arrived: a view, and where in it the frame starts and ends, its length prefix left out.
+    def frame(self) -> tuple[memoryview, int, int] | None:
+        """The next whole frame that has arrived: a view, and where in it the frame starts and ends, its length prefix left out.
 
         ``WireError`` when the stream makes no sense.
         """
-        while True:
-            want = self._frame_size()
-            if not want or self._end - self._start < want:
-                return
+        while self._end > self._start:
+            start, want = self._start, self._want or self._frame_size()
+            if not want or self._end - start < want:
+                break
             assert self.buffer is not None
-            start = self._start
-            self._start += want
+            self._start = end = start + want
             self._want = 0
             self._judged = False
             self.whole += 1
             if want > FRAME_LENGTH:
-                yield self.buffer.view, start + FRAME_LENGTH, start + want
+                return self.buffer.view, start + FRAME_LENGTH, end
+        return None
 
     def _frame_size(self) -> int:
         """Length of the frame at ``_start`` with its prefix, or 0 when the prefix has not arrived."""
@@ -135,14 +137,13 @@ class Receiver:
         if self._end - self._start < FRAME_LENGTH:
             return 0
         assert self.buffer is not None
-        at = self._start
-        prefix = self.buffer.view[at : at + FRAME_LENGTH]
-        length = int.from_bytes(prefix[1:], "big")
-        if prefix[0] == KEEPALIVE and length == 0:
+        (prefix,) = _PREFIX.unpack_from(self.buffer.view, self._start)
+        if prefix == KEEPALIVE << 24:
             self._want = FRAME_LENGTH
             return FRAME_LENGTH
-        if prefix[0] != SESSION_MESSAGE:
-            raise WireError(f"transport type {prefix[0]:#04x}, expected 0")
+        kind, length = prefix >> 24, prefix & 0xFFFFFF
+        if kind != SESSION_MESSAGE:
+            raise WireError(f"transport type {kind:#04x}, expected 0")
         if not 0 < length <= self.limit:
             raise WireError(f"frame of {length} bytes, at most {self.limit} accepted")
         self._want = FRAME_LENGTH + length
@@ -162,6 +163,9 @@ class Receiver:
                 self.buffer = fresh[0]
             return fresh is not None
         pending = self._end - self._start
+        if not pending and buffer.references == 1 and buffer.capacity <= BATCH:
+            self._start = self._end = 0
+            return True
         want = self._frame_size() or FRAME_LENGTH
         if self._announces():
             want = FIXED  # no buffer for the whole before it is known to be needed

@@ -88,6 +88,7 @@ class Traffic:
     def trim(self) -> None:
         """The client is quiet: what serves large transfers goes back."""
         self.receiver.trim()
+        self.sender.trim()
         if self.incoming is None:
             self._drop_pipe()
 
@@ -103,6 +104,8 @@ class Traffic:
         except (Disconnect, WireError, PoolExhausted) as error:
             self.hang_up(str(error))
             return
+        finally:
+            self.engine.turn_over()
         self._flush()
         if outcome is Fill.CLOSED:
             self.end("closed by the client")
@@ -115,7 +118,7 @@ class Traffic:
         receiver = self.receiver
         if self.incoming is not None:
             return self._absorb(self.incoming)
-        if not self._execute():
+        if receiver.in_progress and not self._execute():
             return Fill.WAITING
         outcome = receiver.fill()
         while outcome is Fill.DATA:
@@ -156,12 +159,12 @@ class Traffic:
 
     def _execute(self) -> bool:
         """Every whole frame, for as long as there are buffers for replies; False when they have to be waited for."""
-        frames = self.receiver.frames()
-        while not self.ended and (self.sender.prepare() or self._spare()):
-            frame = next(frames, None)
+        receiver, sender, engine = self.receiver, self.sender, self.engine
+        while not self.ended and (sender.prepare() or self._spare()):
+            frame = receiver.frame()
             if frame is None:
                 return True
-            self.engine.frame(*frame)
+            engine.frame(*frame)
         return False
 
     def _spare(self) -> bool:

@@ -1,0 +1,290 @@
+"""The short way of the three requests that come by the thousand: READ and WRITE of a file, and ECHO.
+
+Owns: the counts that are not written down yet. Invariant: what is answered here is answered as the long way (``engine``, ``dispatch``,
+``commands``) would, byte for byte; whatever is unusual - a refusal, a wait, a lock in sight, ids out of order - is left to that way, and
+then nothing has happened: no credit was taken, nothing counted, nothing queued. (What a WRITE has written by then is written again.)
+
+A request is read with one unpacking and answered with one packing, behind the answers before it in the batch's buffer; no object is made
+for it. tests/workers/test_worker_express.py holds the two ways against each other.
+"""
+
+from __future__ import annotations
+
+import hmac
+from typing import TYPE_CHECKING
+
+from pools.counters import BYTES_READ, BYTES_WRITTEN, COMMANDS_AT, REQUESTS
+from pools.layout import joined
+from pools.pool import PoolExhausted
+from smbd.smb2 import constants as c
+from smbd.smb2.header import HEADER, HEADER_SIZE, NO_SIGNATURE, PROTOCOL_ID, SIGNATURE_END, SIGNATURE_OFFSET, TRANSFORM_SIZE, TRANSPORT_SIZE
+from smbd.smb2.messages import control, file
+from smbd.smb2.status import SmbError
+from workers import identity
+from workers.changes import modified
+from workers.session import State
+
+if TYPE_CHECKING:
+    from smbd.smb2.crypto import Channel
+    from workers.open import Open
+    from workers.worker import Worker
+
+LARGEST = 32768  # bytes of payload: what is larger has a buffer of its own, and may never enter the process
+TAG_SIZE = 16  # of an AEAD cipher, behind what it sealed
+
+_COMMAND_AT = 12  # in a header
+_READ = int(c.Command.READ)
+_WRITE = int(c.Command.WRITE)
+_ECHO = int(c.Command.ECHO)
+_READING = c.FILE_READ_DATA | c.FILE_EXECUTE
+_UNUSUAL = ~(c.FLAGS_SIGNED | c.FLAGS_PRIORITY_MASK) & 0xFFFFFFFF
+_ECHOED = c.FLAGS_SIGNED | c.FLAGS_PRIORITY_MASK
+_CHANGED = c.FILE_NOTIFY_CHANGE_SIZE | c.FILE_NOTIFY_CHANGE_LAST_WRITE
+_ALL_CREDITS = 65535
+_LAST_OFFSET = 0x7FFFFFFFFFFFFFFF
+_DATA_MAXIMUM = 0x100  # 3.3.5.13: a DataOffset beyond this is invalid
+_READ_REQUEST = joined(HEADER, file.READ_REQUEST)
+_READ_RESPONSE = joined(HEADER, file.READ_RESPONSE)
+_WRITE_REQUEST = joined(HEADER, file.WRITE_REQUEST)
+_WRITE_RESPONSE = joined(HEADER, file.WRITE_RESPONSE)
+_ECHO_REQUEST = joined(HEADER, control.ECHO_REQUEST)
+_ECHO_RESPONSE = joined(HEADER, control.ECHO_RESPONSE)
+_FIRST_DATA = _WRITE_REQUEST.size
+
+
+class Express:
+    """Answers what it can of one connection's requests. ``off``: nothing."""
+
+    __slots__ = ("_echoes", "_read", "_reads", "_worker", "_writes", "_written", "off")
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self.off = False
+        self._reads = self._writes = self._echoes = 0
+        self._read = self._written = 0  # bytes
+
+    def take(self, view: memoryview, start: int, end: int, sealed: Channel | None) -> bool:
+        """Answer the request ``view[start:end]``; False when that is not for this way. ``sealed``: whose cipher it was hidden with."""
+        if self.off or end - start < _ECHO_REQUEST.size:
+            return False
+        command = view[start + _COMMAND_AT]
+        try:
+            if command == _READ:
+                return self._take_read(view, start, end, sealed)
+            if command == _WRITE:
+                return self._take_write(view, start, end, sealed)
+            if command == _ECHO:
+                return self._take_echo(view, start, end, sealed)
+        except (OSError, PoolExhausted, SmbError):
+            return False  # a cold page, a full disk, no buffer: the long way meets it again, and has the answer
+        return False
+
+    def settle(self) -> None:
+        """Write the counts down."""
+        counters = self._worker.counters
+        if self._reads:
+            counters[REQUESTS] += self._reads
+            counters[COMMANDS_AT + _READ] += self._reads
+            counters[BYTES_READ] += self._read
+            self._reads = self._read = 0
+        if self._writes:
+            counters[REQUESTS] += self._writes
+            counters[COMMANDS_AT + _WRITE] += self._writes
+            counters[BYTES_WRITTEN] += self._written
+            self._writes = self._written = 0
+        if self._echoes:
+            counters[REQUESTS] += self._echoes
+            counters[COMMANDS_AT + _ECHO] += self._echoes
+            self._echoes = 0
+
+    # the three
+
+    def _take_read(self, view: memoryview, start: int, end: int, sealed: Channel | None) -> bool:
+        """[MS-SMB2] 3.3.5.12."""
+        if end - start < _READ_REQUEST.size:
+            return False
+        (
+            protocol_id, size, charge, _, command, credit, flags, following, message_id, _, tree_id, session_id, signature,
+            body_size, _, _, length, offset, persistent, volatile, minimum, remote, _, _, _,
+        ) = _READ_REQUEST.unpack_from(view, start)  # fmt: skip
+        if protocol_id != PROTOCOL_ID or size != HEADER_SIZE or command != _READ or flags & _UNUSUAL or following:
+            return False
+        if body_size != file.READ_REQUEST_STRUCTURE_SIZE or remote != c.CHANNEL_NONE or not 0 < length <= LARGEST:
+            return False
+        worker = self._worker
+        opened = self._open_for(persistent, volatile, tree_id, session_id)
+        if opened is None or opened.handle is None or opened.key is None or not opened.granted & _READING:
+            return False
+        if offset + length > _LAST_OFFSET or length > worker.max_read or length >= worker.leaves_from:
+            return False
+        if not self._in_turn(message_id, charge) or worker.sharing.has_locks(opened.key):
+            return False
+        channel = worker.connection.channels.get(session_id)
+        if channel is None or not _protected(channel, opened.tree.encrypt, flags, sealed):
+            return False
+        if flags & c.FLAGS_SIGNED and sealed is None and not _verified(channel, view[start:end], signature):
+            return False
+        out, first = self._reserve(_READ_RESPONSE.size + length, sealed)
+        data = first + _READ_RESPONSE.size
+        if opened.tree.identity is not None:
+            identity.assume(opened.tree.identity)
+        got = opened.handle.pread_into(out[data : data + length], offset, True)
+        if not got or got < minimum:
+            return False
+        opened.position = offset + got
+        self._reads += 1
+        self._read += got
+        answer_flags = _answer_flags(flags, sealed)
+        granted = self._charge(message_id, charge, credit)
+        _READ_RESPONSE.pack_into(
+            out, first, PROTOCOL_ID, HEADER_SIZE, charge, 0, _READ, granted, answer_flags, 0, message_id, 0, tree_id,
+            session_id, NO_SIGNATURE, file.READ_RESPONSE_STRUCTURE_SIZE, _READ_RESPONSE.size, 0, got, 0, 0,
+        )  # fmt: skip
+        worker.sender.append(_protect(out, first, data + got, channel if answer_flags & c.FLAGS_SIGNED else None, sealed))
+        return True
+
+    def _take_write(self, view: memoryview, start: int, end: int, sealed: Channel | None) -> bool:
+        """[MS-SMB2] 3.3.5.13."""
+        if end - start < _WRITE_REQUEST.size:
+            return False
+        (
+            protocol_id, size, charge, _, command, credit, flags, following, message_id, _, tree_id, session_id, signature,
+            body_size, data_offset, length, offset, persistent, volatile, remote, _, _, _, write_flags,
+        ) = _WRITE_REQUEST.unpack_from(view, start)  # fmt: skip
+        if protocol_id != PROTOCOL_ID or size != HEADER_SIZE or command != _WRITE or flags & _UNUSUAL or following:
+            return False
+        if body_size != file.WRITE_REQUEST_STRUCTURE_SIZE or remote != c.CHANNEL_NONE or write_flags & c.WRITEFLAG_WRITE_THROUGH:
+            return False
+        if not 0 < length <= LARGEST or not _FIRST_DATA <= data_offset <= _DATA_MAXIMUM or data_offset + length > end - start:
+            return False
+        worker = self._worker
+        opened = self._open_for(persistent, volatile, tree_id, session_id)
+        if opened is None or opened.handle is None or opened.key is None or not opened.granted & c.FILE_WRITE_DATA:
+            return False
+        if opened.write_through or length > worker.max_write:
+            return False
+        if offset + length > _LAST_OFFSET or not self._in_turn(message_id, charge) or worker.sharing.has_locks(opened.key):
+            return False
+        channel = worker.connection.channels.get(session_id)
+        if channel is None or not _protected(channel, opened.tree.encrypt, flags, sealed):
+            return False
+        if flags & c.FLAGS_SIGNED and sealed is None and not _verified(channel, view[start:end], signature):
+            return False
+        if opened.tree.identity is not None:
+            identity.assume(opened.tree.identity)
+        data = start + data_offset
+        opened.handle.pwrite(view[data : data + length], offset)
+        worker.breaks.data_changed(opened)
+        modified(worker, opened, _CHANGED)
+        # Only now: a break that was sent has taken room for itself.
+        out, first = self._reserve(_WRITE_RESPONSE.size, sealed)
+        opened.position = offset + length
+        self._writes += 1
+        self._written += length
+        answer_flags = _answer_flags(flags, sealed)
+        granted = self._charge(message_id, charge, credit)
+        _WRITE_RESPONSE.pack_into(
+            out, first, PROTOCOL_ID, HEADER_SIZE, charge, 0, _WRITE, granted, answer_flags, 0, message_id, 0, tree_id,
+            session_id, NO_SIGNATURE, file.WRITE_RESPONSE_STRUCTURE_SIZE, 0, length, 0, 0, 0,
+        )  # fmt: skip
+        signer = channel if answer_flags & c.FLAGS_SIGNED else None
+        worker.sender.append(_protect(out, first, first + _WRITE_RESPONSE.size, signer, sealed))
+        return True
+
+    def _take_echo(self, view: memoryview, start: int, end: int, sealed: Channel | None) -> bool:
+        """[MS-SMB2] 3.3.5.17."""
+        (
+            protocol_id, size, charge, _, command, credit, flags, following, message_id, _, tree_id, session_id, signature, body_size, _,
+        ) = _ECHO_REQUEST.unpack_from(view, start)  # fmt: skip
+        if protocol_id != PROTOCOL_ID or size != HEADER_SIZE or command != _ECHO or flags & _UNUSUAL or following:
+            return False
+        worker = self._worker
+        channel = worker.connection.channels.get(session_id)
+        if body_size != control.ECHO_STRUCTURE_SIZE or channel is None or not self._in_turn(message_id, charge):
+            return False
+        if not _protected(channel, False, flags, sealed):
+            return False
+        if flags & c.FLAGS_SIGNED and sealed is None and not _verified(channel, view[start:end], signature):
+            return False
+        out, first = self._reserve(_ECHO_RESPONSE.size, sealed)
+        self._echoes += 1
+        answer_flags = _answer_flags(flags, sealed)
+        granted = self._charge(message_id, charge, credit)
+        _ECHO_RESPONSE.pack_into(
+            out, first, PROTOCOL_ID, HEADER_SIZE, charge, 0, _ECHO, granted, answer_flags, 0, message_id, 0, tree_id,
+            session_id, NO_SIGNATURE, control.ECHO_STRUCTURE_SIZE, 0,
+        )  # fmt: skip
+        signer = channel if answer_flags & c.FLAGS_SIGNED else None
+        worker.sender.append(_protect(out, first, first + _ECHO_RESPONSE.size, signer, sealed))
+        return True
+
+    # what they share
+
+    def _open_for(self, persistent: int, volatile: int, tree_id: int, session_id: int) -> Open | None:
+        """The Open of a file that the header names as ``dispatch.resolve`` would find it."""
+        opened = self._worker.opens.get(volatile)
+        if opened is None or opened.persistent != persistent or opened.is_directory:
+            return None
+        tree = opened.tree
+        session = tree.session
+        if tree.tree_id != tree_id or session.session_id != session_id or session.state is not State.VALID:
+            return None
+        return opened
+
+    def _reserve(self, size: int, sealed: Channel | None) -> tuple[memoryview, int]:
+        """Room for a response of ``size`` bytes with what goes before and behind it: the buffer, and where its header goes."""
+        before = TRANSPORT_SIZE if sealed is None else TRANSPORT_SIZE + TRANSFORM_SIZE
+        out, at = self._worker.sender.reserve(before + size + TAG_SIZE)
+        return out, at + before
+
+    def _in_turn(self, message_id: int, charge: int) -> bool:
+        """Whether the id is the very next of the window and granted: then to charge it is to move the window's end."""
+        window = self._worker.connection.credits
+        return message_id == window.low and message_id + (charge or 1) <= window.high and not window.used
+
+    def _charge(self, message_id: int, charge: int, credit: int) -> int:
+        """Take the credits of a request that is ``_in_turn``; those that its answer grants."""
+        worker = self._worker
+        connection = worker.connection
+        charged = (charge or 1) if connection.multi_credit else 1
+        window = connection.credits
+        window.low = message_id + charged
+        return window.grant(credit, 1 if worker.paused else _ALL_CREDITS, charged)
+
+
+def _protected(channel: Channel, encrypt: bool, flags: int, sealed: Channel | None) -> bool:
+    """Whether the request has the protection that its session and its share ask for (3.3.5.2.4, 3.3.5.2.9, 3.3.5.2.11)."""
+    if sealed is not None:
+        return sealed is channel
+    if channel.encryption_required or encrypt:
+        return False
+    return not channel.signing_required or bool(flags & c.FLAGS_SIGNED)
+
+
+def _verified(channel: Channel, element: memoryview, signature: bytes) -> bool:
+    """Whether ``signature``, which is the element's own, is its session's. The bytes stay as they came: the long way may look again."""
+    verifier = channel.verifier
+    if verifier is None:
+        return False
+    element[SIGNATURE_OFFSET:SIGNATURE_END] = NO_SIGNATURE
+    expected = verifier(element)
+    element[SIGNATURE_OFFSET:SIGNATURE_END] = signature
+    return hmac.compare_digest(signature, expected)
+
+
+def _answer_flags(flags: int, sealed: Channel | None) -> int:
+    """3.3.4.1.1: the response to a signed request is signed, unless it is encrypted."""
+    return (flags & (c.FLAGS_PRIORITY_MASK if sealed is not None else _ECHOED)) | c.FLAGS_SERVER_TO_REDIR
+
+
+def _protect(out: memoryview, first: int, end: int, signer: Channel | None, sealed: Channel | None) -> int:
+    """Sign or seal the response ``out[first:end]`` and put the transport's length in front; where it ends."""
+    if sealed is not None:
+        assert sealed.cipher is not None
+        sealed.cipher.seal(out, first, end)
+        first -= TRANSFORM_SIZE
+    elif signer is not None and signer.signer is not None:
+        element = out[first:end]
+        element[SIGNATURE_OFFSET:SIGNATURE_END] = signer.signer(element)
+    out[first - TRANSPORT_SIZE : first] = (end - first).to_bytes(TRANSPORT_SIZE, "big")
+    return end
