@@ -10,9 +10,9 @@ from __future__ import annotations
 import socket
 from contextlib import suppress
 
-from pools import port
 from pools.iovec import FileEntry, IoVector, MemoryEntry
 from pools.pool import HEADROOM, Buffer, BufferPool, PoolExhausted
+from pools.port import sockets
 
 BATCH = 65536
 USUAL = 1024  # what most replies fit that do not bring a buffer of their own
@@ -136,7 +136,7 @@ class Sender:
         assert batch is not None
         view = batch.view[start : self._fill]
         try:
-            sent = port.send_views(self._sock, (view,))
+            sent = sockets.send_views(self._sock, (view,))
         except (BlockingIOError, InterruptedError):
             sent = 0
         if sent < len(view):
