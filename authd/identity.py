@@ -6,12 +6,12 @@ that name; without root there is one Unix identity, the server's own, and everyb
 
 from __future__ import annotations
 
-import os
 import pwd
 from pathlib import Path
 from typing import NamedTuple
 
 from authd.users import User
+from pools.port import credentials
 from smbd.accounts import IdMap
 from smbd.smb2.dtyp import sid as known
 from smbd.smb2.dtyp import token as privilege
@@ -33,13 +33,13 @@ class UnixIds(NamedTuple):
 
 def own_ids() -> UnixIds:
     """The serving user's."""
-    gid = os.getgid()
-    return UnixIds(os.getuid(), gid, tuple(sorted(set(os.getgroups()) - {gid})))
+    uid, gid = credentials.real()
+    return UnixIds(uid, gid, tuple(sorted(set(credentials.effective()[2]) - {gid})))
 
 
 def ids_of(name: str, otherwise: int) -> UnixIds:
     """The ids of the Unix account ``name``; of nobody but itself, ``otherwise``, when there is no such account."""
-    if os.geteuid() != 0:
+    if credentials.effective_uid() != 0:
         return own_ids()
     try:
         entry = pwd.getpwnam(name)
@@ -47,7 +47,7 @@ def ids_of(name: str, otherwise: int) -> UnixIds:
         # A line of the database makes nobody root, nor is -1, which the kernel takes for "as before", an id.
         own = otherwise if 0 < otherwise < 0xFFFFFFFF else OVERFLOW_ID
         return UnixIds(own, own, ())
-    groups = os.getgrouplist(entry.pw_name, entry.pw_gid)
+    groups = credentials.groups_of(entry.pw_name, entry.pw_gid)
     return UnixIds(entry.pw_uid, entry.pw_gid, tuple(sorted(set(groups) - {entry.pw_gid})))
 
 
@@ -60,7 +60,7 @@ class Identities(NamedTuple):
     def user(self, user: User) -> Token:
         """A user who gave the right password."""
         unix = ids_of(user.name, user.uid)
-        administrator = unix.uid == 0 and os.geteuid() == 0
+        administrator = unix.uid == 0 and credentials.effective_uid() == 0
         extra = [known.EVERYONE, known.NETWORK, known.AUTHENTICATED_USERS, known.USERS]
         return Token(
             user_sid=self.ids.user_sid(unix.uid),

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import functools
 import logging
-import resource
 import secrets
-import socket
 import time
 from collections.abc import Callable
 
@@ -21,6 +19,7 @@ from authd.identity import Identities, UserMap
 from authd.limits import Limiter
 from authd.messages import AUTHENTICATE, FORGET, FORGET_REQUEST, pack_step, unpack_authenticate
 from authd.users import UserDatabase
+from pools.port import sandbox, sockets
 from pools.queue import PEER, PEER_DIED, RELOAD, Deferred, Endpoint, Handler, Message, Service
 from smbd.accounts import LIST_USERS, LOOKUP_NAMES, LOOKUP_SIDS, PAGE, IdMap, machine_sid, pack_accounts, pack_users, unpack_texts
 from smbd.child import Child
@@ -35,7 +34,7 @@ After = Callable[[float, Callable[[], None]], None]
 def gate_for(config: Config, secret: bytes, limiter: Limiter) -> Gate:
     """What the configuration says about logons. OSError when the state directory or the username map cannot be read."""
     name = config.netbios_name.upper()
-    dns = socket.gethostname().lower()
+    dns = sockets.host_name().lower()
     domains = frozenset() if config.accept_any_domain else frozenset({"", ".", config.workgroup.casefold(), name.casefold()})
     limiter.delay = config.failed_logon_delay
     return Gate(
@@ -127,7 +126,7 @@ class Authenticator:
 
 def main(child: Child) -> None:
     """Serve until the master stops it or is gone."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold the hashes
+    sandbox.write_no_core()  # a core file would hold the hashes
     authenticator = Authenticator(child.config)
     service = Service(Endpoint(child.hub), authenticator.handlers(), child.counters.row(child.slot))
     authenticator.after = service.after

@@ -11,7 +11,6 @@ without a Unix account have ids from FIRST_FREE_ID on. Lines that are not users 
 
 from __future__ import annotations
 
-import fcntl
 import os
 import pwd
 import re
@@ -23,6 +22,8 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from spnego._ntlm_raw.md4 import md4
+
+from pools.port import files, processes
 
 Result = TypeVar("Result")
 FIRST_FREE_ID = 0x30000000
@@ -180,7 +181,7 @@ class UserDatabase:
 
     def _refresh(self) -> None:
         try:
-            found = os.stat(self.path)
+            found = files.stat(self.path)
         except FileNotFoundError:
             self._identity, self._users = None, {}
             return
@@ -209,30 +210,26 @@ class UserDatabase:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = os.open(self.path.with_name(self.path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock = files.open(self.path.with_name(self.path.name + ".lock"), os.O_RDWR | os.O_CREAT)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            files.lock(lock, wait=True)
             yield
         finally:
-            os.close(lock)
+            files.close(lock)
 
     def _write(self, lines: list[str]) -> None:
-        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.{secrets.token_hex(4)}")
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        temporary = self.path.with_name(f".{self.path.name}.{processes.own_pid()}.{secrets.token_hex(4)}")
+        descriptor = files.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            with open(descriptor, "w", encoding="utf-8") as file:
                 file.writelines(line + "\n" for line in lines)
                 file.flush()
-                os.fsync(file.fileno())
-            os.rename(temporary, self.path)
+                files.fsync(file.fileno())
+            files.move_path(temporary, self.path)
         except BaseException:
-            os.unlink(temporary)
+            files.remove_path(temporary)
             raise
-        directory = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        files.sync_directory(self.path.parent)
 
 
 def _index(lines: list[str]) -> dict[str, User]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -30,7 +29,7 @@ from workers.rehearsal import rehearse
 
 def _worker(own: Child) -> None:
     # Modes of a client's new files come from the share's masks alone. Set while the process has one thread.
-    os.umask(0)
+    port.processes.set_umask(0)
     workers.main.main(own)
 
 
@@ -65,7 +64,7 @@ def run(config: Config, *, reread: Callable[[], Config], prepare: Callable[[], N
     port.memory.map_large_allocations()
     # Before anything else can be seen: `serve --user NAME:PASSWORD` stands in the list of processes until here.
     port.processes.set_title(TITLE)
-    os.umask(0o022)
+    port.processes.set_umask(0o022)
     if config.data_path != "user" and (reason := port.sockets.no_kernel_cipher()):
         # Log level 1, once: whoever expects encrypted payload to stay in the kernel as plain payload does hears that it cannot here.
         log.warning("encrypted payload passes through memory: this kernel offers no AF_ALG sockets for AES-GCM (%s)", reason)

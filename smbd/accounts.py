@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pools.layout import U8, U16, U32, Layout, Readable, WireError
+from pools.port import files, processes
 from pools.queue import Ask, Kind
 from smbd.smb2.dtyp.sid import SID, UNIX_GROUPS, UNIX_USERS
 
@@ -109,17 +110,17 @@ def machine_sid(directory: str | Path) -> SID:
     except FileNotFoundError:
         pass
     parts = "-".join(str(secrets.randbits(32)) for _ in range(3))
-    temporary = path.with_name(f".machine.sid.{os.getpid()}.{secrets.token_hex(4)}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+    temporary = path.with_name(f".machine.sid.{processes.own_pid()}.{secrets.token_hex(4)}")
+    descriptor = files.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
     try:
-        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+        with open(descriptor, "w", encoding="ascii") as file:
             file.write(f"S-1-5-21-{parts}\n")
             file.flush()
-            os.fsync(file.fileno())
+            files.fsync(file.fileno())
         with contextlib.suppress(FileExistsError):  # another process was first: its SID counts
-            os.link(temporary, path)
+            files.link_path(temporary, path)
     finally:
-        os.unlink(temporary)
+        files.remove_path(temporary)
     return _read_sid(path)
 
 

@@ -26,7 +26,7 @@ from smbd.config import Config
 from smbd.config.hosts import source
 from smbd.hub import Hub
 from smbd.lessor import Lessor
-from smbd.processes import Exit, Process, classify, fork, kill
+from smbd.processes import Exit, Process, classify, fork
 
 log = logging.getLogger("millpond.master")
 
@@ -172,7 +172,7 @@ class Family:
             return
         process.condemned = reason
         log.error("%s %d.%d (process %d%s) %s; killed", process.role, slot, generation, process.pid, _of(process), reason)
-        kill(process.pid, signal.SIGKILL)
+        port.processes.kill(process.pid, signal.SIGKILL)  # not reaped yet, so that the number still names it
 
     def check_transactions(self) -> None:
         """One that stopped inside a transaction on the shared state holds up all others: it dies."""
@@ -186,7 +186,7 @@ class Family:
     def signal(self, processes: list[Process], number: signal.Signals) -> None:
         """Send a signal to living children."""
         for process in processes:
-            kill(process.pid, number)
+            port.processes.kill(process.pid, number)
 
 
 def reserve_bytes(config: Config) -> int:

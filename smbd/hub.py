@@ -10,7 +10,6 @@ A service's peer outlives its processes: what waits for it, and what was deliver
 
 from __future__ import annotations
 
-import os
 import socket
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -431,4 +430,4 @@ class Hub:
 
 def _close_all(descriptors: tuple[int, ...]) -> None:
     for fd in descriptors:
-        os.close(fd)
+        port.files.close(fd)

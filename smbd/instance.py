@@ -6,10 +6,10 @@ the first fork.
 
 from __future__ import annotations
 
-import fcntl
 import os
-import shutil
 from pathlib import Path
+
+from pools.port import files, processes
 
 
 class StartError(Exception):
@@ -43,20 +43,20 @@ class Instance:
         make_directory(self.directory, 0o755)
         path = self.directory / LOCK_FILE
         try:
-            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            lock = files.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
         except OSError as error:
             raise StartError(f"{path}: cannot open the lock file ({error.strerror}); check the owner of `lock directory`") from error
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            files.lock(lock)
         except BlockingIOError:
-            holder = os.pread(lock, 32, 0).decode("ascii", "replace").strip() or "unknown"
-            os.close(lock)
+            holder = files.pread(lock, 32, 0).decode("ascii", "replace").strip() or "unknown"
+            files.close(lock)
             raise StartError(
                 f"millpond already runs in {self.directory} as process {holder}; "
                 "`millpond stop` ends it, another `lock directory` keeps both"
             ) from None
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+        files.truncate(lock, 0)
+        files.pwrite(lock, f"{processes.own_pid()}\n".encode(), 0)
         self._lock = lock
 
     def wipe(self, *names: str) -> None:
@@ -66,7 +66,7 @@ class Instance:
         for name in names:
             path = self.directory / name
             if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
+                files.remove_tree(path)
             else:
                 path.unlink(missing_ok=True)
 
@@ -75,7 +75,7 @@ class Instance:
         make_directory(self.pid_file.parent, 0o755)
         fresh = self.pid_file.with_suffix(".new")
         try:
-            fresh.write_text(f"{os.getpid()}\n", encoding="ascii")
+            fresh.write_text(f"{processes.own_pid()}\n", encoding="ascii")
             fresh.replace(self.pid_file)
         except OSError as error:
             raise StartError(f"{self.pid_file}: cannot write the pid file ({error.strerror}); check `pid directory`") from error
@@ -84,6 +84,6 @@ class Instance:
         """End of the server: no pid file, and the lock is free. The lock file stays: without it two instances could lock two files."""
         self.pid_file.unlink(missing_ok=True)
         if self._lock >= 0:
-            os.ftruncate(self._lock, 0)
-            os.close(self._lock)
+            files.truncate(self._lock, 0)
+            files.close(self._lock)
             self._lock = -1

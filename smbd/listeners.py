@@ -12,6 +12,7 @@ import ipaddress
 import socket
 from collections.abc import Iterable, Sequence
 
+from pools.port import sockets
 from smbd.instance import StartError
 
 BACKLOG = 256
@@ -68,7 +69,7 @@ def listen(host: str, port: int, *, optional: bool = False) -> socket.socket | N
     """A listening socket; ``StartError`` says why not. ``optional``: None where the machine does not speak the address family."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        one = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        one = sockets.stream(family)
     except OSError as error:
         if optional and error.errno == errno.EAFNOSUPPORT:
             return None

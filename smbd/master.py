@@ -16,18 +16,15 @@ from __future__ import annotations
 import errno
 import gc
 import logging
-import os
-import resource
 import signal
 import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from enum import Enum, auto
 from functools import partial
 from pathlib import Path
 
-from pools import queue
+from pools import port, queue
 from pools.counters import CounterSegment
 from pools.pool import CLASSES, MODES
 from smbd.child import (
@@ -52,7 +49,6 @@ from smbd.instance import Instance, StartError
 from smbd.lease_messages import LEASE, LEASE_ANSWER, LEASE_ASK, LEASE_RECALL, LEASE_RETURN
 from smbd.lessor import Lessor
 from smbd.listeners import addresses, listen, shown
-from smbd.processes import reap
 from smbd.reactor import Reactor
 from smbd.throttle import Throttle
 
@@ -151,7 +147,7 @@ class Master:
             self._instance.wipe(*STATE_NAMES)
             self._counters = CounterSegment.create(str(self._instance.directory / COUNTERS_FILE), FIRST_WORKER + slots(self._config))
             self._family = Family(self._programs, self._counters, self._hub, self._lessor)
-            _raise_descriptor_limit()
+            port.processes.raise_descriptor_limit()  # two descriptors for each worker, and a few
             self._own_row()
             with _Signals(self._reactor, self._signalled):
                 self._instance.write_pid()
@@ -204,7 +200,7 @@ class Master:
     def _own_row(self) -> None:
         """Post the master's figures. The row is looked up each time: a child could not narrow its mapping while views of it live."""
         row = self._counters.row(MASTER)
-        row.set("pid", os.getpid())
+        row.set("pid", port.processes.own_pid())
         row.set("generation", 1)
         row.set("heartbeat", time.monotonic_ns())
         if not row.get("started"):
@@ -366,7 +362,7 @@ class Master:
             self._stop(number)
 
     def _reap(self) -> None:
-        for pid, status in reap():
+        for pid, status in port.processes.reap():
             buried = self._family.bury(pid, status)
             if buried is None:
                 continue
@@ -443,17 +439,16 @@ class _Signals:
         self._act = act
 
     def __enter__(self) -> None:
-        self._ours, self._theirs = socket.socketpair()
+        self._ours, self._theirs = port.sockets.stream_pair()
         self._ours.setblocking(False)
         self._theirs.setblocking(False)
-        self._before = {number: signal.signal(number, lambda _number, _frame: None) for number in self.HANDLED}
-        self._wakeup = signal.set_wakeup_fd(self._theirs.fileno(), warn_on_full_buffer=False)
+        self._before = port.processes.on_signals(dict.fromkeys(self.HANDLED, lambda _number, _frame: None))
+        self._wakeup = port.processes.wake_by_signals(self._theirs.fileno())
         self._reactor.add(self._ours.fileno(), self._ready)
 
     def __exit__(self, *_exception: object) -> None:
-        signal.set_wakeup_fd(self._wakeup)
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        port.processes.wake_by_signals(self._wakeup)
+        port.processes.on_signals(self._before)
         self._reactor.remove(self._ours.fileno())
         self._ours.close()
         self._theirs.close()
@@ -477,10 +472,3 @@ def slots(config: Config) -> int:
 def _other_family(wanted: Iterable[tuple[str, int]], host: str) -> bool:
     """Everywhere means both families: a machine without IPv6 is served over IPv4 alone."""
     return host == "::" and any(other == "0.0.0.0" for other, _ in wanted)
-
-
-def _raise_descriptor_limit() -> None:
-    """Two descriptors for each worker, and a few: take what the hard limit gives."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,7 +1,7 @@
 """Children of the master: the fork itself, what the child sheds before its program runs, and how an exit is read.
 
 Owns: the border between the master and everyone else. Invariant: a program starts with default signals, its own descriptors and no others,
-and never returns into the master's loop: the child ends in ``os._exit`` whatever happens.
+and never returns into the master's loop: the child ends in ``exit_now`` whatever happens.
 
 The master's objects stay referenced in the child until it ends (the fork happened below the master's frames), so none of them is
 finalised there and no descriptor that was closed by number is closed a second time by its former owner.
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import os
 import signal
 import sys
 import time
@@ -53,33 +52,15 @@ class Exit(NamedTuple):
 
 def classify(status: int) -> Exit:
     """Read a wait status."""
-    if os.WIFSIGNALED(status):
-        number = os.WTERMSIG(status)
-        core = ", core dumped" if os.WCOREDUMP(status) else ""
+    code, number, dumped = port.processes.ended(status)
+    if number:
+        core = ", core dumped" if dumped else ""
         try:
             name = signal.Signals(number).name
         except ValueError:
             name = f"signal {number}"
         return Exit(False, f"killed by {name}{core}")
-    code = os.WEXITSTATUS(status)
     return Exit(code == 0, f"exit status {code}")
-
-
-def reap() -> Iterable[tuple[int, int]]:
-    """(pid, wait status) of every child that has ended; never blocks."""
-    while True:
-        try:
-            pid, status = os.waitpid(-1, os.WNOHANG)
-        except ChildProcessError:
-            return
-        if pid == 0:
-            return
-        yield pid, status
-
-
-def kill(pid: int, number: signal.Signals) -> None:
-    """Send a signal to a child that was not reaped yet, so the number still names it."""
-    os.kill(pid, number)
 
 
 def fork(child: Child, program: Program, keep: Iterable[int]) -> int:
@@ -87,15 +68,15 @@ def fork(child: Child, program: Program, keep: Iterable[int]) -> int:
 
     Signals are held back around the fork: none may run the master's handler in the child, which shares its wake-up descriptor.
     """
-    master = os.getpid()
-    held = signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
+    master = port.processes.own_pid()
+    held = port.processes.hold_signals(_HELD)
     try:
         gc.freeze()
-        pid = os.fork()
+        pid = port.processes.fork()
         if pid == 0:
             _live(child, program, master, keep)
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, held)
+        port.processes.release_signals(held)
     return pid
 
 
@@ -117,16 +98,13 @@ def _live(child: Child, program: Program, master: int, keep: Iterable[int]) -> N
             sys.stdout.flush()
             sys.stderr.flush()
         finally:
-            os._exit(code)
+            port.processes.exit_now(code)
 
 
 def _shed(child: Child, master: int, keep: Iterable[int]) -> None:
-    signal.set_wakeup_fd(-1)
-    for number in _DEFAULT:
-        signal.signal(number, signal.SIG_DFL)
-    for number in _IGNORED:
-        signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    port.processes.wake_by_signals(-1)
+    port.processes.on_signals(dict.fromkeys(_DEFAULT, signal.SIG_DFL) | dict.fromkeys(_IGNORED, signal.SIG_IGN))
+    port.processes.release_signals(())
     port.processes.close_others([*keep, *_log_descriptors()])
     port.sandbox.die_with_parent(master)
     gc.enable()
@@ -136,7 +114,7 @@ def _shed(child: Child, master: int, keep: Iterable[int]) -> None:
     row.set("role", ROLES.index(child.role))
     row.set("started", time.time_ns())
     row.set("heartbeat", time.monotonic_ns())
-    row.set("pid", os.getpid())
+    row.set("pid", port.processes.own_pid())
     port.processes.set_title(f"millpond: {child.role}" + (f" {child.address[0]}" if child.address else ""))
 
 

@@ -5,11 +5,11 @@ Owns: its operations. Invariant: SIDs and names are answered from the same accou
 
 from __future__ import annotations
 
-import socket
 import uuid
 from collections.abc import Sequence
 from typing import Any
 
+from pools.port import sockets
 from smbd.accounts import MAX_LOOKUP, Account, SidType
 from smbd.smb2 import status
 from smbd.smb2.dtyp.sid import SID
@@ -73,7 +73,7 @@ def query_policy(server: Server, args: Any) -> tuple[Any, ...]:
     """[MS-LSAD] 3.1.4.4.4 LsarQueryInformationPolicy. A stand-alone server: its primary domain has a name and no SID."""
     server.handle(args.handle, "policy")
     config, ids = server.backend.config, server.backend.ids
-    dns = socket.gethostname().partition(".")[2]
+    dns = sockets.host_name().partition(".")[2]
     known: dict[int, tuple[Any, ...]] = {
         PRIMARY_DOMAIN: (config.workgroup, None),
         ACCOUNT_DOMAIN: (ids.domain, ids.machine),

@@ -7,12 +7,12 @@ administrators only.
 from __future__ import annotations
 
 import grp
-import os
 import pwd
 import time
 import uuid
 from typing import Any
 
+from pools.port import credentials
 from smbd.config import Share
 from smbd.config.access import access, visible
 from smbd.config.hosts import admitted
@@ -156,7 +156,7 @@ def _groups(uid: int) -> set[str]:
         user = pwd.getpwuid(uid)
     except KeyError:
         return set()
-    gids = os.getgrouplist(user.pw_name, user.pw_gid)
+    gids = credentials.groups_of(user.pw_name, user.pw_gid)
     return {group.gr_name for group in grp.getgrall() if group.gr_gid in gids}
 
 

@@ -7,11 +7,11 @@ Invariant: a tree connect that returns from ``admit`` has an identity, and it is
 from __future__ import annotations
 
 import grp
-import os
 import pwd
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from pools.port import credentials, sockets
 from smbd.config import Share
 from smbd.config.access import access, find
 from smbd.config.hosts import admitted
@@ -110,7 +110,7 @@ def _as_unix_user(worker: Worker, token: Token, name: str) -> Token:
             return replace(token, user_sid=worker.ids.user_sid(uid), group_sids=sids, uid=uid, gid=uid, groups=(), name=name)
         worker.log.error("user %s, named in the configuration, does not exist", name)
         raise SmbError(status.ACCESS_DENIED) from None
-    groups = tuple(gid for gid in os.getgrouplist(name, entry.pw_gid) if gid != entry.pw_gid)
+    groups = tuple(gid for gid in credentials.groups_of(name, entry.pw_gid) if gid != entry.pw_gid)
     sids = (worker.ids.group_sid(entry.pw_gid), *(worker.ids.group_sid(gid) for gid in groups), *_well_known(token))
     user_sid = worker.ids.user_sid(entry.pw_uid)
     return replace(token, user_sid=user_sid, group_sids=sids, uid=entry.pw_uid, gid=entry.pw_gid, groups=groups, name=name)
@@ -149,7 +149,7 @@ def _client(worker: Worker, session: Session) -> Client:
         address=worker.client_address,
         protocol="SMB3" if worker.connection.dialect is not None and worker.connection.dialect.smb3 else "SMB2",
         server=config.netbios_name,
-        host=os.uname().nodename,
+        host=sockets.host_name(),
     )
 
 

@@ -7,9 +7,9 @@ record is deleted, by the file system module that its share uses, with the right
 from __future__ import annotations
 
 import errno
-import os
 import pwd
 
+from pools.port import credentials
 from smbd.config import Config
 from smbd.sharing import NOBODY, Doomed
 from smbd.sharing.records import Deletion
@@ -50,7 +50,7 @@ def asker(uid: int, gid: int) -> Identity:
     if NOBODY in (uid, gid):
         return identity.current()
     try:
-        groups = tuple(os.getgrouplist(pwd.getpwuid(uid).pw_name, gid))
+        groups = tuple(credentials.groups_of(pwd.getpwuid(uid).pw_name, gid))
     except KeyError:
         groups = (gid,)
     return Identity(uid, gid, groups)

@@ -11,7 +11,6 @@ for.
 from __future__ import annotations
 
 import errno
-import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -63,7 +62,7 @@ def current() -> Identity:
     """The identity of this thread. PermissionError after a change that failed: what the thread is then must not be handed on."""
     if _state.unknown:
         raise PermissionError(errno.EPERM, "this thread's identity is unknown: the last change failed")
-    return _state.current or Identity(os.geteuid(), os.getegid(), tuple(os.getgroups()))
+    return _state.current or Identity(*credentials.effective())
 
 
 @contextmanager

@@ -222,7 +222,7 @@ class Loop:
         if self._executor is None:
             sys.setswitchinterval(SWITCH_INTERVAL)
             self._executor = ThreadPoolExecutor(self._threads, thread_name_prefix="vfs")
-            self._bell = socket.socketpair()
+            self._bell = port.sockets.stream_pair()
             for end in self._bell:
                 end.setblocking(False)
             self.watch(self._bell[0].fileno(), self._deliver)

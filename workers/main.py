@@ -16,6 +16,7 @@ from functools import lru_cache
 from authd.client import initial_token
 from pools.counters import TXN_SINCE, CounterSegment, Row
 from pools.pool import BufferPool, open_pool
+from pools.port import sockets
 from pools.queue import MASTER, RELOAD, STOP, AskBusy, Endpoint, HubClosed, Message
 from smbd.accounts import IdMap, machine_sid
 from smbd.child import SHARING_DIRECTORY, Child, pool_ceiling, pool_plan
@@ -102,25 +103,13 @@ def main(child: Child) -> None:
         worker.sharing.close_environment()  # its reader's slot is free at once, not when somebody looks for the dead
 
 
-SOCKET_OPTIONS = {
-    "TCP_NODELAY": (socket.IPPROTO_TCP, socket.TCP_NODELAY),
-    "SO_KEEPALIVE": (socket.SOL_SOCKET, socket.SO_KEEPALIVE),
-    "SO_SNDBUF": (socket.SOL_SOCKET, socket.SO_SNDBUF),
-    "SO_RCVBUF": (socket.SOL_SOCKET, socket.SO_RCVBUF),
-    "TCP_KEEPCNT": (socket.IPPROTO_TCP, socket.TCP_KEEPCNT),
-    "TCP_KEEPIDLE": (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE),
-    "TCP_KEEPINTVL": (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL),
-    "TCP_USER_TIMEOUT": (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT),
-}
-
-
 def set_socket_option(sock: socket.socket, word: str) -> None:
     """One word of ``socket options``: NAME or NAME=NUMBER. One that cannot be set is logged: the client is served without it."""
     name, _, number = word.partition("=")
-    option = SOCKET_OPTIONS.get(name.upper())
+    option = sockets.OPTIONS.get(name.upper())
     try:
         if option is None:
-            raise ValueError(f"one of {', '.join(SOCKET_OPTIONS)}")
+            raise ValueError(f"one of {', '.join(sockets.OPTIONS)}")
         sock.setsockopt(*option, int(number or 1))
     except (OSError, ValueError) as error:
         log.warning("socket option %s is not set: %s", word, error)

@@ -15,6 +15,7 @@ import mmap
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from signal import Signals
 from socket import socket
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
@@ -202,6 +203,9 @@ class Sockets(Protocol):
     def host_name(self) -> str:
         """What this machine calls itself."""
 
+    def interface_index(self, name: str, /) -> int:
+        """The number of a network interface. OSError when there is none of that name."""
+
     def send_record(self, sock: socket, parts: Sequence[bytes | memoryview], descriptors: Sequence[int] = ()) -> None:
         """Send one record whole, descriptors with it. BlockingIOError when there is no room now."""
 
@@ -257,10 +261,10 @@ class Processes(Protocol):
     def kill(self, pid: int, number: int, /) -> None:
         """Send a signal."""
 
-    def end_and_wait(self, pid: int, number: int, seconds: float) -> bool:
-        """Send a signal to a process that need not be a child, and wait until it has ended; False when it has not in time.
+    def watched(self, pid: int) -> AbstractContextManager[Callable[[float], bool]]:
+        """A process that need not be a child: a function that waits so many seconds for its end, and says whether it has come.
 
-        ProcessLookupError when it is gone already, PermissionError when it is somebody else's.
+        ProcessLookupError when it is gone already.
         """
 
     def own_pid(self) -> int:
@@ -272,7 +276,7 @@ class Processes(Protocol):
     def release_signals(self, held: Iterable[int]) -> None:
         """From here on just these are held."""
 
-    def on_signals(self, handlers: Mapping[int, Callable[[int, Any], Any] | int | None]) -> Mapping[int, Any]:
+    def on_signals(self, handlers: Mapping[Signals, Any]) -> Mapping[Signals, Any]:
         """Set handlers (SIG_DFL and SIG_IGN are some, too); what they were before, to be set again."""
 
     def wake_by_signals(self, fd: int) -> int:
@@ -473,9 +477,6 @@ class Files(Protocol):
         """Entries, one after the other."""
 
     # Paths of our own: configuration, state, databases
-
-    def make_directories(self, path: str, mode: int = 0o777) -> None:
-        """With all its parents; what is there stays as it is."""
 
     def remove_path(self, path: str | os.PathLike[str]) -> None:
         """A file."""

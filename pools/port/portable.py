@@ -71,6 +71,7 @@ OPTIONS: Final[Mapping[str, tuple[int, int]]] = {
 }
 
 host_name = socket.gethostname
+interface_index = socket.if_nametoindex
 
 
 def record_pair() -> tuple[socket.socket, socket.socket]:
@@ -159,7 +160,7 @@ def release_signals(held: Iterable[int]) -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, held)
 
 
-def on_signals(handlers: Mapping[int, Callable[[int, Any], Any] | int | None]) -> Mapping[int, Any]:
+def on_signals(handlers: Mapping[signal.Signals, Any]) -> Mapping[signal.Signals, Any]:
     """See ``interface.Processes``."""
     return {number: signal.signal(number, handler) for number, handler in handlers.items()}
 
@@ -287,11 +288,6 @@ def remove(directory: int, name: bytes, *, is_directory: bool = False) -> None:
 def link(source: int, name: bytes, target: int, new_name: bytes) -> None:
     """See ``interface.Files``."""
     os.link(name, new_name, src_dir_fd=source, dst_dir_fd=target, follow_symlinks=False)
-
-
-def make_directories(path: str, mode: int = 0o777) -> None:
-    """See ``interface.Files``."""
-    os.makedirs(path, mode=mode, exist_ok=True)
 
 
 def sync_directory(path: str | os.PathLike[str]) -> None:

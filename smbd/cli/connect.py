@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from pools.port import sockets
 from smbd.config import Config, Share
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def address(config: Config) -> str:
         return _literal((local.get(named) or [named])[0])
     own = [ipaddress.ip_address(one) for entries in local.values() for one in entries]
     outward = [one for one in own if not one.is_loopback and not one.is_link_local]
-    return str(outward[0]) if outward else "127.0.0.1" if own else socket.gethostname()
+    return str(outward[0]) if outward else "127.0.0.1" if own else sockets.host_name()
 
 
 def _literal(host: str) -> str:

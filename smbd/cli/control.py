@@ -6,11 +6,10 @@ Owns: the two signals and the waiting. Invariant: a configuration that cannot be
 from __future__ import annotations
 
 import argparse
-import os
-import select
 import signal
 from typing import TYPE_CHECKING
 
+from pools.port import processes
 from smbd.cli import place
 from smbd.instance import StartError
 
@@ -65,7 +64,7 @@ def _stop(arguments: argparse.Namespace, _run: Run) -> int:
 
 def _tell(pid: int, number: signal.Signals) -> None:
     try:
-        os.kill(pid, number)
+        processes.kill(pid, number)
     except ProcessLookupError:
         raise StartError(f"process {pid} has just ended") from None
     except PermissionError:
@@ -73,15 +72,12 @@ def _tell(pid: int, number: signal.Signals) -> None:
 
 
 def _end(pid: int, seconds: float) -> bool:
-    """SIGTERM, then wait for the process without polling it; True when it is gone."""
+    """SIGTERM, then wait for the process; True when it is gone."""
     try:
-        process = os.pidfd_open(pid)
+        with processes.watched(pid) as ended:
+            _tell(pid, signal.SIGTERM)
+            return ended(seconds)
     except ProcessLookupError:
         return True
-    try:
-        _tell(pid, signal.SIGTERM)
-        return bool(select.select([process], [], [], seconds)[0])
-    finally:
-        os.close(process)
 
 

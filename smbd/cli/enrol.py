@@ -6,7 +6,6 @@ start, although nothing of a ``serve`` outlives it: access control lists that cl
 
 from __future__ import annotations
 
-import os
 import pwd
 import secrets
 import zlib
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from authd.users import FIRST_FREE_ID, UserDatabase, check_name
+from pools.port import credentials
 from smbd.accounts import machine_sid
 from smbd.config import Config
 from smbd.config.serve import owner_name
@@ -37,7 +37,7 @@ class Account(NamedTuple):
 def accounts(given: Iterable[str], guest: bool) -> list[Account]:
     """The users named with --user; without any, the one who serves, unless guests are let in."""
     found = []
-    for one in list(given) or ([] if guest else [owner_name(os.geteuid())]):
+    for one in list(given) or ([] if guest else [owner_name(credentials.effective_uid())]):
         name, colon, password = one.partition(":")
         if colon and not password:
             raise StartError(f"--user {one}: no password after the colon; leave the colon out to have one made up")
@@ -77,6 +77,6 @@ def _write_sid(path: Path) -> None:
     except OSError:
         machine = b""
     if machine:
-        digest = sha256(b"millpond serve\0%d\0" % os.geteuid() + machine).digest()
+        digest = sha256(b"millpond serve\0%d\0" % credentials.effective_uid() + machine).digest()
         parts = (int.from_bytes(digest[at : at + 4], "little") for at in (0, 4, 8))
         path.write_text(f"S-1-5-21-{'-'.join(map(str, parts))}\n", encoding="ascii")

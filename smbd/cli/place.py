@@ -6,13 +6,13 @@ Owns: the options --config and --port, the answer to "does it run, and as which 
 from __future__ import annotations
 
 import argparse
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from pools.layout import WireError
+from pools.port import credentials, files
 from smbd.config import Config, load
 from smbd.config import serve as folder
 from smbd.instance import LOCK_FILE, PID_FILE, StartError
@@ -52,7 +52,7 @@ def locate(arguments: argparse.Namespace) -> Config:
 
 def running_ports() -> list[int]:
     """The ports on which this user's ``serve`` runs."""
-    prefix = f"millpond-{os.geteuid()}-"
+    prefix = f"millpond-{credentials.effective_uid()}-"
     found = []
     for entry in folder.state_root().glob(prefix + "*"):
         number = entry.name.removeprefix(prefix)
@@ -64,18 +64,18 @@ def running_ports() -> list[int]:
 def holder(lock_directory: str | Path) -> int:
     """The process id of the master whose lock file this is; 0 when none runs."""
     try:
-        lock = os.open(Path(lock_directory) / LOCK_FILE, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        lock = files.open(Path(lock_directory) / LOCK_FILE, os.O_RDONLY | os.O_NOFOLLOW)
     except FileNotFoundError:
         return 0
     try:
-        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        files.lock(lock, shared=True)
     except BlockingIOError:
-        text = os.pread(lock, 32, 0).strip()
+        text = files.pread(lock, 32, 0).strip()
         return int(text) if text.isdigit() else 0
     else:
         return 0  # nobody holds it: the number in the file is from the past
     finally:
-        os.close(lock)
+        files.close(lock)
 
 
 @contextmanager

@@ -6,11 +6,11 @@ Owns: the life of a ``serve``'s state directory. Invariant: it is filled and rem
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from pools.port import files
 from smbd.cli import connect, place
 from smbd.cli.enrol import accounts, enrol
 from smbd.config import Config, load
@@ -88,7 +88,7 @@ def _serve(arguments: argparse.Namespace, run: Run) -> int:
         return run(config, reread=lambda: from_serve(options), prepare=prepare, ready=ready)
     finally:
         if ours:
-            shutil.rmtree(state_directory(port), ignore_errors=True)
+            files.remove_tree(state_directory(port), ignore_errors=True)
 
 
 def _run(arguments: argparse.Namespace, run: Run) -> int:

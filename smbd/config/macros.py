@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from pools.port import processes
 from smbd.config.model import Share
 from smbd.version import VERSION
 
@@ -56,7 +57,7 @@ def table(client: Client, share: Share | None = None) -> dict[str, str]:
         "h": client.host,
         "v": VERSION,
         "w": "\\",
-        "d": str(os.getpid()),
+        "d": str(processes.own_pid()),
         "%": "%",
     }
     if share is not None:

@@ -7,13 +7,13 @@ and its kind of value. Invariant: nothing here changes after it was built; a rel
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple, TypeVar
 
 from pools.buffer import CAPACITIES
 from pools.plan import USUAL_PLAN, usual_reserve, usual_static
+from pools.port import processes, sockets
 from smbd.config import values
 from smbd.config.values import Kind
 
@@ -139,7 +139,7 @@ class Share:
 
 def _memory_quarter() -> int:
     """A quarter of the machine's memory: the pools' budget unless the file names one."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4 // MIB * MIB
+    return processes.physical_memory() // 4 // MIB * MIB
 
 
 def _pairs(slabs: Mapping[int, int]) -> tuple[tuple[int, int], ...]:
@@ -148,7 +148,7 @@ def _pairs(slabs: Mapping[int, int]) -> tuple[tuple[int, int], ...]:
 
 def _host_name() -> str:
     # [MS-NBTE] 2.2.1: a NetBIOS name has at most 15 characters.
-    return socket.gethostname().split(".")[0][:15].upper() or "MILLPOND"
+    return sockets.host_name().split(".")[0][:15].upper() or "MILLPOND"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,10 +7,10 @@ Invariant: every setting carries the file and line it began on, so that whatever
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+from pools.port import sockets
 from smbd.config import macros
 from smbd.config.model import ConfigError, ConfigWarning
 
@@ -117,7 +117,7 @@ class Reader:
         self.lines.settings.append(Setting(self._section, "", "", file, number))
 
     def _include(self, value: str, file: str, number: int) -> None:
-        target, left = macros.at_load(value, socket.gethostname())
+        target, left = macros.at_load(value, sockets.host_name())
         if left:
             # The file is read once, before any client is known.
             self._warn(file, number, f"include '{value}' is left out: %{left} is not known before a client connects")

@@ -13,6 +13,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
+from pools.port import credentials, files
 from smbd.config.build import GLOBALS, build
 from smbd.config.model import Config, ConfigError, ConfigWarning
 from smbd.config.reader import GLOBAL, Lines, Setting, squeeze
@@ -39,7 +40,7 @@ class Serve:
 
 def default_port() -> int:
     """445 for root, 4450 for everybody else: ports below 1024 are root's."""
-    return PRIVILEGED_PORT if os.geteuid() == 0 else PORT
+    return PRIVILEGED_PORT if credentials.effective_uid() == 0 else PORT
 
 
 def state_root() -> Path:
@@ -51,15 +52,15 @@ def state_root() -> Path:
 def _own_directory(path: str) -> bool:
     """su(1) leaves the variable as it was: in another user's directory that one could put his own in place of ours."""
     try:
-        found = os.stat(path)
+        found = files.stat(path)
     except OSError:
         return False
-    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and os.access(path, os.W_OK)
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == credentials.effective_uid() and files.may_access_path(path, os.W_OK)
 
 
 def state_directory(port: int) -> Path:
     """Where the server of this user on ``port`` keeps what it needs while it runs."""
-    return state_root() / f"millpond-{os.geteuid()}-{port}"
+    return state_root() / f"millpond-{credentials.effective_uid()}-{port}"
 
 
 def make_state(directory: Path) -> None:
@@ -67,7 +68,7 @@ def make_state(directory: Path) -> None:
     try:
         directory.mkdir(mode=0o700, exist_ok=True)
         found = directory.lstat()
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != credentials.effective_uid() or found.st_mode & 0o077:
             raise ConfigError(str(directory), 0, "belongs to another user or can be read by others: remove it or choose another --port")
         for name in ("private", "state", "lock"):
             (directory / name).mkdir(mode=0o700, exist_ok=True)
@@ -104,7 +105,7 @@ def _folder(given: str) -> str:
         raise ConfigError(given, 0, f"no such folder: make it first (mkdir -p '{given}') or name another")
     if not os.path.isdir(folder):
         raise ConfigError(given, 0, "is a file, not a folder: name the folder it is in")
-    if not os.access(folder, os.R_OK | os.X_OK, effective_ids=True):
+    if not files.may_access_path(folder, os.R_OK | os.X_OK):
         raise ConfigError(given, 0, "cannot be read by this user: change its permissions or serve as its owner")
     return folder
 
@@ -114,8 +115,8 @@ def _settings(options: Serve, folder: str) -> list[Setting]:
     if _FORBIDDEN.search(share) or len(share) > _SHARE_NAME or squeeze(share) in (GLOBAL, "homes", "ipc$", "printers"):
         raise ConfigError(_HERE, 0, f"--share {share}: not a share name; use letters, digits, spaces, '-', '_' or '.'")
     found = places(options.port or default_port())
-    if os.geteuid() != 0:
-        found.append(("guest account", owner_name(os.geteuid())))
+    if credentials.effective_uid() != 0:
+        found.append(("guest account", owner_name(credentials.effective_uid())))
     if options.listen:
         found += [("interfaces", " ".join(options.listen)), ("bind interfaces only", "yes")]
     if options.guest:
@@ -136,9 +137,9 @@ def _acting_user(folder: str, guest: bool) -> str:
 
     But guests never act as root: in root's folder they, and everybody with them, act as nobody.
     """
-    if os.geteuid() != 0:
+    if credentials.effective_uid() != 0:
         return ""
-    owner = os.stat(folder).st_uid
+    owner = files.stat(folder).st_uid
     return GUEST_ACCOUNT if guest and owner == 0 else owner_name(owner)
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any, NamedTuple
 from pools.buffer import CAPACITIES, CLASSES
 from pools.counters import GROWING, ROLES, CounterSegment, Reading
 from pools.pool import MODES
+from pools.port import files, processes
 from smbd.monitor.snapshot import classes_in_use
 from smbd.version import VERSION
 
@@ -160,19 +160,19 @@ class Writer:
         """One sample more; ``OSError`` when the disk is full, with the recording good up to here."""
         line = sample_line(sample) + "\n"
         if self._size and self._size + len(line) > self._half:
-            os.close(self._fd)
-            os.replace(self.path, f"{self.path}{_OLD}")
+            files.close(self._fd)
+            files.move_path(self.path, f"{self.path}{_OLD}")
             self._begin()
         if not self._size:
             line = head_line(head) + "\n" + line
-        self._size += os.write(self._fd, line.encode())
+        self._size += files.write(self._fd, line.encode())
 
     def close(self) -> None:
         """Nothing more comes."""
-        os.close(self._fd)
+        files.close(self._fd)
 
     def _begin(self) -> None:
-        self._fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        self._fd = files.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
         self._size = 0
 
 
@@ -187,23 +187,21 @@ class Course(NamedTuple):
 def record(counters: CounterSegment, master: int, writer: Writer, course: Course) -> tuple[int, str]:
     """How many samples were taken, and what ended it: ``time``, ``interrupt`` (Ctrl-C) or ``server``, whose end is awaited."""
     began, clock = time.time(), time.monotonic()
-    server = os.pidfd_open(master)
     taken, why = 0, ""
-    try:
-        while not why:
-            writer.write(*look(counters, began, course.interval))
-            taken += 1
-            passed = time.monotonic() - clock
-            course.told(min(1.0, passed / course.seconds))
-            due = min(taken * course.interval, course.seconds) - passed
-            if passed >= course.seconds:
-                why = "time"
-            elif select.select([server], [], [], max(0.0, due))[0]:
-                why = "server"
-    except KeyboardInterrupt:
-        why = "interrupt"
-    finally:
-        os.close(server)
+    with processes.watched(master) as ended:
+        try:
+            while not why:
+                writer.write(*look(counters, began, course.interval))
+                taken += 1
+                passed = time.monotonic() - clock
+                course.told(min(1.0, passed / course.seconds))
+                due = min(taken * course.interval, course.seconds) - passed
+                if passed >= course.seconds:
+                    why = "time"
+                elif ended(max(0.0, due)):
+                    why = "server"
+        except KeyboardInterrupt:
+            why = "interrupt"
     return taken, why
 
 

@@ -6,14 +6,15 @@ while a write transaction is open its clock cell tells since when; a shared word
 
 from __future__ import annotations
 
-import mmap
 import os
 from collections.abc import Callable, Iterator, MutableSequence
+from pathlib import Path
 from time import monotonic_ns
 from typing import Protocol, TypeVar, TypeVarTuple, cast
 
 import lmdb
 
+from pools.port import files, memory
 from smbd.sharing.records import BUCKETS
 from smbd.smb2 import status
 from smbd.smb2.status import SmbError
@@ -62,7 +63,7 @@ def wipe(directory: str) -> None:
     for name in (DATA, LOCK, WORDS):
         path = os.path.join(directory, name)
         if os.path.lexists(path):
-            os.unlink(path)
+            files.remove_path(path)
 
 
 def prepare(directory: str, size: int, max_readers: int = 4096) -> None:
@@ -70,8 +71,8 @@ def prepare(directory: str, size: int, max_readers: int = 4096) -> None:
 
     Raises ``OSError``: a full tmpfs would otherwise be a SIGBUS in the middle of a transaction.
     """
-    os.makedirs(directory, mode=0o700, exist_ok=True)
-    os.chmod(directory, 0o700)
+    Path(directory).mkdir(0o700, parents=True, exist_ok=True)
+    Path(directory).chmod(0o700)  # one that was there may be open to others
     _reserve(os.path.join(directory, WORDS), WORDS_SIZE)
     environment = _environment(directory, max(size, LEAST_SIZE), max_readers)
     try:
@@ -84,14 +85,13 @@ def prepare(directory: str, size: int, max_readers: int = 4096) -> None:
 
 
 def _reserve(path: str, size: int) -> None:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    descriptor = files.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
     try:
-        if size:
-            os.posix_fallocate(descriptor, 0, size)
+        files.reserve(descriptor, size)
     except OSError as error:
         raise OSError(error.errno, f"cannot reserve {size} bytes for the shared state: {error.strerror}", path) from error
     finally:
-        os.close(descriptor)
+        files.close(descriptor)
 
 
 def _environment(directory: str, size: int, max_readers: int) -> lmdb.Environment:
@@ -129,7 +129,7 @@ class Store:
         self._alive = alive
         self._clock: MutableSequence[int] | memoryview = [0] if clock is None else clock
         with open(os.path.join(directory, WORDS), "r+b") as words:
-            self._map = mmap.mmap(words.fileno(), WORDS_SIZE)
+            self._map = memory.map_shared(words.fileno(), WORDS_SIZE)
         self._words = memoryview(self._map)
         self._counts = self._words[:64].cast("Q")
         self._buckets = self._words[64:WORDS_SIZE]

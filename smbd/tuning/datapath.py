@@ -11,10 +11,10 @@ import math
 import socket
 import statistics
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import IO, Final, NamedTuple
 
 from pools import port
@@ -123,15 +123,14 @@ def _connection(peer: Callable[[socket.socket, int], None], length: int) -> Iter
         except OSError:
             theirs.close()
             raise
-    thread = threading.Thread(target=_drive, args=(peer, theirs, length), daemon=True)
-    thread.start()
+    over = port.processes.start_thread("peer", partial(_drive, peer, theirs, length))
     try:
         ours.setblocking(False)
         ours.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         yield ours
     finally:
         ours.close()
-        thread.join(PATIENCE)
+        over(PATIENCE)
 
 
 def _drive(peer: Callable[[socket.socket, int], None], sock: socket.socket, length: int) -> None:

@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 
+from pools.port import files
 from smbd.config import Config, ConfigError, load
 from smbd.config.reader import GLOBAL, file_text, squeeze
 
@@ -65,23 +66,23 @@ def rewrite(path: str, wanted: Mapping[str, str], holds: Callable[[Config], bool
     # In the same folder: replaced in one step, and what is included by a relative name is found.
     fd, draft = tempfile.mkstemp(prefix=".millpond-", dir=os.path.dirname(target))
     try:
-        with os.fdopen(fd, "w", encoding="utf-8", newline="") as file:
+        with open(fd, "w", encoding="utf-8", newline="") as file:
             file.write(text)
             file.flush()
-            os.fsync(fd)
+            files.fsync(fd)
         if not holds(load(draft)):
             raise ConfigError(path, 0, f"{', '.join(wanted)}: set again further down or in an included file; nothing was written")
         return _replace(target, draft)
     finally:
         with suppress(FileNotFoundError):
-            os.unlink(draft)
+            files.remove_path(draft)
 
 
 def _replace(target: str, draft: str) -> str:
     backup = target + ".bak"
-    status = os.stat(target)
+    status = files.stat(target)
     os.chown(draft, status.st_uid, status.st_gid)
     shutil.copymode(target, draft)
     shutil.copy2(target, backup)
-    os.replace(draft, target)
+    files.move_path(draft, target)
     return backup

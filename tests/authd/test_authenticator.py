@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from authd.messages import MORE_PROCESSING, SUCCESS, Step, pack_step, unpack_ste
 from authd.service import Authenticator
 from authd.users import UserDatabase
 from pools.layout import WireError
+from pools.port import credentials
 from pools.queue import PEER, PEER_DIED, RELOAD, Deferred, Message
 from smbd import accounts
 from smbd.accounts import SidType
@@ -217,8 +217,8 @@ def test_the_initial_token_is_what_pyspnego_would_pack() -> None:
 def test_ids_without_root(monkeypatch: pytest.MonkeyPatch) -> None:
     from authd import identity
 
-    monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    monkeypatch.setattr(os, "getuid", lambda: 1000)
+    monkeypatch.setattr(credentials, "effective_uid", lambda: 1000)
+    monkeypatch.setattr(credentials, "real", lambda: (1000, 1000))
     assert identity.ids_of("root", 5) == identity.own_ids()
 
 
@@ -226,7 +226,7 @@ def test_ids_without_root(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_line_of_the_database_makes_nobody_root(monkeypatch: pytest.MonkeyPatch, written: int) -> None:
     from authd import identity
 
-    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(credentials, "effective_uid", lambda: 0)
     assert identity.ids_of("no-such-unix-account", written) == (identity.OVERFLOW_ID, identity.OVERFLOW_ID, ())
     assert identity.ids_of("no-such-unix-account", 0x30000000) == (0x30000000, 0x30000000, ())
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from authd.users import FIRST_FREE_ID, User, UserDatabase, UserError, format_line, nt_hash, parse_line
+from pools.port import files
 
 
 def test_nt_hash() -> None:
@@ -148,7 +148,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(files, "fsync", full)
     with pytest.raises(OSError, match="No space"):
         database.add("bob", "x")
     assert [user.name for user in database.users()] == ["alice"]

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from authd.users import User, UserDatabase, nt_hash
+from pools.port import credentials
 from smbd.cli import main
 from smbd.cli.connect import address, text
 from smbd.cli.enrol import Account, accounts, lasting_id, made_up_password
@@ -188,7 +189,7 @@ def test_serve_names_the_folder_that_is_none(folder: Path, capsys: pytest.Captur
 def test_anothers_runtime_directory_is_not_used(runtime: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As after su(1): its owner could replace what lies in it."""
     assert state_directory(4451).parent == runtime
-    monkeypatch.setattr(os, "geteuid", lambda: runtime.stat().st_uid + 1)
+    monkeypatch.setattr(credentials, "effective_uid", lambda: runtime.stat().st_uid + 1)
     assert state_directory(4451).parent == Path("/dev/shm")
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import psutil
 
+from pools.port import sockets
 from smbd.smb2 import status
 from smbd.smb2.messages.ioctl import (
     NETWORK_INTERFACE_INFO,
@@ -60,7 +61,7 @@ def _interfaces() -> list[tuple[int, int, str]]:
             if entry.family not in (socket.AF_INET, socket.AF_INET6):
                 continue
             address = entry.address.partition("%")[0]
-            row = (socket.if_nametoindex(name), speed, address)
+            row = (sockets.interface_index(name), speed, address)
             (loopback if ipaddress.ip_address(address).is_loopback else found).append(row)
     return found or loopback
 

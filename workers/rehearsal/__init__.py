@@ -12,11 +12,11 @@ from __future__ import annotations
 import gc
 import logging
 import os
-import shutil
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 from pools import port
@@ -60,7 +60,7 @@ def rehearse(config: Config) -> bool:
     logging.disable(logging.INFO)  # nobody came, so nobody needs to know who
     gc.freeze()  # the collections below have only to do with what is made here
     try:
-        rounds += (_Round(*port.sockets.record_pair(), *socket.socketpair()) for _ in range(ROUNDS))
+        rounds += (_Round(*port.sockets.record_pair(), *port.sockets.stream_pair()) for _ in range(ROUNDS))
         with _stage(os.path.join(config.lock_directory, STAGE)) as place:
             done = _play(_stage_config(config, place), rounds)
         id_map(config.state_directory, config.netbios_name)
@@ -82,19 +82,20 @@ def rehearse(config: Config) -> bool:
 @contextmanager
 def _stage(place: str) -> Iterator[str]:
     """A directory for the time being. Whoever holds the lock of the directory above may remove what an earlier server left."""
-    shutil.rmtree(place, ignore_errors=True)
-    os.mkdir(place, 0o700)
+    port.files.remove_tree(place, ignore_errors=True)
+    Path(place).mkdir(0o700)
     try:
         yield place
     finally:
-        shutil.rmtree(place, ignore_errors=True)
+        port.files.remove_tree(place, ignore_errors=True)
 
 
 def _stage_config(config: Config, place: str) -> Config:
     """The server's configuration with a share of its own and none of the refusals."""
     folder = os.path.join(place, client.SHARE)
-    os.mkdir(folder, 0o700)
-    share = Share(name=client.SHARE, path=folder, read_only=False, admin_users=(client.USER,) if os.geteuid() == 0 else ())
+    Path(folder).mkdir(0o700)
+    administrators = (client.USER,) if port.credentials.effective_uid() == 0 else ()
+    share = Share(name=client.SHARE, path=folder, read_only=False, admin_users=administrators)
     return replace(
         config,
         shares={client.SHARE: share},
@@ -115,7 +116,7 @@ def _play(config: Config, rounds: Sequence[_Round]) -> bool:
     """Fork the client, then be its worker, once a round."""
     prepare(os.path.join(config.lock_directory, SHARING_DIRECTORY), STATE_BYTES)
     user = _user(id_map(config.state_directory, config.netbios_name))
-    pid = os.fork()
+    pid = port.processes.fork()
     if pid == 0:
         _be_client(rounds, user)
     try:
@@ -126,13 +127,13 @@ def _play(config: Config, rounds: Sequence[_Round]) -> bool:
     finally:
         for ends in rounds:
             _close(ends)  # whatever went wrong here: the client meets the end of its connection
-        _, waited = os.waitpid(pid, 0)
+        waited = port.processes.wait(pid)
     return waited == 0
 
 
 def _user(ids: IdMap) -> Token:
     """Whoever runs the server: nobody else's identity has to be taken on."""
-    uid, gid = os.geteuid(), os.getegid()
+    uid, gid, _ = port.credentials.effective()
     return Token(ids.user_sid(uid), (ids.group_sid(gid), EVERYONE), uid=uid, gid=gid, name=client.USER, domain="WORKGROUP")
 
 
@@ -149,7 +150,7 @@ def _be_client(rounds: Sequence[_Round], user: Token) -> None:
     except (OSError, ValueError, EOFError) as error:
         log.warning("the imaginary client: %s", error)
     finally:
-        os._exit(code)
+        port.processes.exit_now(code)
 
 
 def _serve(config: Config, ends: _Round, generation: int) -> None:

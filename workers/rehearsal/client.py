@@ -6,11 +6,11 @@ and no wait is longer than ``PATIENCE``: a rehearsal that goes wrong ends.
 
 from __future__ import annotations
 
-import os
-import select
+import secrets
 import socket
 
 from authd.messages import AUTHENTICATE, Step, pack_step
+from pools.port import READABLE, polling
 from pools.queue import Endpoint
 from smbd.lease_messages import LEASE_ASK
 from smbd.smb2 import constants as c
@@ -45,7 +45,7 @@ def visit(sock: socket.socket, hub: socket.socket, user: Token, number: int) -> 
     client.negotiate()
     client.log_on()
     client.work()
-    sock.close()
+    client.leave()
     hub.close()
 
 
@@ -56,6 +56,9 @@ class _Client:
         sock.settimeout(PATIENCE)
         self._sock = sock
         self._hub = hub
+        self._ready = polling.poller()
+        for end in (sock, hub):
+            self._ready.register(end.fileno(), READABLE)
         self._user = user
         turn = number // PROTECTIONS
         self._cipher = list(CIPHERS.values())[turn % len(CIPHERS)]
@@ -99,7 +102,7 @@ class _Client:
         if expected == status.SUCCESS:
             keys = SessionKeys(DIALECTS[DIALECT], _KEY, self._preauth.value, self._cipher)
             self._channel = new_channel(self._session_id, self._signing, keys, server=False)
-            self._channel.cipher = new_cipher(self._session_id, self._cipher, keys, os.urandom(4), server=False)
+            self._channel.cipher = new_cipher(self._session_id, self._cipher, keys, secrets.token_bytes(4), server=False)
 
     def work(self) -> None:
         """A file is made, written, read, asked about, listed and deleted."""
@@ -140,6 +143,11 @@ class _Client:
         self._send(frame)
         self._receive(Command.CREATE, status.SUCCESS)
 
+    def leave(self) -> None:
+        """Without a word, as most do."""
+        self._ready.close()
+        self._sock.close()
+
     # how it talks
 
     def call(self, command: Command, body: bytes, expected: int = status.SUCCESS) -> bytearray:
@@ -174,7 +182,7 @@ class _Client:
     def _receive(self, command: Command, expected: int) -> bytearray:
         """The next frame; meanwhile the worker's questions to other processes are answered."""
         while True:
-            ready, _, _ = select.select((self._sock.fileno(), self._hub.fileno()), (), (), PATIENCE)
+            ready = {fd for fd, _ in self._ready.poll(PATIENCE)}
             if not ready:
                 raise TimeoutError(f"{command.name}: no answer")
             if self._hub.fileno() in ready:

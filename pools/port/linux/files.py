@@ -37,7 +37,6 @@ link = portable.link
 link_path = portable.link_path
 listdir = portable.listdir
 lock = portable.lock
-make_directories = portable.make_directories
 may_access_path = portable.may_access_path
 mkdir = portable.mkdir
 move_path = portable.move_path

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import select
-import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from pools.port import portable
 
@@ -30,11 +31,11 @@ wait = portable.wait
 wake_by_signals = portable.wake_by_signals
 
 
-def end_and_wait(pid: int, number: int, seconds: float) -> bool:
-    """pidfd_open(2): the number cannot become another process's between the signal and the waiting."""
+@contextmanager
+def watched(pid: int) -> Iterator[Callable[[float], bool]]:
+    """pidfd_open(2): nobody is asked again and again, and the number cannot become another process's meanwhile."""
     process = os.pidfd_open(pid)
     try:
-        signal.pidfd_send_signal(process, number)
-        return bool(select.select([process], [], [], seconds)[0])
+        yield lambda seconds: bool(select.select([process], [], [], seconds)[0])
     finally:
         os.close(process)

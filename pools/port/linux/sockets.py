@@ -17,6 +17,7 @@ from pools.port import portable
 KERNEL_FORMAT = True
 OPTIONS = portable.OPTIONS
 host_name = portable.host_name
+interface_index = portable.interface_index
 record_pair = portable.record_pair
 stream = portable.stream
 stream_pair = portable.stream_pair
