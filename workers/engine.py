@@ -1,14 +1,15 @@
 """The protocol engine: frames from the transport in, replies to the transport out.
 
 Owns: the order of things. READ, WRITE and ECHO run to their end on the spot, the usual ones by the short way (``express``); a handler
-that waits is a task; a compound is one task whose elements run in order. A handler that waits has taken what it needs out of its PDU before
-its first wait: the receive buffer moves on. Invariant: every element received is answered exactly once, except CANCEL, which never is.
+that waits is a task, which has taken what it needs out of its PDU before its first wait: the receive buffer moves on. Elements of a
+compound run in order, each when the one before has ended. Invariant: every element received is answered exactly once, except CANCEL, which
+never is.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pools.pool import HEADROOM, PoolExhausted
@@ -21,6 +22,8 @@ from smbd.smb2.reply import Reply, pack_ahead, pack_in_place, pack_replies, pack
 from smbd.smb2.status import SmbError
 from workers.dispatch import ERRORS, answer_of, execute
 from workers.express import Express
+from workers.loop import Task
+from workers.opening import enter
 from workers.request import Answer, Chain, Request
 from workers.rows import ROWS
 from workers.transport.incoming import Incoming
@@ -30,12 +33,15 @@ if TYPE_CHECKING:
     from pools.iovec import FileEntry
     from pools.pool import Buffer
     from smbd.smb2.crypto import Channel
+    from workers.open import Open
     from workers.tree import TreeConnect
     from workers.worker import Worker
 
 FRONT = TRANSPORT_SIZE + TRANSFORM_SIZE
 BEHIND = 16  # the authentication tag of a sealed reply
 CANCEL = int(Command.CANCEL)
+CLOSE = int(Command.CLOSE)
+QUERY_INFO = int(Command.QUERY_INFO)
 NEGOTIATE = int(Command.NEGOTIATE)
 IN_PROGRESS_LIMIT = 4096  # requests that may wait at once: far more than honest clients have credits for in waits
 ASYNC_LIMIT = 511  # of these, for something that may never come: what Windows allows
@@ -115,7 +121,7 @@ class Engine:
             self.forget(request)
             try:
                 if error is not None:
-                    value = self._answer_or_raise(error, request)
+                    value = self.answer_or_raise(error, request)
                 self._reply(request, value)
             except Disconnect as gone:
                 self.worker.hang_up(str(gone))
@@ -130,7 +136,8 @@ class Engine:
         self.worker.count_request(request.header.command)
         return execute(ROWS[request.header.command], request)
 
-    def _answer_or_raise(self, error: BaseException, request: Request) -> Answer:
+    def answer_or_raise(self, error: BaseException, request: Request) -> Answer:
+        """The error response for what ended a handler, unless it is a bug of ours or the end of the connection."""
         if isinstance(error, ERRORS):
             return answer_of(error, request)
         raise error
@@ -170,19 +177,12 @@ class Engine:
     # compounds
 
     def _compound(self, elements: Sequence[Element]) -> None:
-        buffer = self.worker.receiver.buffer
-        assert buffer is not None
-        chain = _ChainRun(self, elements, buffer)
-
-        def ended(_: Any, error: BaseException | None) -> None:
+        chain = _ChainRun(self, elements)
+        try:
+            chain.run()
+        except Disconnect:
             chain.let_go()
-            if isinstance(error, Disconnect):
-                self.worker.hang_up(str(error))
-            elif error is not None:
-                raise error
-            self.worker.flush_soon()
-
-        self.worker.loop.spawn(chain.run(), ended)
+            raise
 
     # replies
 
@@ -311,53 +311,101 @@ class Engine:
 class _ChainRun(Chain):
     """One compound on its way: elements in order, replies gathered until the end or until the last element pends."""
 
-    __slots__ = ("_buffer", "_elements", "_engine", "_first", "_gathered", "_replies")
+    __slots__ = ("_at", "_buffer", "_elements", "_engine", "_first", "_gathered", "_replies", "_running")
 
-    def __init__(self, engine: Engine, elements: Sequence[Element], buffer: Buffer) -> None:
+    def __init__(self, engine: Engine, elements: Sequence[Element]) -> None:
         super().__init__()
-        buffer.hold()  # elements to come are read after the transport has moved on
-        self._buffer: Buffer | None = buffer
+        self._buffer: Buffer | None = None
         self._engine = engine
         self._elements = elements
+        self._at = 0  # the element that comes next
         self._replies: list[Reply] = []
         self._gathered = 0
         self._first: Request | None = None
+        self._running = False
 
-    async def run(self) -> None:
-        """Execute every element; an unrelated one starts a new family."""
-        engine = self._engine
-        for index, element in enumerate(self._elements):
-            self.last = index == len(self._elements) - 1
+    def run(self) -> None:
+        """Execute elements in order, to the end or to one that waits: then again from there. An unrelated one starts a new family."""
+        engine, elements = self._engine, self._elements
+        self._running = True
+        while self._at < len(elements):
+            element = elements[self._at]
+            self._at += 1
+            self.last = self._at == len(elements)
             if not element.header.flags & FLAGS_RELATED_OPERATIONS:
                 self.reset()
             request = Request(engine.worker, element, self)
-            self._first = self._first or request
+            if self._first is None:
+                self._first = request
             if element.header.command == CANCEL:
                 if not element.error:
                     engine.cancel(request)
                 continue
-            answer = await self._one(request, element)
-            self.status = answer.status if isinstance(answer, Answer) else status.SUCCESS
-            self._keep(request, answer)
-            if request.after_reply is not None:
-                request.after_reply()
+            if element.header.command == NEGOTIATE:
+                raise Disconnect("NEGOTIATE in a compound")
+            result = engine.start(request, element)
+            if isinstance(result, (bytes, Answer)):
+                self._done(request, result)
+                if element.header.command == CLOSE and self.glance is not None:
+                    self._look_longer(self.glance)
+            elif not self._ends(request, result):
+                self._running = False
+                return
         self.flush()
+        self.let_go()
 
-    async def _one(self, request: Request, element: Element) -> Answer | bytes:
+    def closes_soon(self) -> bool:
+        following = self._at
+        for element in itertools.islice(self._elements, following, None):
+            header = element.header
+            if element.error or not header.flags & FLAGS_RELATED_OPERATIONS:
+                return False
+            if header.command != QUERY_INFO:
+                return header.command == CLOSE
+        return False
+
+    def _look_longer(self, opened: Open) -> None:
+        """The CLOSE that a glance relied on has been executed. If it has not closed it, it becomes an open like others."""
+        self.glance = None
+        worker = self._engine.worker
+        if worker.opens.get(opened.volatile) is opened:
+            enter(worker, opened)
+
+    def _ends(self, request: Request, handler: Coroutine[Any, None, Answer | bytes]) -> bool:
+        """Step a handler that may wait; whether it came to its end at once."""
         engine = self._engine
-        if element.header.command == NEGOTIATE:
-            raise Disconnect("NEGOTIATE in a compound")
-        result = engine.start(request, element)
-        if isinstance(result, (bytes, Answer)):
-            return result
-        request.task = engine.worker.loop.current
-        engine.waiting[request.header.message_id] = request
-        try:
-            return await result  # type: ignore[no-any-return]  # Any only because of the rows' common type
-        except ERRORS as error:
-            return answer_of(error, request)
-        finally:
+        if self._buffer is None:
+            self._buffer = engine.worker.receiver.buffer
+            assert self._buffer is not None
+            self._buffer.hold()  # elements to come are read after the transport has moved on
+
+        def ended(value: Any, error: BaseException | None) -> None:
             engine.forget(request)
+            at_once = self._running
+            try:
+                if error is not None:
+                    value = engine.answer_or_raise(error, request)
+                self._done(request, value)
+                if not at_once:
+                    self.run()
+            except Disconnect as gone:
+                if at_once:
+                    raise
+                self.let_go()
+                engine.worker.hang_up(str(gone))
+            if not at_once:
+                engine.worker.flush_soon()
+
+        engine.waiting[request.header.message_id] = request
+        task = request.task = Task(engine.worker.loop, handler, ended)
+        task.step()
+        return task.over
+
+    def _done(self, request: Request, answer: Answer | bytes) -> None:
+        self.status = answer.status if isinstance(answer, Answer) else status.SUCCESS
+        self._keep(request, answer)
+        if request.after_reply is not None:
+            request.after_reply()
 
     def _keep(self, request: Request, answer: Answer | bytes) -> None:
         """Gather the answer, or send what there is: a compound of large READs must not fill the memory with copies."""

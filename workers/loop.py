@@ -90,7 +90,6 @@ class Task:
         if self.over:
             return
         thrown, self._thrown = self._thrown, None
-        outer, self.loop.current = self.loop.current, self
         try:
             waiting = self._coroutine.send(None) if thrown is None else self._coroutine.throw(thrown)
         except StopIteration as stop:
@@ -103,8 +102,6 @@ class Task:
             waiting.attach(self)
             if waiting.done:
                 self.loop.soon(self.step)
-        finally:
-            self.loop.current = outer
 
     def cancel(self) -> None:
         """Throw ``Cancelled`` into the coroutine at its present wait."""
@@ -154,7 +151,6 @@ class Loop:
         self._finished: deque[tuple[Completion[Any], Any, BaseException | None]] = deque()
         self._bell: tuple[socket.socket, socket.socket] | None = None
         self._stopping = False
-        self.current: Task | None = None  # the task that is being stepped
 
     # descriptors
 

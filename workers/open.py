@@ -1,7 +1,7 @@
 """Opens ([MS-SMB2] 3.3.1.10): a client's handle on a file, a directory, a stream or a pipe.
 
 Owns: what one CREATE granted and the position of its directory enumeration.
-Invariant: an Open in the table has a handle that is open and, unless it is a pipe, a record in the shared state;
+Invariant: an Open in the table has a handle that is open and, unless it is a pipe or a glance, a record in the shared state;
 ``workers.commands.close.close_open`` is the one place that ends both.
 """
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from smbd.sharing import FileKey, Opened
     from smbd.smb2.names import Path
     from workers.loop import Completion
+    from workers.opening import Wish
     from workers.session import Session
     from workers.tree import TreeConnect
     from workers.vfs.interface import FileInfo, Handle
@@ -40,6 +41,7 @@ class Open:
     __slots__ = (
         "cache",
         "enumeration",
+        "glance",
         "granted",
         "handle",
         "in_flight",
@@ -71,6 +73,7 @@ class Open:
         self.path: Path | None = None
         self.key: FileKey | None = None
         self.cache: Opened | None = None  # the oplock or lease as its CREATE was told; the shared state knows what became of it
+        self.glance: Wish | None = None  # what its CREATE wished for, while it is not entered in the shared state: see opening.claim
         self.granted = 0
         self.is_directory = False
         self.write_through = False

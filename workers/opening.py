@@ -33,19 +33,23 @@ from smbd.smb2.constants import (
     FILE_OVERWRITE,
     FILE_OVERWRITE_IF,
     FILE_OVERWRITTEN,
+    FILE_READ_ATTRIBUTES,
     FILE_READ_DATA,
     FILE_SUPERSEDE,
     FILE_SUPERSEDED,
+    FILE_WRITE_ATTRIBUTES,
     FILE_WRITE_DATA,
     FILE_WRITE_THROUGH,
     MAXIMUM_ALLOWED,
+    READ_CONTROL,
+    SYNCHRONIZE,
 )
 from smbd.smb2.dtyp import SecurityDescriptor, cached_descriptor, create_descriptor, map_generic
 from smbd.smb2.names import DATA, INDEX_ALLOCATION, Path
 from smbd.smb2.status import SmbError
 from workers import access, changes
 from workers.breaks import NOTHING, Blocked
-from workers.commands.close import settle
+from workers.commands.close import close_open, settle
 from workers.vfs.interface import NewFile
 
 if TYPE_CHECKING:
@@ -59,6 +63,7 @@ OVERWRITING = (FILE_SUPERSEDE, FILE_OVERWRITE, FILE_OVERWRITE_IF)
 CREATING = (FILE_SUPERSEDE, FILE_CREATE, FILE_OPEN_IF, FILE_OVERWRITE_IF)
 SETTABLE_ATTRIBUTES = 0x00003127
 DATA_ACCESS = FILE_READ_DATA | FILE_WRITE_DATA | FILE_APPEND_DATA | FILE_EXECUTE
+LOOKING = FILE_READ_ATTRIBUTES | FILE_WRITE_ATTRIBUTES | READ_CONTROL | SYNCHRONIZE
 WRITING = FILE_WRITE_DATA | FILE_APPEND_DATA
 RACES = 8  # turns between finding and creating before somebody else's haste is our failure
 
@@ -79,6 +84,7 @@ class Wish:
     cache: CacheClaim = NOTHING
     waiter_id: int = 0
     again: bool = False  # it has waited for others to give up what they cached
+    brief: bool = False  # it is only looked at, and closed by the compound that opens it
 
     @property
     def directory(self) -> bool:
@@ -187,11 +193,40 @@ def claim(worker: Worker, opened: Open, handle: Handle, wish: Wish, granted: int
     opened.write_through = share.sync_always or (bool(wish.options & FILE_WRITE_THROUGH) and share.strict_sync)
     if wish.options & FILE_DELETE_ON_CLOSE:
         _check_delete_on_close(opened)
+    elif wish.brief and _disturbs_nobody(worker, opened, wish):
+        opened.glance = wish
+        return
     done = worker.sharing.open(opened.key, _record(worker, opened, handle, wish))
     worker.breaks.send(done.notices)
     if done.wait:
         raise Blocked(opened.key, wish.waiter_id)
     opened.cache = done
+
+
+def _disturbs_nobody(worker: Worker, opened: Open, wish: Wish) -> bool:
+    """Whether the open may stay outside of the shared state until it is closed, in the same turn of the engine.
+
+    It conflicts with no other open, breaks nobody's cache and deletes nothing; and nobody else's turn comes before its end.
+    """
+    if wish.disposition != FILE_OPEN or wish.cache.kind or opened.granted & ~LOOKING or wish.path.stream:
+        return False
+    assert opened.key is not None
+    return worker.sharing.may_look(opened.key, opened.granted)
+
+
+def enter(worker: Worker, opened: Open) -> None:
+    """A glance lasts longer than it seemed: it is entered in the shared state after all. It was let in, whatever the file has become."""
+    wish, opened.glance = opened.glance, None
+    assert wish is not None
+    assert opened.key is not None
+    assert opened.handle is not None
+    record = _record(worker, opened, opened.handle, wish)._replace(admitted=True)
+    try:
+        opened.cache = worker.sharing.open(opened.key, record)
+    except SmbError as error:  # no room for it
+        opened.glance = wish
+        close_open(worker, opened)
+        worker.log.warning("an open in share %s was lost: status 0x%08x", opened.tree.share.name, error.status)
 
 
 def _record(worker: Worker, opened: Open, handle: Handle, wish: Wish) -> OpenClaim:
@@ -222,6 +257,8 @@ def _record(worker: Worker, opened: Open, handle: Handle, wish: Wish) -> OpenCla
 def release_claim(worker: Worker, opened: Open) -> None:
     """Take the record of a failed open back. It deletes only what others have marked: the open never was."""
     assert opened.key is not None
+    if opened.glance is not None:
+        return
     settle(worker, opened, opened.key, worker.sharing.abandon(opened.key, opened.persistent))
 
 

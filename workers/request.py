@@ -52,13 +52,21 @@ class Answer:
 
 
 class Chain:
-    """What related elements of a compound inherit from the element before ([MS-SMB2] 3.3.5.2.7.2)."""
+    """What related elements of a compound inherit from the element before ([MS-SMB2] 3.3.5.2.7.2).
 
-    __slots__ = ("last", "open", "session_id", "status", "tree_id")
+    ``glance`` is an open that is not entered in the shared state: see ``closes_soon``.
+    """
+
+    __slots__ = ("glance", "last", "open", "session_id", "status", "tree_id")
 
     def __init__(self) -> None:
         self.last = False
+        self.glance: Open | None = None
         self.reset()
+
+    def closes_soon(self) -> bool:
+        """Whether the elements that follow only look at what this one opens, and then close it."""
+        raise NotImplementedError
 
     def flush(self) -> None:
         """Send the replies gathered so far: an element is about to pend."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 
-from smbd.sharing.caches import Caches, count_cache, grant_alone
+from smbd.sharing.caches import ATTRIBUTES_ONLY, Caches, count_cache, grant_alone
 from smbd.sharing.records import (
     LOCK_ROW,
     NOBODY,
@@ -63,12 +63,12 @@ class Opens(Caches):
         state = self._state(transaction, at)
         base_at = STREAM_KEY.pack(key.dev, key.ino, 0)
         base = self._state(transaction, base_at) if key.stream else state
-        if state.delete_pending or base.delete_pending:
+        if (state.delete_pending or base.delete_pending) and not claim.admitted:
             raise SmbError(status.DELETE_PENDING)
         lease = self._check_lease(transaction, at, claim) if claim.cache.kind >= CacheKind.LEASE else b""
         conflict = self._conflict(transaction, at, state, claim)
         mate: OpenState | None = None
-        if state.handles and (state.cached or claim.cache.kind):
+        if state.handles and (state.cached or claim.cache.kind) and not claim.admitted:
             state, mate, opened = self._cache(transaction, at, state, claim, conflict)
         else:
             opened = grant_alone(claim)
@@ -89,6 +89,17 @@ class Opens(Caches):
         if key.stream:
             self._save(transaction, base_at, count_named(base, claim.access, claim.share_access, 1))
         return opened
+
+    def may_look(self, key: FileKey, access: int) -> bool:
+        """Whether an open of the unnamed stream for ``access``, which takes no part in sharing, would be let in and disturb nobody.
+
+        Such an open need not be recorded as long as nothing else happens in its process before it is closed.
+        """
+        return self._read(self._may_look, key, access)
+
+    def _may_look(self, transaction: Transaction, key: FileKey, access: int) -> bool:
+        state = self._state(transaction, stream_key(key))
+        return not state.delete_pending and not (state.cached and access & ~ATTRIBUTES_ONLY)
 
     def _conflict(self, transaction: Transaction, at: bytes, state: FileState, claim: OpenClaim) -> bool:
         # [MS-FSA] 2.1.5.1.2: overwriting counts as writing for the check, not for what is granted.

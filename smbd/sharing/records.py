@@ -76,7 +76,7 @@ class OpenClaim(NamedTuple):
 
     ``path`` is relative to the share's root, real names joined by '/', without the stream; '' is the root itself.
     ``waiter_id`` and ``deadline`` (ns of the monotonic clock) are for the breaks it may cause: whom to wake, and when to go on anyway;
-    ``again``: it was answered with ``wait`` before.
+    ``again``: it was answered with ``wait`` before. ``admitted``: ``may_look`` has let it in before, and it asks for no cache.
     """
 
     file_id: int
@@ -97,6 +97,7 @@ class OpenClaim(NamedTuple):
     waiter_id: int = 0
     deadline: int = 0
     again: bool = False
+    admitted: bool = False
 
 
 class Notice(NamedTuple):

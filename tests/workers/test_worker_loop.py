@@ -116,24 +116,6 @@ def test_an_error_goes_to_the_owner(loop: Loop) -> None:
     loop.spawn(work(), ended)
     (_, error) = ended.ends[0]
     assert isinstance(error, KeyError)
-    assert loop.current is None
-
-
-def test_current_is_the_task_that_runs(loop: Loop) -> None:
-    seen = []
-
-    async def inner() -> None:
-        seen.append(loop.current)
-
-    async def outer() -> None:
-        seen.append(loop.current)
-        loop.spawn(inner(), Ends())
-        seen.append(loop.current)
-
-    task = loop.spawn(outer(), Ends())
-    assert seen[0] is task
-    assert seen[1] is not task
-    assert seen[2] is task
 
 
 def test_timers_fire_in_order_and_cancelled_ones_do_not(loop: Loop) -> None:

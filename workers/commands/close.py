@@ -62,7 +62,7 @@ def close_open(worker: Worker, opened: Open) -> None:
     if handle is None:
         return
     try:
-        if opened.key is not None:
+        if opened.key is not None and opened.glance is None:
             _end_claim(worker, opened, opened.key)
     finally:
         opened.handle = None

@@ -55,11 +55,13 @@ def create(request: Request, body: CreateRequest) -> bytes | Coroutine[Any, None
     if len(request.worker.opens) >= request.worker.config.max_open_files:
         raise SmbError(status.TOO_MANY_OPENED_FILES)
     wish.cache = cache_claim(request, body.requested_oplock_level, found.get(contexts.REQUEST_LEASE))
+    wish.brief = request.chain is not None and request.chain.closes_soon()
     wish.waiter_id = request.waiter_id = request.worker.next_id()
     try:
         return open_and_respond(request, wish, found)
     except Blocked as blocked:
         wish.again = True
+        wish.brief = False
         kept = {name: memoryview(bytes(data)) for name, data in found.items()}
         return until_free(request, blocked, partial(open_and_respond, request, wish, kept))
 
@@ -76,6 +78,8 @@ def open_and_respond(request: Request, wish: Wish, found: Contexts) -> bytes:
     request.worker.add_open(opened)
     if request.chain is not None:
         request.chain.open = opened
+        if opened.glance is not None:
+            request.chain.glance = opened
     return response
 
 

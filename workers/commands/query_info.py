@@ -84,14 +84,15 @@ def state_of(request: Request, opened: Open, handle: Handle, info_class: int) ->
     """What the packers of file classes need; what costs something only for the classes that show it."""
     assert opened.key is not None
     name = handle.path.name
+    glance = opened.glance is not None  # opened in this very compound: what was learnt then is the answer
     return OpenState(
-        handle.info(),
+        handle.opened if glance else handle.info(),
         handle.path.wire(),
         opened.granted,
         opened.mode,
         opened.position,
-        info_class in query.SHOWS_DELETE_PENDING and request.worker.sharing.is_delete_pending(opened.key),
-        handle.ea_size() if info_class in query.SHOWS_EA_SIZE else 0,
+        not glance and info_class in query.SHOWS_DELETE_PENDING and request.worker.sharing.is_delete_pending(opened.key),
+        handle.ea_size() if info_class in query.SHOWS_EA_SIZE and not (glance and handle.bare) else 0,
         opened.key.dev & 0xFFFFFFFF,
         names.short_name(name) or name if info_class == query.FILE_ALTERNATE_NAME_INFORMATION else "",
     )
