@@ -54,7 +54,7 @@ HARMLESS = {
     },
     "signal": {"SIGCHLD", "SIGHUP", "SIGINT", "SIGKILL", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIG_DFL", "SIG_IGN", "Signals"},
     "socket": {"AF_INET", "AF_INET6", "IPPROTO_IPV6", "IPV6_V6ONLY", "MSG_WAITALL", "SOL_SOCKET", "SO_KEEPALIVE", "SO_REUSEADDR", "socket"},
-    "threading": {"local"},  # a place for values, no thread
+    "threading": {"Lock", "RLock", "local"},  # the interpreter's own, and no thread
 }  # fmt: skip
 
 # (file, module): why this one may.

@@ -39,16 +39,21 @@ def find_share(worker: Worker, name: str, session: Session) -> Share | None:
     return find(worker.config, name, session.require_token().name, _home)
 
 
-def admit(worker: Worker, tree: TreeConnect) -> None:
-    """Let the session into ``tree.share`` or raise ACCESS_DENIED; sets identity, limits and the VFS."""
+def admit(worker: Worker, tree: TreeConnect) -> str:
+    """Let the session into ``tree.share`` or raise ACCESS_DENIED; sets identity and limits. Where the share's folder is for this client."""
     share, session = tree.share, tree.session
     if not admitted(share.hosts_allow, share.hosts_deny, worker.client_address):
         raise SmbError(status.ACCESS_DENIED)
     if share.max_connections and sum(row.share == share.name for row in worker.sharing.trees()) >= share.max_connections:
         raise SmbError(status.REQUEST_NOT_ACCEPTED)
     identify(worker, tree)
+    return expand(share.path, table(_client(worker, session), share))
+
+
+def open_root(worker: Worker, tree: TreeConnect, path: str) -> None:
+    """The VFS under a tree connect that was let in, opened as its user."""
+    share = tree.share
     assert tree.identity is not None
-    path = expand(share.path, table(_client(worker, session), share))
     identity.assume(tree.identity)
     try:
         tree.vfs = PosixVfs(path, settings(share))

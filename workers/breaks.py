@@ -28,10 +28,9 @@ from smbd.smb2.constants import (
 from smbd.smb2.credits import Disconnect
 from smbd.smb2.messages import control
 from smbd.smb2.messages.create_contexts import LEASE, LEASE_V2
-from smbd.smb2.status import SmbError
-from workers import identity
 from workers.commands.close import wake
 from workers.loop import Completion
+from workers.patience import on_errand
 
 if TYPE_CHECKING:
     from smbd.sharing import Acknowledged
@@ -126,9 +125,9 @@ async def _attempts(request: Request, waiter_id: int, attempt: Callable[[], T], 
     _pend(request)
     while True:
         await woken(request.worker, waiter_id)
-        _resume(request)
+        request.resume()
         try:
-            return attempt()
+            return await on_errand(request, attempt) if request.tree.slow else attempt()
         except Blocked as again:
             keys.add(again.key)
 
@@ -141,6 +140,8 @@ def _forget(worker: Worker, waiter_id: int, keys: Iterable[FileKey]) -> None:
 
 def _pend(request: Request) -> None:
     """Tell the client to wait. In the middle of a compound there is no interim response: the whole of it waits."""
+    if request.async_id:
+        return  # it knows already
     if request.chain is None or request.chain.last:
         request.pend()
     elif request.task is not None:
@@ -156,20 +157,6 @@ async def woken(worker: Worker, waiter_id: int) -> None:
         await news
     finally:
         timer.cancel()
-
-
-def _resume(request: Request) -> None:
-    """Go on as the tree's user, unless session, tree or open have ended meanwhile."""
-    if request.has_open():
-        request.resume()
-        return
-    tree, session = request.tree, request.session
-    if request.worker.sessions.get(session.session_id) is not session:
-        raise SmbError(status.USER_SESSION_DELETED)
-    if session.trees.get(tree.tree_id) is not tree:
-        raise SmbError(status.NETWORK_NAME_DELETED)
-    if tree.identity is not None:
-        identity.assume(tree.identity)
 
 
 class Breaks:

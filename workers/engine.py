@@ -80,9 +80,9 @@ class Engine:
         else:
             self._single(elements[0])
 
-    def turn_over(self) -> None:
-        """Everything that came with one reading was executed."""
-        self.express.settle()
+    def turn_over(self, begun: float) -> None:
+        """Everything that came with one reading, ``begun`` at that time, was executed."""
+        self.express.settle(begun)
 
     def announced(self, buffer: Buffer, start: int, end: int, size: int) -> Incoming | None:
         """Whether the payload of a frame, of which ``buffer.view[start:end]`` has come, may go from the socket to its file."""
@@ -365,7 +365,7 @@ class _ChainRun(Chain):
         return False
 
     def _look_longer(self, opened: Open) -> None:
-        """The CLOSE that a glance relied on has been executed. If it has not closed it, it becomes an open like others."""
+        """The CLOSE that a glance relied on has been executed, or has to wait. If it has not closed it, it becomes an open like others."""
         self.glance = None
         worker = self._engine.worker
         if worker.opens.get(opened.volatile) is opened:
@@ -399,6 +399,8 @@ class _ChainRun(Chain):
         engine.waiting[request.header.message_id] = request
         task = request.task = Task(engine.worker.loop, handler, ended)
         task.step()
+        if not task.over and self.glance is not None:
+            self._look_longer(self.glance)
         return task.over
 
     def _done(self, request: Request, answer: Answer | bytes) -> None:

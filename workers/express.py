@@ -11,6 +11,7 @@ for it. tests/workers/test_worker_express.py holds the two ways against each oth
 from __future__ import annotations
 
 import hmac
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from pools.counters import BYTES_READ, BYTES_WRITTEN, COMMANDS_AT, REQUESTS
@@ -27,6 +28,7 @@ from workers.session import State
 if TYPE_CHECKING:
     from smbd.smb2.crypto import Channel
     from workers.open import Open
+    from workers.tree import TreeConnect
     from workers.worker import Worker
 
 LARGEST = 32768  # bytes of payload: what is larger has a buffer of its own, and may never enter the process
@@ -55,13 +57,14 @@ _FIRST_DATA = _WRITE_REQUEST.size
 class Express:
     """Answers what it can of one connection's requests. ``off``: nothing."""
 
-    __slots__ = ("_echoes", "_read", "_reads", "_worker", "_writes", "_written", "off")
+    __slots__ = ("_echoes", "_read", "_reads", "_worker", "_writes", "_written", "_wrote", "off")
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
         self.off = False
         self._reads = self._writes = self._echoes = 0
         self._read = self._written = 0  # bytes
+        self._wrote: TreeConnect | None = None  # the last one's share
 
     def take(self, view: memoryview, start: int, end: int, sealed: Channel | None) -> bool:
         """Answer the request ``view[start:end]``; False when that is not for this way. ``sealed``: whose cipher it was hidden with."""
@@ -79,8 +82,12 @@ class Express:
             return False  # a cold page, a full disk, no buffer: the long way meets it again, and has the answer
         return False
 
-    def settle(self) -> None:
-        """Write the counts down."""
+    def settle(self, begun: float) -> None:
+        """Write the counts down of what was executed since ``begun``. When that took long, the disk that was written to is in doubt."""
+        wrote = self._wrote
+        if wrote is not None:
+            self._wrote = None
+            wrote.disk.took(monotonic() - begun)
         counters = self._worker.counters
         if self._reads:
             counters[REQUESTS] += self._reads
@@ -113,7 +120,7 @@ class Express:
             return False
         worker = self._worker
         opened = self._open_for(persistent, volatile, tree_id, session_id)
-        if opened is None or opened.handle is None or opened.key is None or not opened.granted & _READING:
+        if opened is None or opened.handle is None or opened.key is None or not opened.granted & _READING or opened.turns is not None:
             return False
         if offset + length > _LAST_OFFSET or length > worker.max_read or length >= worker.leaves_from:
             return False
@@ -161,7 +168,7 @@ class Express:
         opened = self._open_for(persistent, volatile, tree_id, session_id)
         if opened is None or opened.handle is None or opened.key is None or not opened.granted & c.FILE_WRITE_DATA:
             return False
-        if opened.write_through or length > worker.max_write:
+        if opened.write_through or length > worker.max_write or opened.tree.slow:
             return False
         if offset + length > _LAST_OFFSET or not self._in_turn(message_id, charge) or worker.sharing.has_locks(opened.key):
             return False
@@ -180,6 +187,7 @@ class Express:
         out, first = self._reserve(_WRITE_RESPONSE.size, sealed)
         opened.position = offset + length
         self._writes += 1
+        self._wrote = opened.tree
         self._written += length
         answer_flags = _answer_flags(flags, sealed)
         granted = self._charge(message_id, charge, credit)

@@ -1,8 +1,8 @@
 """The worker's event loop: descriptors, timers, coroutines and the few threads that wait for slow disks.
 
-Owns: one poller, the timer heap, the tasks and the VFS thread pool of one worker.
-Invariant: everything but the body of an ``in_thread`` call runs on the thread that calls ``run``; a coroutine is resumed
-only from there, so protocol state needs no lock.
+Owns: one poller, the timer heap, the tasks and the lanes of VFS threads of one worker.
+Invariant: everything but the body of an ``in_thread`` call runs on the thread that calls ``run``, or on an errand's while that has the
+baton; a coroutine is resumed only from the first, so protocol state needs no lock.
 """
 
 from __future__ import annotations
@@ -10,20 +10,25 @@ from __future__ import annotations
 import errno
 import heapq
 import itertools
+import math
 import socket
 import sys
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from pools import port
+from workers.baton import Abandoned, Baton, Errand
+from workers.lane import Lane
 
 T = TypeVar("T")
 READ = port.READABLE | port.HANGUP
 WRITE = port.WRITABLE
 PRUNE_AT = 256  # timers in the heap
+CLOSE_PATIENCE = 5.0  # seconds for which VFS threads are waited for at the end: a disk that hangs may never let them go
 SWITCH_INTERVAL = 0.0002  # seconds for which a busy engine keeps a VFS thread waiting: 5 ms, Python's own value, at each hand-over
 
 
@@ -147,9 +152,11 @@ class Loop:
         self._prune_at = PRUNE_AT
         self._soon: deque[Callable[[], None]] = deque()
         self._threads = threads
-        self._executor: ThreadPoolExecutor | None = None
+        self._lanes: dict[str, Lane] = {}
         self._finished: deque[tuple[Completion[Any], Any, BaseException | None]] = deque()
         self._bell: tuple[socket.socket, socket.socket] | None = None
+        self._baton: Baton | None = None
+        self._wakes = 0.0  # when the wait under way ends by itself, at the latest
         self._stopping = False
 
     # descriptors
@@ -212,21 +219,40 @@ class Loop:
         task.step()
         return task
 
-    def in_thread(self, call: Callable[[], T]) -> Completion[T]:
-        """Run a blocking ``call`` on a VFS thread; await what is returned."""
+    def in_thread(self, call: Callable[[], T], lane: str = "") -> Completion[T]:
+        """Run a blocking ``call`` on a thread of ``lane``, which has as many as ``vfs threads`` says; await what is returned."""
         completion: Completion[T] = Completion()
-        if self._executor is None:
+        self._submit(lane, partial(self._run_blocking, completion, call), completion)
+        return completion
+
+    def errand(self, call: Callable[[], T], lane: str, took: Callable[[float], None]) -> tuple[Errand, Completion[T]]:
+        """Run ``call`` on a thread of ``lane``, with the baton except while it is ``away``; ``took`` hears how long it was, each time."""
+        if self._baton is None:
+            self._open_bell()
+            self._baton = Baton(self._ring, self._restless)
+        self._baton.errands += 1
+        made: Errand = Errand(self._baton, took)
+        completion: Completion[T] = Completion()
+        self._submit(lane, partial(made.run, partial(self._run_errand, completion, call)), completion)
+        return made, completion
+
+    def _submit(self, name: str, job: Callable[[], None], completion: Completion[T]) -> None:
+        self._open_bell()
+        lane = self._lanes.get(name)
+        if lane is None:
+            lane = self._lanes[name] = Lane(name, self._threads)
+        try:
+            lane.submit(job)
+        except RuntimeError as error:  # no more threads on this machine; the job stays in the lane's queue, and finds itself over
+            completion.fail(OSError(errno.EAGAIN, str(error)))
+
+    def _open_bell(self) -> None:
+        if self._bell is None:
             sys.setswitchinterval(SWITCH_INTERVAL)
-            self._executor = ThreadPoolExecutor(self._threads, thread_name_prefix="vfs")
             self._bell = port.sockets.stream_pair()
             for end in self._bell:
                 end.setblocking(False)
             self.watch(self._bell[0].fileno(), self._deliver)
-        try:
-            self._executor.submit(self._run_blocking, completion, call)
-        except RuntimeError as error:  # no more threads on this machine; the call stays in the executor's queue, and finds itself over
-            completion.fail(OSError(errno.EAGAIN, str(error)))
-        return completion
 
     def _run_blocking(self, completion: Completion[T], call: Callable[[], T]) -> None:
         value: T | None = None
@@ -238,11 +264,32 @@ class Loop:
         except BaseException as caught:  # noqa: BLE001 - carried to the awaiting coroutine, where it belongs
             error = caught
         self._finished.append((completion, value, error))
-        assert self._bell is not None
+        self._ring()
+
+    def _run_errand(self, completion: Completion[T], call: Callable[[], T]) -> None:
+        """On a VFS thread, with the baton: what it brings back is delivered at once."""
+        if completion.done:
+            return
         try:
+            completion.finish(call())
+        except Abandoned:
+            raise
+        except BaseException as caught:  # noqa: BLE001 - as above
+            completion.fail(caught)
+
+    def errand_over(self) -> None:
+        """Whoever awaited an errand has what it brought back."""
+        assert self._baton is not None
+        self._baton.errands -= 1
+
+    def _ring(self) -> None:
+        """Wake the loop; on any thread."""
+        assert self._bell is not None
+        with suppress(OSError):  # it is ringing already, or the loop is over
             self._bell[1].send(b"\0")
-        except BlockingIOError:
-            return  # the bell is already ringing
+
+    def _restless(self) -> bool:
+        return bool(self._soon) or bool(self._timers and self._timers[0][0] < self._wakes)
 
     def _deliver(self) -> None:
         assert self._bell is not None
@@ -253,6 +300,8 @@ class Loop:
                 completion.finish(value)
             else:
                 completion.fail(error)
+        if self._baton is not None:
+            self._baton.hand_over()
 
     # running
 
@@ -270,7 +319,9 @@ class Loop:
         self._run_soon()
         if self._stopping:
             return
-        for fd, events in self._poller.poll(self._patience()):
+        baton = self._baton
+        events_of = self._poller.poll(self._patience()) if baton is None or not baton.errands else self._poll_lending(baton)
+        for fd, events in events_of:
             # Looked up one at a time: an earlier callback of this turn may have unwatched a later descriptor.
             if events & READ:
                 reader = self._readers.get(fd)
@@ -282,6 +333,16 @@ class Loop:
                     writer()
         self._fire_timers()
         self._run_soon()
+
+    def _poll_lending(self, baton: Baton) -> list[tuple[int, int]]:
+        """Wait; errands go on meanwhile."""
+        patience = self._patience()
+        self._wakes = math.inf if patience is None else time.monotonic() + patience
+        baton.lend()
+        try:
+            return self._poller.poll(patience)
+        finally:
+            baton.regain()
 
     def _patience(self) -> float | None:
         if self._soon:
@@ -303,11 +364,28 @@ class Loop:
         while queue:
             queue.popleft()()
 
-    def close(self) -> None:
-        """Give the descriptors and threads back; a blocking call under way is waited for."""
-        if self._executor is not None:
-            self._executor.shutdown(wait=True)
+    def turn_until(self, over: Callable[[], bool], seconds: float) -> bool:
+        """Take turns until something is so, though the loop was stopped; whether it came about in time."""
+        ends = time.monotonic() + seconds
+        while not over() and time.monotonic() < ends:
+            self._stopping = False
+            timer = self.later(max(0.0, ends - time.monotonic()), _nothing)
+            self.turn()
+            timer.cancel()
+        return over()
+
+    def close(self) -> int:
+        """Give the descriptors and threads back; how many blocking calls do not end, and are left to the kernel."""
+        if self._baton is not None:
+            self._baton.close()
+        until = time.monotonic() + CLOSE_PATIENCE
+        left = sum(lane.close(until) for lane in self._lanes.values())
         if self._bell is not None:
             for end in self._bell:
                 end.close()
         self._poller.close()
+        return left
+
+
+def _nothing() -> None:
+    return

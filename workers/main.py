@@ -50,9 +50,7 @@ from smbd.smb2.constants import (
     SIGNING_HMAC_SHA256,
 )
 from smbd.smb2.negotiate import NegotiateSettings
-from smbd.smb2.status import SmbError
-from workers import identity
-from workers.commands.close import close_open
+from workers.ending import end_open, end_session
 from workers.loop import Loop
 from workers.mailbox import Mailbox
 from workers.worker import Worker
@@ -99,7 +97,9 @@ def main(child: Child) -> None:
     finally:
         worker.close()
         pool.close()
-        loop.close()
+        left = loop.close()
+        if left:
+            log.warning("%s: %d calls of the file system do not end; they are the kernel's now", address, left)
         worker.sharing.close_environment()  # its reader's slot is free at once, not when somebody looks for the dead
 
 
@@ -179,7 +179,7 @@ def _route(worker: Worker, mailbox: Mailbox) -> None:
         session = worker.sessions.get(CLOSE_SESSION_LAYOUT.unpack(message.payload).session_id)
         if session is not None:
             worker.engine.cancel_session(session.session_id)
-            worker.end_session(session)
+            end_session(worker, session)
         code = status.SUCCESS if session is not None else status.USER_SESSION_DELETED
         mailbox.answer(message, STATUS_ANSWER.pack(code))
 
@@ -187,12 +187,7 @@ def _route(worker: Worker, mailbox: Mailbox) -> None:
         file_id = CLOSE_FILE_LAYOUT.unpack(message.payload).file_id
         found = next((opened for opened in worker.opens.values() if opened.persistent == file_id), None)
         if found is not None:
-            if found.tree.identity is not None:
-                identity.assume(found.tree.identity)
-            try:
-                close_open(worker, found)
-            except (OSError, SmbError) as error:
-                log.warning("an open closed from outside did not end well: %s", error)
+            end_open(worker, found)
         mailbox.answer(message, STATUS_ANSWER.pack(status.SUCCESS if found is not None else status.FILE_CLOSED))
 
     mailbox.route(LOCK_WAKE.number, lock_wake)

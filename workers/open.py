@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from smbd.smb2.names import Path
     from workers.loop import Completion
     from workers.opening import Wish
+    from workers.patience import Turns
     from workers.session import Session
     from workers.tree import TreeConnect
     from workers.vfs.interface import FileInfo, Handle
@@ -40,6 +41,7 @@ class Open:
 
     __slots__ = (
         "cache",
+        "ended",
         "enumeration",
         "glance",
         "granted",
@@ -58,6 +60,7 @@ class Open:
         "position",
         "session",
         "tree",
+        "turns",
         "volatile",
         "write_through",
     )
@@ -79,6 +82,8 @@ class Open:
         self.write_through = False
         self.in_flight = 0  # calls on VFS threads that use the handle: it is closed after the last of them
         self.orphan: Handle | None = None
+        self.turns: Turns | None = None  # of requests that go on errands; None while there is none
+        self.ended = False
         self.lock_waits: set[int] = set()
         self.mode = 0
         self.position = 0

@@ -163,9 +163,14 @@ class Request:
         self.worker.engine.pend(self)
 
     def resume(self) -> None:
-        """After a wait: act as the tree's user again, unless the open has been closed meanwhile."""
-        if self.worker.opens.get(self.open.volatile) is not self.open:
-            raise SmbError(status.FILE_CLOSED)
+        """After a wait: act as the tree's user again, unless open, tree connect or session have ended meanwhile."""
+        if self.has_open():
+            if self.worker.opens.get(self.open.volatile) is not self.open:
+                raise SmbError(status.FILE_CLOSED)
+        elif self.worker.sessions.get(self.session.session_id) is not self.session:
+            raise SmbError(status.USER_SESSION_DELETED)
+        elif self.session.trees.get(self.tree.tree_id) is not self.tree:
+            raise SmbError(status.NETWORK_NAME_DELETED)
         if self.tree.identity is not None:
             identity.assume(self.tree.identity)
 

@@ -1,6 +1,7 @@
 """The table of commands: a row each, indexed by the command's number ([MS-SMB2] 2.2.1).
 
-Owns: ``ROWS``. Invariant: what a row asks for is checked before its handler runs; NEGOTIATE and CANCEL never get that far (workers.engine).
+Owns: ``ROWS``. Invariants: what a row asks for is checked before its handler runs; NEGOTIATE and CANCEL never come here (workers.engine).
+A handler that touches the disk of a share is one that ``may_wait``. READ sees to it itself: what is in memory is read at once in any case.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from workers.commands.set_info import set_info
 from workers.commands.tree_connect import tree_connect, tree_disconnect
 from workers.commands.write import write
 from workers.dispatch import Row
+from workers.patience import may_wait
 from workers.request import Request
 
 READING = FILE_READ_DATA | FILE_EXECUTE
@@ -48,18 +50,18 @@ ROWS: tuple[Row, ...] = (
     Row("LOGOFF", logoff, session.LOGOFF_REQUEST, 4, tree=False),
     Row("TREE_CONNECT", tree_connect, tree.TREE_CONNECT_REQUEST, 9, tree=False),
     Row("TREE_DISCONNECT", tree_disconnect, tree.TREE_DISCONNECT_REQUEST, 4),
-    Row("CREATE", create_file, create.CREATE_REQUEST, 57),
-    Row("CLOSE", close, file.CLOSE_REQUEST, 24, file_id=8),
-    Row("FLUSH", flush, file.FLUSH_REQUEST, 24, file_id=8),
+    Row("CREATE", may_wait(create_file), create.CREATE_REQUEST, 57),
+    Row("CLOSE", may_wait(close), file.CLOSE_REQUEST, 24, file_id=8),
+    Row("FLUSH", may_wait(flush), file.FLUSH_REQUEST, 24, file_id=8),
     Row("READ", read, file.READ_REQUEST, 49, file_id=16, access=READING),
-    Row("WRITE", write, file.WRITE_REQUEST, 49, file_id=16, access=WRITING),
+    Row("WRITE", may_wait(write), file.WRITE_REQUEST, 49, file_id=16, access=WRITING),
     Row("LOCK", lock, file.LOCK_REQUEST, 48, file_id=8, access=LOCKING),
-    Row("IOCTL", control_file, ioctl.IOCTL_REQUEST, 57, file_id=8, optional_open=True),
+    Row("IOCTL", may_wait(control_file), ioctl.IOCTL_REQUEST, 57, file_id=8, optional_open=True),
     Row("CANCEL", unexpected, control.CANCEL_REQUEST, 4, session=False),
     Row("ECHO", echo, control.ECHO_REQUEST, 4, session=False),
-    Row("QUERY_DIRECTORY", query_directory, directory.QUERY_DIRECTORY_REQUEST, 33, file_id=8, access=FILE_LIST_DIRECTORY),
+    Row("QUERY_DIRECTORY", may_wait(query_directory), directory.QUERY_DIRECTORY_REQUEST, 33, file_id=8, access=FILE_LIST_DIRECTORY),
     Row("CHANGE_NOTIFY", change_notify, directory.CHANGE_NOTIFY_REQUEST, 32, file_id=8, access=FILE_LIST_DIRECTORY),
-    Row("QUERY_INFO", query_info, info.QUERY_INFO_REQUEST, 41, file_id=24),
-    Row("SET_INFO", set_info, info.SET_INFO_REQUEST, 33, file_id=16),
+    Row("QUERY_INFO", may_wait(query_info), info.QUERY_INFO_REQUEST, 41, file_id=24),
+    Row("SET_INFO", may_wait(set_info), info.SET_INFO_REQUEST, 33, file_id=16),
     Row("OPLOCK_BREAK", oplock_break, ACKNOWLEDGMENT, 0),
 )

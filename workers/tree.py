@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from workers.disk import Disk
+from workers.loop import Completion
+
 if TYPE_CHECKING:
     from smbd.config import Share
     from smbd.smb2.dtyp import Token
@@ -15,12 +18,18 @@ if TYPE_CHECKING:
     from workers.vfs.interface import Vfs
 
 
+_NO_DISK = Disk("", lambda _: None)
+
+
 class TreeConnect:
     """``vfs`` is None for IPC$: its names are pipes. ``forced`` replaces the session's token (``force user``)."""
 
     __slots__ = (
+        "_quiet",
+        "disk",
         "encrypt",
         "ended",
+        "errands",
         "forced",
         "identity",
         "in_flight",
@@ -30,6 +39,7 @@ class TreeConnect:
         "rights_of",
         "session",
         "share",
+        "slow",
         "started",
         "tree_id",
         "vfs",
@@ -49,8 +59,31 @@ class TreeConnect:
         self.rights_of: Token | None = None
         self.read_only = False
         self.encrypt = False
+        self.disk = _NO_DISK
+        self.slow = False  # as its disk is: requests that touch it go on errands
+        self.errands = 0  # requests that are on one, or wait for their turn
+        self._quiet: Completion[None] | None = None
         self.in_flight = 0  # calls on VFS threads that use files of it
         self.ended = False
+
+    def begin_errand(self) -> None:
+        """A request has come that goes on an errand."""
+        self.errands += 1
+        self.disk.errands += 1
+
+    def end_errand(self) -> None:
+        """It is over."""
+        self.errands -= 1
+        self.disk.errands -= 1
+        quiet, self._quiet = (None, self._quiet) if self.errands else (self._quiet, None)
+        if quiet is not None:
+            quiet.finish(None)
+
+    async def quiet(self) -> None:
+        """Wait until no errand is under way. Only whoever ends the tree connect asks, once no request finds it any more."""
+        while self.errands:
+            self._quiet = Completion()
+            await self._quiet
 
     def close_when_idle(self) -> None:
         """Close the share's root once the tree connect has ended and no thread works beneath it any more."""

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 from pools import port
 from pools.counters import BYTES_READ, BYTES_WRITTEN, COMMANDS_AT, ERRORS, REQUESTS
 from pools.pool import HEADROOM, MAX_CAPACITY
+from pools.port import files
 from smbd.accounts import IdMap
 from smbd.config import Config, Share
 from smbd.sharing import SessionRecord, Sharing, TreeRecord
@@ -27,10 +28,12 @@ from smbd.smb2.status import SmbError
 from workers import admission, identity
 from workers.breaks import Breaks
 from workers.commands.change_notify import Notices
-from workers.commands.close import close_open
+from workers.disk import Disk, Overdue
+from workers.ending import end_session
 from workers.engine import Engine
 from workers.loop import Cancelled, Completion, Loop, Timer
 from workers.open import Open
+from workers.patience import settle
 from workers.session import Session, State
 from workers.transport.receive import BATCH, FRAME_LENGTH
 from workers.transport.traffic import Traffic
@@ -53,6 +56,7 @@ EPOCH = 116444736000000000  # FILETIME of 1970
 TICK = 1.0
 QUIET_TICK = 10.0  # of a worker whose client has asked for nothing since the last one
 DRAIN_TURN = 0.05
+CLOSING = 5.0  # seconds for slow disks to close what was open
 NEVER = 1 << 62  # bytes
 
 
@@ -105,6 +109,7 @@ class Worker(Traffic):
         self.file_id_base = (slot & 0xFFFF) << 48 | (generation & 0xFFFF) << 32
         self.sessions: dict[int, Session] = {}
         self.opens: dict[int, Open] = {}
+        self.disks: dict[str, Disk] = {}  # by share, as far as they were used
         self.max_read = self.max_write = self.max_transact = BATCH
         # `data path`: from how many bytes on a plain payload leaves, and lands, without entering the process.
         self.leaves_from, self.lands_from = data_path_thresholds(config)
@@ -194,8 +199,10 @@ class Worker(Traffic):
         if self.closed:
             return
         self.closed = True
-        for session in list(self.sessions.values()):
-            self.end_session(session)
+        self.stop_traffic()
+        waits = [done for session in list(self.sessions.values()) for done in end_session(self, session)]
+        if not self.loop.turn_until(lambda: all(done.done for done in waits), CLOSING):
+            self.log.warning("%s: a disk does not answer; what is open there is left as it is", self.client_address)
         self.close_traffic()
 
     # waiting
@@ -203,8 +210,9 @@ class Worker(Traffic):
     async def blocking(self, call: Callable[[], T], *opens: Open) -> T:
         """``call()`` on a VFS thread, with the identity that is assumed now; it is assumed again when the caller goes on.
 
-        ``opens``: whose handles the call uses. A CLOSE meanwhile takes effect at once for everyone else, but their descriptors
-        stay open until the call is over: a number given back too early would be another file's by then.
+        ``opens``: whose handles the call uses, at least one; the first one's share has the thread. A CLOSE meanwhile takes effect at once
+        for everyone else, but their descriptors stay open until the call is over: a number given back too early would be another file's
+        by then.
         """
         who = identity.current()
 
@@ -215,17 +223,28 @@ class Worker(Traffic):
         for opened in opens:
             opened.in_flight += 1
             opened.tree.in_flight += 1
+        disk = opens[0].tree.disk
+        overdue = Overdue(self.loop, disk)
         try:
-            return await _to_its_end(self.loop.in_thread(run))
+            return await _to_its_end(self.loop.in_thread(run, disk.name))
         finally:
+            overdue.over()
             for opened in opens:
-                opened.in_flight -= 1
-                opened.tree.in_flight -= 1
-                if not opened.in_flight and opened.orphan is not None:
-                    opened.orphan.close()
-                    opened.orphan = None
-                opened.tree.close_when_idle()
+                self._landed(opened)
             identity.assume(who)
+
+    def _landed(self, opened: Open) -> None:
+        """A VFS thread is done with an open's handle."""
+        opened.in_flight -= 1
+        opened.tree.in_flight -= 1
+        orphan = opened.orphan
+        if not opened.in_flight and orphan is not None:
+            opened.orphan = None
+            if opened.tree.slow:
+                self.loop.in_thread(orphan.close, opened.tree.disk.name)
+            else:
+                orphan.close()
+        opened.tree.close_when_idle()
 
     async def obtain(self, size: int) -> Buffer:
         """A buffer for ``size`` bytes, when the pool has one. PoolExhausted when it never can."""
@@ -324,22 +343,18 @@ class Worker(Traffic):
             machine=self.client_address,
         )
 
-    def end_session(self, session: Session) -> None:
-        """Close what the session has and forget it."""
-        for tree in list(session.trees.values()):
-            self.end_tree(tree)
-        self.sessions.pop(session.session_id, None)
-        self.connection.channels.pop(session.session_id, None)
-        if session.state is not State.IN_PROGRESS:
-            self.sharing.remove_session(session.session_id)
-            self.row.add("sessions", -1)
-            self.describe()
-
     # tree connects
 
     def find_share(self, name: str, session: Session) -> Share | None:
         """The share a client means by ``name``."""
         return admission.find_share(self, name, session)
+
+    def disk(self, share: Share, path: str) -> Disk:
+        """The disk of a share, whose folder is at ``path``."""
+        known = self.disks.get(share.name)
+        if known is None:
+            known = self.disks[share.name] = Disk(share.name, partial(settle, self), always=files.asks_others(path))
+        return known
 
     def next_tree_id(self) -> int:
         """A TreeId that no tree connect of this connection has had."""
@@ -354,21 +369,6 @@ class Worker(Traffic):
         )
         tree.session.trees[tree.tree_id] = tree
         self.row.add("tree_connects")
-
-    def end_tree(self, tree: TreeConnect) -> None:
-        """Close the opens of a tree connect and forget it."""
-        if tree.identity is not None:
-            identity.assume(tree.identity)
-        for opened in [one for one in self.opens.values() if one.tree is tree]:
-            try:
-                close_open(self, opened)
-            except (OSError, SmbError) as error:  # the others must end all the same
-                self.log.warning("an open in share %s did not end well: %s", tree.share.name, error)
-        tree.session.trees.pop(tree.tree_id, None)
-        self.sharing.remove_tree(tree.session.session_id, tree.tree_id)
-        self.row.add("tree_connects", -1)
-        tree.ended = True
-        tree.close_when_idle()
 
     # opens
 

@@ -445,8 +445,14 @@ class Files(Protocol):
     def set_times(self, fd: int, access_ns: int | None, modification_ns: int | None) -> None:
         """None leaves a time alone."""
 
-    def in_memory(self, fd: int) -> bool:
-        """Whether the file lies on a file system that is memory and never waits for anything."""
+    def in_memory(self, device: int) -> bool:
+        """Whether a device number is that of a file system that is memory and never waits for anything. It is not asked."""
+
+    def asks_others(self, path: str) -> bool:
+        """Whether the file system at ``path`` asks a process or another machine, and may wait for ever for the answer. It is not asked."""
+
+    def may_wait(self) -> None:
+        """The calling thread is there to wait for slow disks: no call that it makes keeps other threads from running."""
 
     def volume(self, fd: int) -> os.statvfs_result:
         """Of the file system that the file lies on."""

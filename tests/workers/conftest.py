@@ -8,8 +8,24 @@ from typing import Any
 
 import pytest
 
+from pools.port import files
 from tests.wire_client import WireClient
 from tests.workers.house import House
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A module that says ``ON_ERRANDS_TOO`` is run twice: as on a healthy disk, and as on one that may wait for ever at any call."""
+    if getattr(metafunc.module, "ON_ERRANDS_TOO", False) and "make_house" in metafunc.fixturenames:
+        metafunc.parametrize("errands", [False, True], ids=["at once", "on errands"], indirect=True)
+
+
+@pytest.fixture
+def errands(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether all that touches the disk goes on errands."""
+    wanted = bool(getattr(request, "param", False))
+    if wanted:
+        monkeypatch.setattr(files, "asks_others", lambda _path: True)
+    return wanted
 
 
 @pytest.fixture
@@ -20,7 +36,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def make_house(folder: Path) -> Iterator[Callable[..., House]]:
+def make_house(folder: Path, errands: bool) -> Iterator[Callable[..., House]]:
     made: list[House] = []
 
     def make(**options: Any) -> House:

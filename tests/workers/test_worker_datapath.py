@@ -18,6 +18,7 @@ from smbd.smb2.messages import file
 from smbd.smb2.messages.create import CREATE_RESPONSE
 from tests.wire_client import FileId, Request, WireClient, charge_of, close_body, read_body
 from tests.workers.house import House, Wire
+from workers.ending import end_session
 from workers.transport import incoming as incoming_module
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -283,7 +284,7 @@ def test_an_open_that_ends_in_mid_write(kernel: WireClient, folder: Path) -> Non
     kernel.transport.send(whole[:MIB])
     house.turn_until(lambda: (folder / "file").stat().st_size > 0)
     session = next(iter(worker.sessions.values()))
-    worker.end_session(session)  # as an administrator's `kick` does
+    end_session(worker, session)  # as an administrator's `kick` does
     size = (folder / "file").stat().st_size
     kernel.transport.send(whole[MIB:])
     assert kernel.receive().status == status.FILE_CLOSED

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from shutil import rmtree
 from tempfile import mkdtemp
+from time import monotonic
 
 import pytest
 from hypothesis import given
@@ -81,7 +82,7 @@ class Twin:
 
     def counts(self, side: int) -> list[int]:
         words = self.workers[side].counters
-        self.workers[side].engine.turn_over()
+        self.workers[side].engine.turn_over(monotonic())
         return [words[REQUESTS], words[BYTES_READ], words[BYTES_WRITTEN], *words[COMMANDS_AT : COMMANDS_AT + COMMANDS]]
 
     def check(self) -> None:

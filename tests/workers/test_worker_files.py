@@ -18,6 +18,8 @@ from tests.wire_client import WireClient, create_body, set_info_body
 from tests.workers.house import BOB, MACHINE, House, token_of
 from workers import identity
 
+ON_ERRANDS_TOO = True
+
 MEBIBYTE = 1 << 20
 IDS = IdMap(MACHINE, "MILLPOND")
 NAMES = 0x0C  # FileNamesInformation

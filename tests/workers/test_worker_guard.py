@@ -10,6 +10,8 @@ from smbd.smb2.messages import control
 from tests.workers.house import ALICE, BOB, House, log_on, token_of
 from workers.worker import MAX_LOGONS
 
+ON_ERRANDS_TOO = True
+
 ECHO = control.ECHO_REQUEST.pack(4, 0)
 GUEST, NOBODY = "guest", "nobody"
 

@@ -17,6 +17,8 @@ from tests.wire_client import FileId, Request, Response, WireClient, create_body
 from tests.workers.house import House
 from workers.fsctl.copychunk import MAX_CHUNK, MAX_CHUNKS, MAX_DATA
 
+ON_ERRANDS_TOO = True
+
 HANDLE = 0x77
 
 

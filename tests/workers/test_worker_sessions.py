@@ -17,6 +17,8 @@ from smbd.smb2.constants import Command
 from tests.wire_client import Closed, Offer, Request, WireClient
 from tests.workers.house import ALICE, BOB, KEY, House, log_on, token_of
 
+ON_ERRANDS_TOO = True
+
 LATER = max(grp.getgrall(), key=lambda group: group.gr_gid)
 """A group that Alice is in only after her reauthentication."""
 

@@ -15,6 +15,8 @@ from tests.workers.house import House
 from workers.commands import change_notify
 from workers.engine import ASYNC_LIMIT
 
+ON_ERRANDS_TOO = True
+
 EXCLUSIVE, UNLOCK = c.LOCKFLAG_EXCLUSIVE_LOCK, c.LOCKFLAG_UNLOCK
 AT_ONCE = EXCLUSIVE | c.LOCKFLAG_FAIL_IMMEDIATELY
 ALL_CHANGES = 0xFFF

@@ -51,6 +51,9 @@ def close(request: Request, body: CloseRequest) -> bytes | Coroutine[Any, None, 
 
 def close_open(worker: Worker, opened: Open) -> None:
     """Give back all that ``opened`` holds: notification, shared record, locks, the file itself when it is to be deleted, the handle."""
+    if opened.ended:
+        return
+    opened.ended = True
     worker.remove_open(opened)
     if opened.notify is not None:
         worker.notices.close(opened)

@@ -55,7 +55,7 @@ def create(request: Request, body: CreateRequest) -> bytes | Coroutine[Any, None
     if len(request.worker.opens) >= request.worker.config.max_open_files:
         raise SmbError(status.TOO_MANY_OPENED_FILES)
     wish.cache = cache_claim(request, body.requested_oplock_level, found.get(contexts.REQUEST_LEASE))
-    wish.brief = request.chain is not None and request.chain.closes_soon()
+    wish.brief = request.chain is not None and not request.tree.slow and request.chain.closes_soon()
     wish.waiter_id = request.waiter_id = request.worker.next_id()
     try:
         return open_and_respond(request, wish, found)

@@ -46,7 +46,7 @@ def query_directory(request: Request, body: QueryDirectoryRequest) -> Answer | C
         raise SmbError(status.NOT_SUPPORTED)  # 3.3.5.18: this file system has no resume by index
     pattern = request.text(body.file_name_offset, body.file_name_length)
     enumeration = position(request, opened, pattern, body.flags, info_class == FILE_NAMES_INFORMATION)
-    if enumeration.large:
+    if enumeration.large or (request.tree.slow and not request.tree.share.hide_unreadable):
         return fill_elsewhere(request, body, enumeration)
     try:
         buffer = request.worker.pool.allocate(min(body.output_buffer_length, ROOM))

@@ -12,6 +12,7 @@ from smbd.smb2.constants import CHANNEL_NONE
 from smbd.smb2.messages.file import READ_RESPONSE, READ_RESPONSE_STRUCTURE_SIZE, ReadRequest
 from smbd.smb2.status import SmbError
 from workers.commands import pipe
+from workers.patience import Turns
 from workers.request import Answer, Request
 
 DATA_OFFSET = 80  # header and fixed response
@@ -27,6 +28,23 @@ def read(request: Request, body: ReadRequest) -> Answer | Coroutine[Any, None, b
         raise SmbError(status.INVALID_PARAMETER)  # no RDMA here
     if request.open.pipe is not None:
         return pipe.read(request, body)
+    if request.open.turns is not None:
+        return read_in_turn(request, body, request.open.turns)
+    return read_now(request, body)
+
+
+async def read_in_turn(request: Request, body: ReadRequest, turns: Turns) -> Answer:
+    """WRITEs that came before wait for a slow disk: what they write is what is read. What comes later need not wait for the reading."""
+    await turns.take()
+    if not turns.give():
+        request.open.turns = None
+    request.resume()
+    answer = read_now(request, body)
+    return answer if isinstance(answer, Answer) else await answer
+
+
+def read_now(request: Request, body: ReadRequest) -> Answer | Coroutine[Any, None, Answer]:
+    """From the file itself, from memory, or on a thread from the disk."""
     if body.length >= request.worker.leaves_from:
         answer = read_extent(request, body)
         if answer is not None:

@@ -24,6 +24,7 @@ from smbd.smb2.messages.session import (
     SessionSetupRequest,
 )
 from smbd.smb2.status import SmbError
+from workers.ending import end_session
 from workers.request import Answer, Request
 from workers.session import Session, State
 
@@ -106,7 +107,7 @@ def _fail(request: Request, session: Session) -> None:
         worker.sessions.pop(session.session_id, None)
     else:
         worker.engine.cancel_session(session.session_id)
-        worker.end_session(session)
+        end_session(worker, session)
 
 
 async def _succeed(request: Request, body: SessionSetupRequest, session: Session, step: Step) -> Answer:
@@ -184,7 +185,7 @@ async def _end_previous(request: Request, previous: int, session: Session) -> No
         old = worker.sessions.get(previous)
         if old is not None:
             worker.engine.cancel_session(previous)
-            worker.end_session(old)
+            end_session(worker, old)
         return
     try:
         payload = CLOSE_SESSION_LAYOUT.pack(previous, PREVIOUS_SESSION)

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
+from functools import partial
+from time import monotonic
+from typing import Any
+
 from smbd.config import Config, Share
 from smbd.smb2 import status
 from smbd.smb2.constants import (
@@ -28,7 +33,10 @@ from smbd.smb2.messages.tree import (
 )
 from smbd.smb2.names import decode
 from smbd.smb2.status import SmbError
-from workers.admission import admit
+from workers.admission import admit, open_root
+from workers.ending import end_tree
+from workers.loop import Completion
+from workers.patience import errand, fit
 from workers.request import Request
 from workers.tree import TreeConnect
 
@@ -43,7 +51,7 @@ CACHING = {
 DISCONNECTED = TREE_DISCONNECT_RESPONSE.pack(TREE_DISCONNECT_STRUCTURE_SIZE, 0)
 
 
-def tree_connect(request: Request, body: TreeConnectRequest) -> bytes:
+def tree_connect(request: Request, body: TreeConnectRequest) -> bytes | Coroutine[Any, None, bytes]:
     """Connect the session to a share, if it is there and lets the user in."""
     name = share_name(request, body)
     worker, session = request.worker, request.session
@@ -55,13 +63,37 @@ def tree_connect(request: Request, body: TreeConnectRequest) -> bytes:
     if tree.encrypt and not can_encrypt(request):
         raise SmbError(status.ACCESS_DENIED)  # 3.3.5.7: the client cannot encrypt and the share insists
     tree.maximal_access = PIPE_ACCESS
-    if share.kind != "pipe":
-        admit(worker, tree)
-    worker.add_tree(tree)
+    if share.kind == "pipe":
+        return _connected(request, tree)
+    path = admit(worker, tree)
+    tree.disk = worker.disk(share, path)
+    if tree.disk.slow:
+        return _connect_later(request, tree, path)
+    begun = monotonic()
+    open_root(worker, tree, path)
+    tree.disk.took(monotonic() - begun)
+    return _connected(request, tree)
+
+
+async def _connect_later(request: Request, tree: TreeConnect, path: str) -> bytes:
+    """The share's folder is opened on an errand; the session may have ended meanwhile."""
+    worker = request.worker
+    await errand(worker, tree, partial(open_root, worker, tree, path))
+    if worker.sessions.get(tree.session.session_id) is not tree.session:
+        tree.ended = True
+        tree.close_when_idle()
+        raise SmbError(status.USER_SESSION_DELETED)
+    return _connected(request, tree)
+
+
+def _connected(request: Request, tree: TreeConnect) -> bytes:
+    """Enter the tree connect; its response."""
+    fit(tree)
+    request.worker.add_tree(tree)
     request.answer_tree = tree.tree_id
     if request.chain is not None:
         request.chain.tree_id = tree.tree_id
-    kind = SHARE_TYPE_PIPE if share.kind == "pipe" else SHARE_TYPE_DISK
+    kind = SHARE_TYPE_PIPE if tree.share.kind == "pipe" else SHARE_TYPE_DISK
     return TREE_CONNECT_RESPONSE.pack(TREE_CONNECT_RESPONSE_STRUCTURE_SIZE, kind, 0, share_flags(tree), 0, tree.maximal_access)
 
 
@@ -105,8 +137,13 @@ def share_flags(tree: TreeConnect) -> int:
     return flags
 
 
-def tree_disconnect(request: Request, body: TreeDisconnectRequest) -> bytes:
+def tree_disconnect(request: Request, body: TreeDisconnectRequest) -> bytes | Coroutine[Any, None, bytes]:
     """End the tree connect and its opens."""
     request.worker.engine.cancel_tree(request.tree)
-    request.worker.end_tree(request.tree)
+    done = end_tree(request.worker, request.tree)
+    return DISCONNECTED if done is None else _disconnected(done)
+
+
+async def _disconnected(done: Completion[None]) -> bytes:
+    await done
     return DISCONNECTED

@@ -42,10 +42,8 @@ def write(request: Request, body: WriteRequest) -> bytes | Coroutine[Any, None, 
         return pipe.write(request, data)
     if request.open.is_directory:
         raise SmbError(status.INVALID_DEVICE_REQUEST)
-    if _through(request, body):
-        return write_through(request, body.offset, data)
     write_file(request, body.offset, data)
-    return response(len(data))
+    return synced(request, len(data)) if _through(request, body) else response(len(data))
 
 
 def response(count: int) -> bytes:
@@ -103,9 +101,14 @@ def write_incoming(request: Request, offset: int, incoming: Incoming, *, through
     landing = opened.handle.landing()
     if opened.is_directory or landing is None:
         raise SmbError(status.INVALID_DEVICE_REQUEST)
-    worker = request.worker
+    worker, disk = request.worker, request.tree.disk
     opens, breaks = worker.opens, worker.breaks
-    written = incoming.begin(landing, offset, lambda: opens.get(opened.volatile) is opened, lambda: breaks.data_changed(opened))
+
+    def changed(seconds: float) -> None:
+        disk.took(seconds)
+        breaks.data_changed(opened)
+
+    written = incoming.begin(landing, offset, lambda: opens.get(opened.volatile) is opened, changed)
     return _write_incoming(request, offset, (incoming.length, written), through=through)
 
 
@@ -117,17 +120,12 @@ async def _write_incoming(request: Request, offset: int, payload: tuple[int, Com
         raise SmbError(status.FILE_CLOSED) from None
     request.resume()
     wrote(request, offset, length)
-    if through:
-        handle = request.open.handle
-        assert handle is not None
-        await request.worker.blocking(handle.fsync, request.open)
-    return response(length)
+    return await synced(request, length) if through else response(length)
 
 
-async def write_through(request: Request, offset: int, data: memoryview) -> bytes:
-    """Write, and answer when the disk has it. The sync waits on a VFS thread."""
-    write_file(request, offset, data)
+async def synced(request: Request, length: int) -> bytes:
+    """Answer when the disk has what was written. The sync waits on a VFS thread."""
     handle = request.open.handle
     assert handle is not None
     await request.worker.blocking(handle.fsync, request.open)
-    return response(len(data))
+    return response(length)

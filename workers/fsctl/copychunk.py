@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Coroutine
+from functools import partial
 from struct import Struct
 from typing import Any
 
@@ -27,6 +28,7 @@ from workers import changes
 from workers.open import Open
 from workers.request import Request
 from workers.vfs.errors import smb_error
+from workers.vfs.interface import Handle
 
 MAX_CHUNKS = 256  # 3.3.3 ServerSideCopyMaxNumberofChunks
 MAX_CHUNK = 1 << 20  # ServerSideCopyMaxChunkSize
@@ -118,8 +120,6 @@ async def _one(request: Request, source: Open, target: Open, chunk: SrvCopychunk
     assert target.handle is not None
     assert source.key is not None
     assert target.key is not None
-    if chunk.source_offset + chunk.length > source.handle.info().size:
-        raise SmbError(status.INVALID_VIEW_SIZE)
     if chunk.target_offset + chunk.length > LAST_OFFSET:
         raise SmbError(status.INVALID_PARAMETER)
     conflict = worker.sharing.locks_conflict
@@ -127,7 +127,11 @@ async def _one(request: Request, source: Open, target: Open, chunk: SrvCopychunk
         target.key, target.persistent, chunk.target_offset, chunk.length, True
     ):
         raise SmbError(status.FILE_LOCK_CONFLICT)
-    source_handle, target_handle = source.handle, target.handle
-    return await worker.blocking(
-        lambda: target_handle.copy_range(source_handle, chunk.source_offset, chunk.target_offset, chunk.length), source, target
-    )
+    return await worker.blocking(partial(_copy_chunk, source.handle, target.handle, chunk), source, target)
+
+
+def _copy_chunk(source: Handle, target: Handle, chunk: SrvCopychunk) -> int:
+    """On a VFS thread."""
+    if chunk.source_offset + chunk.length > source.info().size:
+        raise SmbError(status.INVALID_VIEW_SIZE)
+    return target.copy_range(source, chunk.source_offset, chunk.target_offset, chunk.length)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from time import monotonic
 from typing import Final
 
 from pools.iovec import Descriptor, IoVector, Pipe
@@ -41,12 +42,13 @@ class Incoming:
         self._offset = 0
         self._who: Identity | None = None
         self._wanted: Callable[[], bool] = _yes
-        self._changed: Callable[[], None] = _nothing
+        self._changed: Callable[[float], None] = _nothing
 
-    def begin(self, target: Descriptor, offset: int, wanted: Callable[[], bool], changed: Callable[[], None]) -> Completion[None]:
+    def begin(self, target: Descriptor, offset: int, wanted: Callable[[], bool], changed: Callable[[float], None]) -> Completion[None]:
         """It goes to ``target`` at ``offset``, as the user who is assumed now, while ``wanted`` says so; await what is returned.
 
-        ``changed`` is called after each piece: there may be no next one, and others' caches are out of date already.
+        ``changed`` is called after each piece, with the seconds it took: there may be no next one, and others' caches are out of date
+        already.
         """
         target.hold()
         self._target, self._offset, self._wanted, self._changed = target, offset, wanted, changed
@@ -96,11 +98,12 @@ class Incoming:
         if self._who is not None:
             identity.assume(self._who)  # whose disk space it is
         size = front.length
+        begun = monotonic()
         try:
             try:
                 front.write_to(target.fd, self._offset)
             finally:
-                self._changed()  # a part may be there
+                self._changed(monotonic() - begun)  # a part may be there
         except (OSError, SmbError) as error:
             self.discard()
             assert self.done is not None
@@ -146,5 +149,5 @@ def _yes() -> bool:
     return True
 
 
-def _nothing() -> None:
+def _nothing(_: float) -> None:
     return

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import socket
 from abc import abstractmethod
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from pools.iovec import Pipe
@@ -68,9 +69,12 @@ class Traffic:
         self.sender = Sender(sock, self.pool)
         self.loop.watch(sock.fileno(), self._readable)
 
+    def stop_traffic(self) -> None:
+        """Nothing more is read or sent."""
+        self.loop.watch(self.sock.fileno(), None)
+
     def close_traffic(self) -> None:
         """Give socket and buffers back."""
-        self.loop.watch(self.sock.fileno(), None)
         if self.incoming is not None:
             self.incoming.free()
             self.incoming = None
@@ -99,13 +103,14 @@ class Traffic:
 
     def _readable(self) -> None:
         """One read and everything that came with it; one send for all answers."""
+        begun = monotonic()
         try:
             outcome = self._receive()
         except (Disconnect, WireError, PoolExhausted) as error:
             self.hang_up(str(error))
             return
         finally:
-            self.engine.turn_over()
+            self.engine.turn_over(begun)
         self._flush()
         if outcome is Fill.CLOSED:
             self.end("closed by the client")

@@ -250,7 +250,7 @@ class PosixHandle:
         """tmpfs knows no RWF_NOWAIT and need not; FUSE and network file systems know none and may wait for ever."""
         known = self.root.memory.get(self.dev)
         if known is None:
-            known = self.root.memory[self.dev] = files.in_memory(self.fd)
+            known = self.root.memory[self.dev] = files.in_memory(self.dev)
         return known
 
     def pwrite(self, view: memoryview | bytes, offset: int) -> int:

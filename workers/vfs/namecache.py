@@ -3,12 +3,13 @@
 Owns: for each directory of late, its names by folded spelling as shown to clients. Invariant: a cached answer is used only while the
 directory's mtime and ctime are what they were when it was read; while those are too young to tell two changes apart, or while the cache
 was kept by our own changes, only for twenty times as long as reading took. So reading again costs at most one part in twenty of the time,
-whatever a client does.
+whatever a client does. On a slow share several threads ask at once: one at a time.
 """
 
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable
 
@@ -41,16 +42,21 @@ def _stamp(st: os.stat_result) -> Stamp:
 class NameCache:
     """One share's. ``find`` is given a directory readable for listing."""
 
-    __slots__ = ("_clock", "_directories", "_total", "_wall")
+    __slots__ = ("_clock", "_directories", "_total", "_turn", "_wall")
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, wall: Callable[[], int] = time.time_ns) -> None:
         self._directories: dict[Key, _Names] = {}
         self._total = 0
         self._clock = clock
         self._wall = wall
+        self._turn = threading.RLock()
 
     def find(self, directory: int, name: str) -> str | None:
         """The spelling on disk (decoded with surrogateescape) of what clients call ``name``, or None."""
+        with self._turn:
+            return self._find(directory, name)
+
+    def _find(self, directory: int, name: str) -> str | None:
         st = files.fstat(directory)
         key = (st.st_dev, st.st_ino)
         known = self._directories.get(key)
@@ -85,7 +91,8 @@ class NameCache:
     def doubt(self, directory: int) -> None:
         """What was believed of a directory turned out wrong."""
         st = files.fstat(directory)
-        self._forget((st.st_dev, st.st_ino))
+        with self._turn:
+            self._forget((st.st_dev, st.st_ino))
 
     def _forget(self, key: Key) -> None:
         gone = self._directories.pop(key, None)
@@ -94,6 +101,11 @@ class NameCache:
 
     def changed(self, directory: int, removed: str | None, added: str | None) -> None:
         """We just removed or added a name: keep the cache instead of reading a large directory again for every file a client creates."""
+        if self._directories:
+            with self._turn:
+                self._changed(directory, removed, added)
+
+    def _changed(self, directory: int, removed: str | None, added: str | None) -> None:
         st = files.fstat(directory)
         known = self._directories.get((st.st_dev, st.st_ino))
         if known is None:

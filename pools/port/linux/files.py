@@ -12,9 +12,10 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import pathlib
 import struct
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Final
 
@@ -105,9 +106,17 @@ class _Scratch(threading.local):
     def __init__(self) -> None:
         self.buffer = ctypes.create_string_buffer(256)
         self.address = ctypes.addressof(self.buffer)
+        self.statx = _statx_held
 
 
 _scratch = _Scratch()
+
+
+def may_wait() -> None:
+    """The calling thread is one that waits for slow disks: nobody else is to wait with it."""
+    _scratch.statx = _statx_free
+
+
 _hows: dict[tuple[int, int, int], tuple[ctypes.Array[ctypes.c_char], int]] = {}
 
 
@@ -121,7 +130,7 @@ def _how(flags: int, mode: int, resolve: int) -> int:
     made = _hows.get(key)
     if made is None:
         buffer = ctypes.create_string_buffer(_HOW.pack(flags | os.O_CLOEXEC, mode, resolve), _HOW.size)
-        made = _hows[key] = (buffer, ctypes.addressof(buffer))
+        made = _hows.setdefault(key, (buffer, ctypes.addressof(buffer)))  # another thread's may be in use already
     return made[1]
 
 
@@ -161,9 +170,11 @@ def may_access(fd: int, mode: int, place: Place) -> bool:
 
 
 def stat_fd(fd: int) -> Stat:
-    """statx of an open descriptor (O_PATH will do). The inode is in memory, so the interpreter lock is kept: half a microsecond cheaper."""
+    """statx of an open descriptor (O_PATH will do). The inode is in memory, so the interpreter lock is kept: half a microsecond cheaper;
+    not on a thread that ``may_wait``, where the inode's file system may be one that asks somebody else.
+    """
     scratch = _scratch  # not one buffer for all: another thread may run between the call and the reading of its result
-    if _statx_held(fd, b"", _AT_EMPTY_PATH, _STATX_WANTED, scratch.address) != 0:
+    if scratch.statx(fd, b"", _AT_EMPTY_PATH, _STATX_WANTED, scratch.address) != 0:
         raise _raise()
     return Stat._make(_STATX.unpack_from(scratch.buffer))
 
@@ -246,12 +257,39 @@ def zero_range(fd: int, offset: int, length: int) -> None:
     _allocate(fd, _FALLOC_ZERO_RANGE | _FALLOC_KEEP_SIZE, offset, length)
 
 
-_fstatfs = _held.fstatfs
-_fstatfs.argtypes = [ctypes.c_int, ctypes.c_void_p]
-_MEMORY_TYPES: Final = frozenset({0x01021994, 0x858458F6})  # tmpfs and ramfs (statfs(2))
+_MEMORY_TYPES: Final = frozenset({"tmpfs", "ramfs"})
+_MOUNTS: Final = "/proc/self/mountinfo"
+_ASKING: Final = frozenset(
+    {"9p", "afs", "autofs", "ceph", "cifs", "coda", "gfs2", "gpfs", "lustre", "ncpfs", "ocfs2", "orangefs", "smb3", "smbfs", "virtiofs"}
+)
 
 
-def in_memory(fd: int) -> bool:
-    """Whether the file lies on a file system that is memory and never waits for anything."""
-    result = ctypes.create_string_buffer(256)
-    return _fstatfs(fd, ctypes.addressof(result)) == 0 and struct.unpack_from("<l", result)[0] & 0xFFFFFFFF in _MEMORY_TYPES
+def in_memory(device: int) -> bool:
+    """By the table of mounts (proc_pid_mountinfo(5)): a question to the file system may have to wait for it."""
+    number = f"{os.major(device)}:{os.minor(device)}"
+    return any(fields[2] == number and kind in _MEMORY_TYPES for fields, kind in _mounts())
+
+
+def asks_others(path: str) -> bool:
+    """By the table of mounts. A symlink in the path is not followed."""
+    best, kind_there = "", ""
+    for fields, kind in _mounts():
+        at = _plain(fields[4])
+        if len(at) >= len(best) and (path == at or path.startswith(at.rstrip("/") + "/")):
+            best, kind_there = at, kind
+    return kind_there.startswith(("fuse", "nfs")) or kind_there in _ASKING
+
+
+def _mounts() -> Iterator[tuple[list[str], str]]:
+    """Of each mount: the fields before the hyphen, and the type behind it."""
+    with pathlib.Path(_MOUNTS).open(encoding="utf-8", errors="surrogateescape") as table:
+        for line in table:
+            fields, _, rest = line.partition(" - ")
+            yield fields.split(" "), rest.split(" ")[0]
+
+
+def _plain(field: str) -> str:
+    """Blanks, tabs, newlines and backslashes are written in octal."""
+    for code, text in ("040", " "), ("011", "\t"), ("012", "\n"), ("134", "\\"):
+        field = field.replace("\\" + code, text)
+    return field
