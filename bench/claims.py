@@ -1,7 +1,8 @@
 """``python -m bench.claims``: what the published designs claim, measured on this code: raw data and drawings in bench/figures.
 
 Owns: the claims and their drawings. A claim is a set of forms of the same server, told apart by one parameter, measured in one alternating
-run. Invariant: a drawing shows nothing that is not in the raw data beside it.
+run; what pools waste is ``bench.fragmentation``'s, which this calls too.
+Invariant: a drawing shows nothing that is not in the raw data beside it.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
+from bench import fragmentation
 from bench.load.peers import PEERS, Millpond, PeerError
 from bench.load.report import cost, rate
 from bench.load.run import Key, Plan, Results, run
+from bench.load.wire import WireFault
 from bench.load.workloads import EVERY, Workload
 
 FIGURES = Path(__file__).resolve().parent / "figures"
@@ -51,6 +54,9 @@ CLAIMS = (
         ("read 64K", "read 1M", "read 8M", "write 64K", "write 1M", "write 8M", "read 4K w16", "write 4K w16"),
     ),
 )  # fmt: skip
+
+
+NAMES = (*(claim.name for claim in CLAIMS), "fragmentation")
 
 
 def peers_of(claim: Claim) -> tuple[str, ...]:
@@ -136,7 +142,7 @@ def _bar(record: dict[str, Any], part: float, worst: float, place: tuple[int, st
 def options() -> argparse.Namespace:
     """The parsed command line."""
     parser = argparse.ArgumentParser(prog="python -m bench.claims", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--only", action="append", metavar="NAME", help=f"of {', '.join(claim.name for claim in CLAIMS)}; may be repeated")
+    parser.add_argument("--only", action="append", metavar="NAME", choices=NAMES, help=f"of {', '.join(NAMES)}; may be repeated")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=0.5, help="length of one sample (default 0.5)")
     parser.add_argument("--directory", type=Path, default=FIGURES, help=f"where data and drawings go (default {FIGURES})")
@@ -147,19 +153,25 @@ def main() -> int:
     """Measures and draws; 1 when a server did not start."""
     asked = options()
     asked.directory.mkdir(parents=True, exist_ok=True)
-    for claim in CLAIMS:
-        if asked.only and claim.name not in asked.only:
-            continue
-        try:
-            records = measure(claim, asked.rounds, asked.seconds)
-        except PeerError as error:
-            print(error, file=sys.stderr)
-            return 1
-        (asked.directory / f"{claim.name}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
-        (asked.directory / f"{claim.name}.svg").write_text(drawing(claim, records), encoding="utf-8")
-        for record in records:
-            print(f"{record['workload']:14}{record['form']:10}{record['rate']:>12,.0f} {record['unit']:6}{record['cpu_us']:>10,.1f} us")
+    wanted = asked.only or NAMES
+    try:
+        for claim in CLAIMS:
+            if claim.name in wanted:
+                _make(claim, asked)
+        if "fragmentation" in wanted:
+            fragmentation.make(asked.directory)
+    except (PeerError, OSError, WireFault) as error:
+        print(error, file=sys.stderr)
+        return 1
     return 0
+
+
+def _make(claim: Claim, asked: argparse.Namespace) -> None:
+    records = measure(claim, asked.rounds, asked.seconds)
+    (asked.directory / f"{claim.name}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    (asked.directory / f"{claim.name}.svg").write_text(drawing(claim, records), encoding="utf-8")
+    for record in records:
+        print(f"{record['workload']:14}{record['form']:10}{record['rate']:>12,.0f} {record['unit']:6}{record['cpu_us']:>10,.1f} us")
 
 
 if __name__ == "__main__":

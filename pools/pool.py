@@ -126,6 +126,8 @@ class BufferPool:
             if candidate.row.capacity > _TIMES_AS_LARGE * slabs.row.capacity:
                 break
             if candidate.free or self._commit(candidate):
+                if candidate is not slabs and slabs.low_water:
+                    self._ask_ahead(slabs)  # or it would be served from above for ever
                 return candidate.free.pop()
         self._starved(slabs)
         raise PoolExhausted(size)

@@ -150,6 +150,7 @@ def test_the_low_water_mark_asks_ahead_once(pool: DynamicPool, lessor: Lessor) -
 def test_a_miss_is_served_from_a_class_above_then_exhausted(pool: DynamicPool, lessor: Lessor) -> None:
     first = pool.allocate(16384)
     assert first.capacity == 65536
+    assert lessor.asked == [(class_for(16384), 1)]  # for the next time
     pool.allocate(16384)
     with pytest.raises(PoolExhausted) as caught:
         pool.allocate(16384)
