@@ -27,6 +27,7 @@ from workers.lane import Lane
 T = TypeVar("T")
 READ = port.READABLE | port.HANGUP
 WRITE = port.WRITABLE
+MOST_EVENTS = 64  # of one wait; room for them is made each time
 PRUNE_AT = 256  # timers in the heap
 CLOSE_PATIENCE = 5.0  # seconds for which VFS threads are waited for at the end: a disk that hangs may never let them go
 SWITCH_INTERVAL = 0.0002  # seconds for which a busy engine keeps a VFS thread waiting: 5 ms, Python's own value, at each hand-over
@@ -316,11 +317,15 @@ class Loop:
 
     def turn(self) -> None:
         """One wait and everything it brought."""
-        self._run_soon()
+        if self._soon:
+            self._run_soon()
         if self._stopping:
             return
         baton = self._baton
-        events_of = self._poller.poll(self._patience()) if baton is None or not baton.errands else self._poll_lending(baton)
+        if baton is None or not baton.errands:
+            events_of = self._poller.poll(self._patience(), MOST_EVENTS)
+        else:
+            events_of = self._poll_lending(baton)
         for fd, events in events_of:
             # Looked up one at a time: an earlier callback of this turn may have unwatched a later descriptor.
             if events & READ:
@@ -332,7 +337,8 @@ class Loop:
                 if writer is not None:
                     writer()
         self._fire_timers()
-        self._run_soon()
+        if self._soon:
+            self._run_soon()
 
     def _poll_lending(self, baton: Baton) -> list[tuple[int, int]]:
         """Wait; errands go on meanwhile."""
@@ -340,7 +346,7 @@ class Loop:
         self._wakes = math.inf if patience is None else time.monotonic() + patience
         baton.lend()
         try:
-            return self._poller.poll(patience)
+            return self._poller.poll(patience, MOST_EVENTS)
         finally:
             baton.regain()
 

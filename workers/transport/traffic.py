@@ -129,10 +129,12 @@ class Traffic:
         while outcome is Fill.DATA:
             if not self._execute():
                 return Fill.WAITING
+            if not receiver.in_progress:
+                break
             incoming = self._announced()
             if incoming is not None:
                 return self._absorb(incoming)
-            if not receiver.one_at_a_time or not receiver.in_progress:
+            if not receiver.one_at_a_time:
                 break
             outcome = receiver.fill()
         return outcome
@@ -165,12 +167,14 @@ class Traffic:
     def _execute(self) -> bool:
         """Every whole frame, for as long as there are buffers for replies; False when they have to be waited for."""
         receiver, sender, engine = self.receiver, self.sender, self.engine
-        while not self.ended and (sender.prepare() or self._spare()):
+        while receiver.in_progress:
+            if self.ended or not (sender.prepare() or self._spare()):
+                return False
             frame = receiver.frame()
             if frame is None:
                 return True
             engine.frame(*frame)
-        return False
+        return True
 
     def _spare(self) -> bool:
         """Ask for a buffer for replies; True when there is one after all."""
