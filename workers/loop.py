@@ -322,10 +322,7 @@ class Loop:
         if self._stopping:
             return
         baton = self._baton
-        if baton is None or not baton.errands:
-            events_of = self._poller.poll(self._patience(), MOST_EVENTS)
-        else:
-            events_of = self._poll_lending(baton)
+        events_of = self._poller.poll(self._patience(), MOST_EVENTS) if baton is None or not baton.errands else self._poll_lending(baton)
         for fd, events in events_of:
             # Looked up one at a time: an earlier callback of this turn may have unwatched a later descriptor.
             if events & READ:
