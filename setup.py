@@ -15,7 +15,7 @@ PACKAGES = ("pools", "smbd/sharing", "smbd/smb2", "workers")
 # Not compiled: the port, which is chosen at run time; what runs once; classes that derive from builtin ones, which mypyc does not know; and
 # modules with wire layouts (they call ``Layout``), whose annotations a compiled NamedTuple does not keep.
 LEFT_OUT = (
-    "pools/arena.py", "pools/exhausted.py", "pools/port", "pools/record.py", "workers/main.py", "workers/rehearsal",
+    "pools/arena.py", "pools/exhausted.py", "pools/port", "pools/record.py", "workers/host.py", "workers/main.py", "workers/rehearsal",
     "workers/vfs/interface.py",
 )  # fmt: skip
 

@@ -5,6 +5,7 @@ ceiling, so offsets cannot fragment; a range is touched only while it is committ
 
 The master makes an arena for a slot before the fork and keeps the descriptor to account for it; the child maps it and
 closes all others. When the child dies and the master closes the descriptor, the kernel frees the pages.
+Where workers are threads of one process, that process makes one for each.
 """
 
 from __future__ import annotations

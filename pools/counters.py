@@ -1,8 +1,9 @@
 """Counters: one small shared segment, one page per process slot.
 
 Owns: the segment's layout, its creation and its mappings. Invariant: a row has one writer, its process (the master
-before the fork and after the reaping); after ``narrow`` the hardware holds a child to that. Readers take no lock: a
-word is read whole, two words need not belong together.
+before the fork and after the reaping); after ``narrow`` the hardware holds a child to that, and the one process whose
+threads are workers to its own row and theirs. Readers take no lock: a word is read whole, two words need not belong
+together.
 
 A row is 512 words of 64 bits. A row that belongs to nobody has pid 0.
 """
@@ -37,7 +38,7 @@ class _Head(NamedTuple):
 _HEAD: Final = Layout(_Head)
 
 # Roles as they stand in a row and in the hub's rules; the numbers of the services are their slots.
-ROLES: Final = ("master", "authd", "srvsvc", "broker", "worker")
+ROLES: Final = ("master", "authd", "srvsvc", "broker", "worker", "host")
 
 FIXED_COLUMNS: Final = (
     # whose row it is
@@ -53,6 +54,8 @@ FIXED_COLUMNS: Final = (
     # the master's row: how the pools of new connections are made: mode by its place in ``pools.pool.MODES``, classes as bits by number,
     # bytes that one may hold, bytes of the turn, milliseconds
     "pool_mode", "pool_classes", "pool_ceiling", "pool_turn", "pool_decay",
+    # the system's number of the thread that is this worker; 0 for a process
+    "thread",
 )  # fmt: skip
 CLASS_COLUMNS: Final = (
     # leased, committed, reserve: slabs; in_use, high_water: buffers; misses and what follows only ever grow
@@ -164,14 +167,14 @@ class Reading(NamedTuple):
 class CounterSegment:
     """The segment as this process maps it: made by the master, inherited by its children, attached by monitors."""
 
-    __slots__ = ("_fd", "_map", "_own", "_own_slot", "rows")
+    __slots__ = ("_fd", "_map", "_own", "_own_slots", "rows")
 
     def __init__(self, fd: int, rows: int, mapping: mmap.mmap) -> None:
         self._fd = fd
         self.rows = rows
         self._map: mmap.mmap = mapping
         self._own: mmap.mmap | None = None
-        self._own_slot = -1
+        self._own_slots = range(0)  # whose rows are in it
 
     @classmethod
     def create(cls, path: str | None, rows: int) -> CounterSegment:
@@ -206,20 +209,22 @@ class CounterSegment:
             port.files.close(fd)
             raise
 
-    def narrow(self, slot: int) -> Row:
-        """For a child after its fork: from now on only its own row can be written; that row."""
-        own = port.memory.map_shared(self._fd, ROW_BYTES, offset=self._offset(slot))
+    def narrow(self, slot: int, *, and_behind: bool = False) -> Row:
+        """For a child after its fork: from now on only its own row can be written, and all behind it if asked for; its own."""
+        slots = range(slot, self.rows if and_behind else slot + 1)
+        own = port.memory.map_shared(self._fd, ROW_BYTES * len(slots), offset=self._offset(slot))
         others = port.memory.map_shared(self._fd, ROW_BYTES * (self.rows + 1), writable=False)
         self._map.close()
         port.files.close(self._fd)
-        self._fd, self._map, self._own, self._own_slot = -1, others, own, slot
+        self._fd, self._map, self._own, self._own_slots = -1, others, own, slots
         return self.row(slot)
 
     def row(self, slot: int) -> Row:
         """The row of a slot, writable where this process may write it."""
         offset = self._offset(slot)
-        if slot == self._own_slot and self._own is not None:
-            return Row(memoryview(self._own).cast("Q"), slot)
+        if self._own is not None and slot in self._own_slots:
+            at = ROW_BYTES * (slot - self._own_slots.start)
+            return Row(memoryview(self._own)[at : at + ROW_BYTES].cast("Q"), slot)
         return Row(memoryview(self._map)[offset : offset + ROW_BYTES].cast("Q"), slot)
 
     def is_alive(self, slot: int, generation: int) -> bool:

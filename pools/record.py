@@ -20,6 +20,7 @@ MASTER: Final = 0
 AUTHD: Final = 1
 SRVSVC: Final = 2
 BROKER: Final = 3
+HOST: Final = 5
 FIRST_WORKER: Final = 16
 ANY_GENERATION: Final = 0
 
@@ -59,7 +60,7 @@ class Kind(NamedTuple):
 
 
 SERVICES: Final = frozenset({"authd", "srvsvc", "broker"})
-EVERYONE: Final = SERVICES | {"master", "worker"}
+EVERYONE: Final = SERVICES | {"master", "worker", "host"}
 _FROM_MASTER: Final = frozenset({"master"})
 
 ANSWER_BUSY: Final = 0x0001
@@ -98,7 +99,7 @@ def sender_class(slot: int) -> str:
     """The word for a slot in ``Kind.senders``; ValueError for a slot that nothing can have."""
     if slot >= FIRST_WORKER:
         return "worker"
-    names = {MASTER: "master", AUTHD: "authd", SRVSVC: "srvsvc", BROKER: "broker"}
+    names = {MASTER: "master", AUTHD: "authd", SRVSVC: "srvsvc", BROKER: "broker", HOST: "host"}
     if slot not in names:
         raise ValueError(f"no role has slot {slot}")
     return names[slot]

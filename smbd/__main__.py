@@ -15,9 +15,10 @@ import authd.messages
 import authd.service
 import srvsvc.messages
 import srvsvc.service
+import workers.host
 import workers.main
 from pools import port, queue
-from smbd import child, cli, lease_messages
+from smbd import child, cli, host_messages, lease_messages
 from smbd.broker import service as broker
 from smbd.child import Child, Program
 from smbd.config import Config
@@ -33,17 +34,24 @@ def _worker(own: Child) -> None:
     workers.main.main(own)
 
 
+def _host(own: Child) -> None:
+    port.processes.set_umask(0)  # likewise, for all of them
+    workers.host.main(own)
+
+
 TITLE = "millpond: master"
 PROGRAMS: dict[str, Program] = {
     "worker": _worker,
     "authd": authd.service.main,
     "srvsvc": srvsvc.service.main,
+    "host": _host,
     "broker": functools.partial(broker.main, remover=remove),
 }
 KINDS: tuple[queue.Kind, ...] = (
     *queue.KINDS,
     *child.KINDS,
     *lease_messages.KINDS,
+    *host_messages.KINDS,
     *authd.messages.KINDS,
     *srvsvc.messages.KINDS,
     *sharing_messages.KINDS,

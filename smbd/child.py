@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pools.plan import Plan, make_plan
-from pools.queue import AUTHD, BROKER, FIRST_WORKER, MASTER, SERVICES, SRVSVC, Kind
+from pools.queue import AUTHD, BROKER, FIRST_WORKER, HOST, MASTER, SERVICES, SRVSVC, Kind
 
 if TYPE_CHECKING:
     from socket import socket
@@ -24,13 +24,14 @@ if TYPE_CHECKING:
     from smbd.config import Config
 
 __all__ = [
-    "AUTHD", "BROKER", "FIRST_WORKER", "KINDS", "MASTER", "READY", "SRVSVC", "STARTING_ORDER", "WORKER",
+    "AUTHD", "BROKER", "FIRST_WORKER", "HOST", "KINDS", "MASTER", "READY", "SRVSVC", "STARTING_ORDER", "WORKER",
     "Child", "Program", "pool_ceiling", "pool_plan",
 ]  # fmt: skip
 
-STARTING_ORDER: dict[str, int] = {"broker": BROKER, "authd": AUTHD, "srvsvc": SRVSVC}
+STARTING_ORDER: dict[str, int] = {"broker": BROKER, "authd": AUTHD, "srvsvc": SRVSVC, "host": HOST}
 """Services by role name with their slots, in the order in which they start: the broker first, it prepares the shared state.
-Each has one process at a time; its row in the counter segment has the number of its slot."""
+Each has one process at a time; its row in the counter segment has the number of its slot. The host, whose threads are the workers, is
+there with ``server mode = threaded`` only."""
 
 READY = Kind(0x0110, "ready", 0, 0, 0, SERVICES)
 """A service to the master: what others need of it stands. The master accepts no connection before the broker has said so."""

@@ -3,6 +3,9 @@
 Owns: slots, generations, the table of processes, each worker's arena. Invariants: a slot has at most one process, a (slot, generation)
 names one process for ever; after a death its leases, its arena, its row and its place in the hub are given back before the slot is used
 again.
+
+With ``server mode = threaded`` a worker is a thread of one more child, the host. All the above holds for it as for a process; only its
+birth is a message, and its death another one or the host's.
 """
 
 from __future__ import annotations
@@ -21,9 +24,10 @@ from pools.arena import Arena
 from pools.counters import CounterSegment
 from pools.plan import plan_bytes
 from pools.queue import PEER, PEER_DIED, sender_class
-from smbd.child import FIRST_WORKER, MASTER, STARTING_ORDER, WORKER, Child, Program, pool_ceiling, pool_plan
+from smbd.child import FIRST_WORKER, HOST, MASTER, STARTING_ORDER, WORKER, Child, Program, pool_ceiling, pool_plan
 from smbd.config import Config
 from smbd.config.hosts import source
+from smbd.host_messages import HAND_OVER, pack_hand_over, unpack_hand_over
 from smbd.hub import Hub
 from smbd.lessor import Lessor
 from smbd.processes import Exit, Process, classify, fork
@@ -32,6 +36,8 @@ log = logging.getLogger("millpond.master")
 
 STRANGERS = 16
 TRANSACTION_LIMIT_NS = 2_000_000_000
+NOTICE = 5.0
+"""Seconds in which a condemned thread must have ended, else its whole process is killed."""
 
 
 class Refused(Exception):
@@ -47,13 +53,16 @@ class Visitor(NamedTuple):
 
 
 class Family:
-    """All children of the master."""
+    """All children of the master. ``threaded``: workers are threads of the host."""
 
-    def __init__(self, programs: Mapping[str, Program], counters: CounterSegment, hub: Hub, lessor: Lessor) -> None:
+    def __init__(
+        self, programs: Mapping[str, Program], counters: CounterSegment, hub: Hub, lessor: Lessor, *, threaded: bool = False
+    ) -> None:
         self._programs = programs
         self._counters = counters
         self._hub = hub
         self._lessor = lessor
+        self._threaded = threaded
         self._by_pid: dict[int, Process] = {}
         self._by_slot: dict[int, Process] = {}
         self._arenas: dict[int, Arena] = {}
@@ -71,7 +80,13 @@ class Family:
         """Living services."""
         return [process for process in self._by_slot.values() if process.role != WORKER]
 
+    @property
+    def homeless(self) -> bool:
+        """Whether workers can be started by nobody just now."""
+        return self._threaded and HOST not in self._by_slot
+
     def __len__(self) -> int:
+        """Processes, whatever they are."""
         return len(self._by_pid)
 
     # --- births ----------------------------------------------------------------------------------------------------
@@ -81,29 +96,35 @@ class Family:
         return self._start(STARTING_ORDER[role], config, now, None, None)
 
     def start_worker(self, visitor: Visitor, config: Config, now: float) -> Process:
-        """Fork a worker for a connection and close the master's copy of its socket. ``Refused`` when it may not be or cannot be."""
+        """A worker for a connection, whose socket the master has no more. ``Refused`` when it may not be or cannot be."""
         limit = min(config.max_smbd_processes or self._counters.rows, self._counters.rows - FIRST_WORKER)
         self._check_room(source(visitor.address[0]), limit)
         slot = self._free[0]
         if not self._lessor.admit(slot, reserve_bytes(config)):
             raise Refused("`pool budget` has no room for another connection's reserve")
         try:
+            process = self._seat(slot, now, visitor) if self._threaded else self._start_with_arena(slot, config, now, visitor)
+        except (Refused, OSError):
+            self._lessor.dismiss(slot)
+            raise
+        heapq.heappop(self._free)
+        self._sources[source(visitor.address[0])] += 1
+        visitor.sock.close()
+        return process
+
+    def _start_with_arena(self, slot: int, config: Config, now: float, visitor: Visitor) -> Process:
+        try:
             arena = Arena.create(pool_ceiling(config)) if config.pool_mode != "malloc" else None
         except OSError as error:
-            self._lessor.dismiss(slot)
             raise Refused(f"no memory for its buffers: {error.strerror}") from error
         try:
             process = self._start(slot, config, now, visitor, arena)
         except OSError as error:
-            self._lessor.dismiss(slot)
             if arena is not None:
                 arena.close()
             raise Refused(f"cannot fork: {error.strerror}") from error
-        heapq.heappop(self._free)
         if arena is not None:
             self._arenas[slot] = arena
-        self._sources[source(visitor.address[0])] += 1
-        visitor.sock.close()
         return process
 
     def _check_room(self, origin: str, limit: int) -> None:
@@ -138,16 +159,63 @@ class Family:
         self._generations[slot] = generation
         process = Process(role, slot, generation, pid, now, visitor.address[0] if visitor else "")
         self._by_pid[pid] = self._by_slot[slot] = process
+        if slot == HOST:
+            for worker in self.workers():
+                worker.pid = pid
         self._hub.attach(slot, generation, ours)
+        return process
+
+    def _seat(self, slot: int, now: float, visitor: Visitor) -> Process:
+        """The birth of a thread: what a fork would inherit goes to the host, which makes the arena."""
+        host = self._by_slot.get(HOST)
+        if host is None:
+            raise Refused("the process that serves all connections is being started again")
+        generation = self._generations[slot] + 1
+        ours, theirs = port.sockets.record_pair()
+        self._generations[slot] = generation
+        process = Process(WORKER, slot, generation, host.pid, now, visitor.address[0], thread=True)
+        self._by_slot[slot] = process
+        self._hub.attach(slot, generation, ours)
+        payload = pack_hand_over(slot, generation, visitor.address[0])
+        self._hub.send(HOST, HAND_OVER.number, payload, descriptors=(visitor.sock.detach(), theirs.detach()))
         return process
 
     # --- deaths ----------------------------------------------------------------------------------------------------
 
     def bury(self, pid: int, status: int) -> tuple[Process, Exit] | None:
-        """A child ended: settle everything it had. None for a pid that is no child of ours."""
+        """A child ended: settle everything it had, and its threads with it. None for a pid that is no child of ours."""
         process = self._by_pid.pop(pid, None)
         if process is None:
             return None
+        self._settle(process)  # its last messages say which of its threads had ended before
+        if process.slot == HOST:
+            self._lose_threads()
+        return process, classify(status)
+
+    def _lose_threads(self) -> None:
+        """The host is dead. Connections that it was not sent yet are the next one's."""
+        waiting = {unpack_hand_over(payload)[0].slot for payload in self._hub.unsent(HOST, HAND_OVER.number)}
+        for worker in self.workers():
+            if worker.slot in waiting:
+                worker.pid = 0
+            else:
+                self._settle(worker)
+
+    def give_up_waiting(self) -> None:
+        """There will be no host again: who waits for one is let go."""
+        for worker in self.workers():
+            if not worker.pid:
+                self._settle(worker)
+
+    def dismiss(self, slot: int, generation: int) -> Process | None:
+        """A thread of the host has ended: likewise. None when it is settled already."""
+        process = self._by_slot.get(slot)
+        if process is None or process.generation != generation or not process.thread:
+            return None
+        self._settle(process)
+        return process
+
+    def _settle(self, process: Process) -> None:
         slot = process.slot
         del self._by_slot[slot]
         self._hub.detach(slot)
@@ -163,16 +231,20 @@ class Family:
             self._sources[origin] -= 1
             if not self._sources[origin]:
                 del self._sources[origin]
-        return process, classify(status)
 
     def condemn(self, slot: int, generation: int, reason: str) -> None:
-        """Kill one process that broke a rule; the log says which."""
+        """End one that broke a rule; the log says which. A process is killed; a thread is told, and killed with its process if it stays."""
         process = self._by_slot.get(slot)
         if process is None or process.generation != generation or process.condemned:
             return
         process.condemned = reason
-        log.error("%s %d.%d (process %d%s) %s; killed", process.role, slot, generation, process.pid, _of(process), reason)
-        port.processes.kill(process.pid, signal.SIGKILL)  # not reaped yet, so that the number still names it
+        how = "told to end" if process.thread else "killed"
+        log.error("%s %d.%d (process %d%s) %s; %s", process.role, slot, generation, process.pid, _of(process), reason, how)
+        if process.thread:
+            process.doomed = time.monotonic() + NOTICE
+            self._hub.end_stream(slot)
+        else:
+            port.processes.kill(process.pid, signal.SIGKILL)  # not reaped yet, so that the number still names it
 
     def check_transactions(self) -> None:
         """One that stopped inside a transaction on the shared state holds up all others: it dies."""
@@ -181,12 +253,29 @@ class Family:
             since = self._counters.row(process.slot).get("txn_since")
             # An odd value: it is inside. An even one waits for its turn, and is no one's fault.
             if since & 1 and now - since > TRANSACTION_LIMIT_NS:
-                self.condemn(process.slot, process.generation, f"is inside a transaction since {(now - since) / 1e9:.1f} s")
+                reason = f"is inside a transaction since {(now - since) / 1e9:.1f} s"
+                if process.thread:  # what it does not come out of, it will not hear in either
+                    self._condemn_host(process, reason)
+                else:
+                    self.condemn(process.slot, process.generation, reason)
+
+    def check_notices(self) -> None:
+        """A condemned thread that has not ended in time takes its process with it."""
+        now = time.monotonic()
+        for process in self.workers():
+            if process.doomed and now > process.doomed:
+                self._condemn_host(process, f"was told to end {NOTICE:.0f} s ago")
+
+    def _condemn_host(self, thread: Process, reason: str) -> None:
+        host = self._by_slot.get(HOST)
+        if host is not None:
+            client = f"worker {thread.slot}.{thread.generation}{_of(thread)}"
+            self.condemn(HOST, host.generation, f"has a thread, {client}, that {reason}: {len(self.workers())} connections end with it")
 
     def signal(self, processes: list[Process], number: signal.Signals) -> None:
         """Send a signal to living children."""
-        for process in processes:
-            port.processes.kill(process.pid, number)
+        for pid in {process.pid for process in processes if process.pid}:
+            port.processes.kill(pid, number)
 
 
 def reserve_bytes(config: Config) -> int:

@@ -162,6 +162,12 @@ class Hub:
             self._forget(peer, question)
             self._tell(question, ANSWER_GONE)
 
+    def end_stream(self, slot: int) -> None:
+        """``slot`` reads the end of its stream after what it was sent: a worker ends of this. What it still says is heard."""
+        peer = self._peers.get(slot)
+        if peer is not None and peer.sock is not None:
+            peer.sock.shutdown(socket.SHUT_WR)
+
     def forsake(self, slot: int) -> None:
         """A service will not come back (orderly stop): who waits for it hears GONE."""
         peer = self._peers.get(slot)
@@ -172,13 +178,14 @@ class Hub:
 
     # --- the master's own messages ---------------------------------------------------------------------------------
 
-    def send(self, slot: int, kind: int, payload: bytes = b"", *, id: int = 0) -> None:
-        """A message from the master. It is never refused: the master says little, and what it says matters.
+    def send(self, slot: int, kind: int, payload: bytes = b"", *, id: int = 0, descriptors: tuple[int, ...] = ()) -> None:
+        """A message from the master. It is never refused: the master says little, and what it says matters. The hub takes the descriptors.
 
         But who asks on and on and reads none of the answers must not fill this process with them.
         """
         peer = self._peers.get(slot)
         if peer is None:
+            _close_all(descriptors)
             return
         if id and peer.waiting >= UNREAD_ANSWERS:
             if not peer.lasting and not peer.deaf:
@@ -186,7 +193,13 @@ class Hub:
                 self._condemn(peer.slot, peer.generation, f"asked and read none of {peer.waiting} messages")
             return
         head = Record(MASTER, ANY_GENERATION, kind, 0, len(payload), id)
-        self._deliver(peer, Parcel(head, RECORD.pack(*head) + payload, (), self._kinds[kind]))
+        self._deliver(peer, Parcel(head, RECORD.pack(*head) + payload, descriptors, self._kinds[kind]))
+
+    def unsent(self, slot: int, kind: int) -> list[bytes]:
+        """The payloads of the master's messages of a kind that wait for ``slot``."""
+        peer = self._peers.get(slot)
+        lanes = peer.lanes if peer is not None else ()
+        return [bytes(one.record[RECORD.size :]) for lane in lanes for one in lane if one.head.kind == kind]
 
     def broadcast(self, kind: int, payload: bytes = b"", *, workers: bool, services: bool) -> None:
         """The same message to many."""

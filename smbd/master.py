@@ -31,6 +31,7 @@ from smbd.child import (
     BROKER,
     COUNTERS_FILE,
     FIRST_WORKER,
+    HOST,
     MASTER,
     READY,
     SHARING_DIRECTORY,
@@ -44,6 +45,7 @@ from smbd.config import Config, ConfigError
 from smbd.config.hosts import admitted
 from smbd.config_messages import pack_config
 from smbd.family import Family, Refused, Visitor
+from smbd.host_messages import ENDED, ENDED_LAYOUT
 from smbd.hub import Delivery, Hub
 from smbd.instance import Instance, StartError
 from smbd.lease_messages import LEASE, LEASE_ANSWER, LEASE_ASK, LEASE_RECALL, LEASE_RETURN
@@ -120,9 +122,12 @@ class Master:
             LEASE_ASK.number: self._lease_asked,
             LEASE_RETURN.number: self._lease_returned,
             READY.number: self._service_ready,
+            ENDED.number: self._thread_ended,
             queue.DROP_PEER: self._drop_peer,
         }
-        self._throttles = {role: Throttle() for role in STARTING_ORDER if role in programs}
+        self._threaded = config.server_mode == "threaded"
+        wanted = {role: Throttle() for role, slot in STARTING_ORDER.items() if role in programs and (self._threaded or slot != HOST)}
+        self._throttles = wanted
         self._listeners: dict[tuple[str, int], socket.socket] = {}
         self._phase = Phase.STARTING
         self._deadline = 0.0
@@ -146,7 +151,7 @@ class Master:
             self._prepare()
             self._instance.wipe(*STATE_NAMES)
             self._counters = CounterSegment.create(str(self._instance.directory / COUNTERS_FILE), FIRST_WORKER + slots(self._config))
-            self._family = Family(self._programs, self._counters, self._hub, self._lessor)
+            self._family = Family(self._programs, self._counters, self._hub, self._lessor, threaded=self._threaded)
             port.processes.raise_descriptor_limit()  # two descriptors for each worker, and a few
             self._own_row()
             with _Signals(self._reactor, self._signalled):
@@ -191,6 +196,7 @@ class Master:
         self._hub.tick(now)
         self._lessor.tick(now)
         self._family.check_transactions()
+        self._family.check_notices()
         self._own_row()
         if now >= self._next_housekeeping:
             self._next_housekeeping = now + HOUSEKEEPING
@@ -235,6 +241,8 @@ class Master:
                 continue
             throttle.start(now)
             log.info("%s started as process %d", role, process.pid)
+            if process.slot == HOST and self._phase is Phase.RUNNING:
+                self._watch_listeners(self._listeners.values())
 
     def _service_ready(self, delivery: Delivery) -> None:
         if delivery.sender == BROKER and self._phase is Phase.STARTING:
@@ -292,6 +300,8 @@ class Master:
         self._told_ready()
 
     def _watch_listeners(self, listeners: Iterable[socket.socket]) -> None:
+        if self._family.homeless:
+            return  # whoever connects meanwhile waits in the listener's queue
         for one in listeners:
             self._reactor.add(one.fileno(), partial(self._accept, one))
 
@@ -326,7 +336,7 @@ class Master:
     def _wake_listeners(self, now: float) -> None:
         while self._resting and self._resting[0][0] <= now:
             _, listener = self._resting.pop(0)
-            if listener.fileno() >= 0:
+            if listener.fileno() >= 0 and not self._family.homeless:
                 self._reactor.add(listener.fileno(), partial(self._accept, listener))
 
     def _welcome(self, sock: socket.socket, address: tuple[str, int]) -> None:
@@ -363,11 +373,14 @@ class Master:
 
     def _reap(self) -> None:
         for pid, status in port.processes.reap():
+            connections = len(self._family.workers())
             buried = self._family.bury(pid, status)
             if buried is None:
                 continue
             process, ending = buried
             stopping = self._phase not in (Phase.STARTING, Phase.RUNNING)
+            if process.slot == HOST:
+                self._lost_host(connections - len(self._family.workers()))
             if process.role == WORKER:
                 text = f"worker {process.slot}.{process.generation} (process {pid}, client {process.host}) ended: {ending.text}"
                 log.log(logging.DEBUG if ending.clean else logging.WARNING, text)
@@ -377,6 +390,22 @@ class Master:
                 delay = self._throttles[process.role].died(self._clock())
                 level = logging.INFO if stopping else logging.ERROR
                 log.log(level, "%s (process %d) ended: %s; starting it again in %.2f s", process.role, pid, ending.text, delay)
+
+    def _lost_host(self, connections: int) -> None:
+        """Its threads ended with it; nobody is let in before there is another, and whoever was, waits for that."""
+        if connections:
+            log.error("%d connections have ended with the process that served them", connections)
+        if self._phase not in (Phase.STARTING, Phase.RUNNING):
+            self._family.give_up_waiting()
+        for listener in self._listeners.values():
+            self._reactor.remove(listener.fileno())
+
+    def _thread_ended(self, delivery: Delivery) -> None:
+        ended = ENDED_LAYOUT.unpack(delivery.payload)
+        process = self._family.dismiss(ended.slot, ended.generation)
+        if process is not None:
+            text = f"worker {ended.slot}.{ended.generation} (a thread of process {process.pid}, client {process.host}) ended"
+            log.log(logging.DEBUG if ended.clean else logging.WARNING, "%s: %s", text, "by itself" if ended.clean else "unexpected error")
 
     def _reload(self) -> None:
         if self._phase not in (Phase.STARTING, Phase.RUNNING):
@@ -388,6 +417,8 @@ class Master:
         except (ConfigError, StartError, OSError, ValueError) as error:
             log.error("the configuration stays as it is: %s", error)
             return
+        if (config.server_mode == "threaded") != self._threaded:
+            log.warning("`server mode` changes when the server is started again")
         self._config = config
         self._lessor.resize(config.pool_budget)
         self._hub.broadcast(queue.RELOAD, payload, workers=True, services=True)

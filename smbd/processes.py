@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from pools import port
 from pools.counters import ROLES
-from smbd.child import Child, Program
+from smbd.child import HOST, Child, Program
 
 log = logging.getLogger("millpond.master")
 
@@ -32,7 +32,11 @@ _HELD = frozenset(_IGNORED + _DEFAULT)  # all that may have a handler: blocking 
 
 @dataclass(slots=True)
 class Process:
-    """One living child as the master sees it. ``condemned`` says why it was killed, for the log; ``host`` is a worker's client."""
+    """One living child as the master sees it. ``condemned`` says why it was killed, for the log; ``host`` is a worker's client.
+
+    ``thread``: this worker is a thread of the host, and ``pid`` the host's, 0 while it waits for one; ``doomed`` is when a condemned one
+    must have ended, on the monotonic clock.
+    """
 
     role: str
     slot: int
@@ -41,6 +45,8 @@ class Process:
     started: float
     host: str = ""
     condemned: str = ""
+    thread: bool = False
+    doomed: float = 0.0
 
 
 class Exit(NamedTuple):
@@ -108,7 +114,8 @@ def _shed(child: Child, master: int, keep: Iterable[int]) -> None:
     port.processes.close_others([*keep, *_log_descriptors()])
     port.sandbox.die_with_parent(master)
     gc.enable()
-    row = child.counters.narrow(child.slot)
+    # The host's threads are the workers: their rows are its own, and lie behind it.
+    row = child.counters.narrow(child.slot, and_behind=child.slot == HOST)
     row.clear()
     row.set("generation", child.generation)
     row.set("role", ROLES.index(child.role))

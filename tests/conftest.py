@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from tests.server import Server  # noqa: E402  (the tree is importable from here on)
+from tests.server import Server, given_settings  # noqa: E402  (the tree is importable from here on)
 
 settings.register_profile(
     "millpond",
@@ -34,7 +34,16 @@ settings.load_profile("millpond")
 
 def pytest_configure(config: pytest.Config) -> None:
     """The markers of this tree."""
+    config.addinivalue_line("markers", "isolation: of what a process for each client gives; left out where clients are threads")
     config.addinivalue_line("markers", "slow: takes more than about ten seconds; part of the whole run, left out by -m 'not slow'")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What is not claimed is not tried: threads of one process are not isolated from each other."""
+    if given_settings().get("server mode") == "threaded":
+        for item in items:
+            if item.get_closest_marker("isolation"):
+                item.add_marker(pytest.mark.skip(reason="clients are threads of one process here"))
 
 
 # pytest-timeout raises an exception in the main thread, which one that waits in C for a lock never sees. This one ends the process.

@@ -53,7 +53,10 @@ HARMLESS = {
         "R_OK", "ST_RDONLY", "W_OK", "X_OK", "devnull",
     },
     "signal": {"SIGCHLD", "SIGHUP", "SIGINT", "SIGKILL", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIG_DFL", "SIG_IGN", "Signals"},
-    "socket": {"AF_INET", "AF_INET6", "IPPROTO_IPV6", "IPV6_V6ONLY", "MSG_WAITALL", "SOL_SOCKET", "SO_KEEPALIVE", "SO_REUSEADDR", "socket"},
+    "socket": {
+        "AF_INET", "AF_INET6", "IPPROTO_IPV6", "IPV6_V6ONLY", "MSG_WAITALL", "SHUT_WR", "SOL_SOCKET", "SO_KEEPALIVE", "SO_REUSEADDR",
+        "socket",
+    },
     "threading": {"Lock", "RLock", "local"},  # the interpreter's own, and no thread
 }  # fmt: skip
 

@@ -14,6 +14,7 @@ from time import monotonic
 from pools.port import files, processes
 
 Job = Callable[[], None]
+LONG = 3600.0  # seconds; any number would do that a system call takes
 
 
 class Lane:
@@ -56,3 +57,9 @@ class Lane:
         for _ in self._threads:
             self._jobs.put(None)
         return sum(not ended(max(0.0, until - monotonic())) for ended in self._threads)
+
+    def outlive(self) -> None:
+        """After ``close``: wait until all threads have ended, however long a disk takes."""
+        for ended in self._threads:
+            while not ended(LONG):
+                continue

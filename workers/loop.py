@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import heapq
 import itertools
+import logging
 import math
 import socket
 import sys
@@ -25,6 +26,7 @@ from workers.baton import Abandoned, Baton, Errand
 from workers.lane import Lane
 
 T = TypeVar("T")
+log = logging.getLogger("millpond.worker")
 READ = port.READABLE | port.HANGUP
 WRITE = port.WRITABLE
 MOST_EVENTS = 64  # of one wait; room for them is made each time
@@ -99,15 +101,25 @@ class Task:
         try:
             waiting = self._coroutine.send(None) if thrown is None else self._coroutine.throw(thrown)
         except StopIteration as stop:
-            self.over = True
+            self._over()
             self._ended(stop.value, None)
         except BaseException as error:  # noqa: BLE001 - handed over whole to the owner, who knows the three kinds
-            self.over = True
+            self._over()
             self._ended(None, error)
         else:
+            self.loop.suspended.add(self)
             waiting.attach(self)
             if waiting.done:
                 self.loop.soon(self.step)
+
+    def _over(self) -> None:
+        self.over = True
+        self.loop.suspended.discard(self)
+
+    def close(self) -> None:
+        """End the coroutine where it waits: what it holds is given back, and ``ended`` is not called."""
+        self._over()
+        self._coroutine.close()
 
     def cancel(self) -> None:
         """Throw ``Cancelled`` into the coroutine at its present wait."""
@@ -159,6 +171,7 @@ class Loop:
         self._baton: Baton | None = None
         self._wakes = 0.0  # when the wait under way ends by itself, at the latest
         self._stopping = False
+        self.suspended: set[Task] = set()
 
     # descriptors
 
@@ -377,17 +390,39 @@ class Loop:
             timer.cancel()
         return over()
 
-    def close(self) -> int:
-        """Give the descriptors and threads back; how many blocking calls do not end, and are left to the kernel."""
+    def close(self, *, patiently: bool = False) -> int:
+        """Give the descriptors and threads back; how many blocking calls do not end in time.
+
+        They are left to the kernel; or, ``patiently``, waited for however long they take: a process that goes on may give nothing back that
+        they still use.
+        """
         if self._baton is not None:
             self._baton.close()
         until = time.monotonic() + CLOSE_PATIENCE
         left = sum(lane.close(until) for lane in self._lanes.values())
+        if patiently:
+            for lane in self._lanes.values():
+                lane.outlive()
+        if patiently or not left:
+            self._settle()
         if self._bell is not None:
             for end in self._bell:
                 end.close()
         self._poller.close()
         return left
+
+    def _settle(self) -> None:
+        """Close every coroutine that still waits, here on the loop's own thread.
+
+        What a coroutine does at its end (give back a descriptor, assume an identity again) would else happen on whichever thread collects
+        garbage, and that one may act for another client.
+        """
+        while self.suspended:
+            task = next(iter(self.suspended))
+            try:
+                task.close()
+            except Exception:
+                log.exception("a request that was given up did not end well")
 
 
 def _nothing() -> None:

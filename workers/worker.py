@@ -101,6 +101,7 @@ class Worker(Traffic):
         self.ids = ids
         self.log = logging.getLogger("millpond.worker")
         self.mailbox: Mailbox
+        self.title: Callable[[str], None] = port.processes.set_title  # by which the system shows who is served
         self.connection: Connection
         self.client_address = ""
         self.engine = Engine(self)
@@ -419,6 +420,6 @@ class Worker(Traffic):
         self.counters[BYTES_WRITTEN] += count
 
     def describe(self) -> None:
-        """Put client and users into the process title."""
+        """Show client and users to whoever looks at the system."""
         names = sorted({session.require_token().name or "anonymous" for session in self.sessions.values() if session.token is not None})
-        port.processes.set_title(f"millpond: worker {self.client_address} {' '.join(names)}".rstrip())
+        self.title(" ".join((self.client_address, *names)))

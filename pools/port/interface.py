@@ -151,6 +151,9 @@ class Memory(Protocol):
     def map_large_allocations(self) -> None:
         """Keep large blocks of memory out of the heap for good, in this process and its children, where the allocator can be told."""
 
+    def share_one_heap(self) -> None:
+        """Have all threads of this process allocate from one heap, where the allocator can be told."""
+
     def merge_memory(self) -> str:
         """Have pages of this process and its children that are alike merged; why that does not happen, or nothing."""
 
@@ -199,6 +202,9 @@ class Sockets(Protocol):
 
     def stream(self, family: int) -> socket:
         """A non-blocking TCP socket."""
+
+    def adopt(self, fd: int) -> socket:
+        """A socket whose descriptor came by message, and is the object's from here on."""
 
     def host_name(self) -> str:
         """What this machine calls itself."""
@@ -293,6 +299,12 @@ class Processes(Protocol):
 
     def set_title(self, title: str) -> None:
         """What ps shows for this process."""
+
+    def own_thread(self) -> int:
+        """The system's number of the calling thread."""
+
+    def name_thread(self, words: str) -> None:
+        """What top shows for the calling thread, where threads have names; a few bytes of it."""
 
     def start_thread(self, name: str, call: Callable[[], None]) -> Callable[[float], bool]:
         """A thread that does not hold up the end of the process. What is returned waits so many seconds: whether it has ended."""

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
-from setproctitle import setproctitle
+from setproctitle import setproctitle, setthreadtitle
 
 # --- memory ------------------------------------------------------------------------------------------------------
 
@@ -87,6 +87,11 @@ def stream_pair() -> tuple[socket.socket, socket.socket]:
     return socket.socketpair()
 
 
+def adopt(fd: int) -> socket.socket:
+    """See ``interface.Sockets``."""
+    return socket.socket(fileno=fd)
+
+
 def stream(family: int) -> socket.socket:
     """See ``interface.Sockets``."""
     made = socket.socket(family, socket.SOCK_STREAM)
@@ -119,10 +124,12 @@ def arrived(ancillary: Iterable[tuple[int, int, bytes]], limit: int, flags: int)
 
 # --- processes ---------------------------------------------------------------------------------------------------
 
+_STACK: Final = 1 << 20
 fork = os.fork
 exit_now = os._exit
 kill = os.kill
 own_pid = os.getpid
+own_thread = threading.get_native_id
 set_umask = os.umask
 
 
@@ -192,8 +199,15 @@ def set_title(title: str) -> None:
     setproctitle(title)
 
 
+def name_thread(words: str) -> None:
+    """See ``interface.Processes``. Elsewhere than on Linux it does nothing."""
+    setthreadtitle(words)
+
+
 def start_thread(name: str, call: Callable[[], None]) -> Callable[[float], bool]:
     """See ``interface.Processes``."""
+    # Address space; our deepest calls take a fraction. Beneath the size of a huge page, so that none is made of a stack.
+    threading.stack_size(_STACK)
     thread = threading.Thread(target=call, name=name, daemon=True)
     thread.start()
 

@@ -202,6 +202,7 @@ class Config:
     pdu_timeout: float = _par(30.0, values.seconds(1))
     oplock_break_timeout: float = _par(35.0, values.seconds(0.1))
     stop_timeout: float = _par(10.0, values.seconds())
+    server_mode: str = _par("forked", values.choice({word: word for word in ("forked", "threaded")}))
     pool_mode: str = _par("dynamic", values.choice({word: word for word in ("dynamic", "static", "malloc")}))
     pool_budget: int = _par(0, values.size())  # 0 in the file: a quarter of the memory
     pool_reserve: int = _par(0, values.size())  # 0: what one turn with the largest PDU needs

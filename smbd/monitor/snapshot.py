@@ -179,24 +179,50 @@ def _pool(number: int, used: tuple[int, ...], rows: Iterable[Reading]) -> Row:
 
 
 def processes(state: State) -> list[Row]:
-    """One row for each process. ``private`` is memory that no other process shares, 0 where the system does not tell."""
-    return [_process(reading) for _, reading in sorted(state.rows.items())]
+    """One row for each process, and for each thread that is a worker. ``private`` is memory that no other process shares, 0 where the
+    system does not tell; a thread's is its process's. ``thread`` is the system's number of a thread, 0 for a process.
+    """
+    hosts = {reading.words["pid"] for reading in state.rows.values() if reading.words["thread"]}
+    spent = {thread: seconds for pid in hosts for thread, seconds in _threads(pid)}
+    return [_process(state, reading, spent) for _, reading in sorted(state.rows.items())]
 
 
-def _process(reading: Reading) -> Row:
+def _process(state: State, reading: Reading, spent: Mapping[int, float]) -> Row:
     words = reading.words
-    role = words["role"]
-    found: Row = {"role": ROLES[role] if role < len(ROLES) else str(role), "slot": reading.slot, "pid": words["pid"]}
-    found |= _system(words["pid"])
+    role, thread = words["role"], words["thread"]
+    found: Row = {"role": ROLES[role] if role < len(ROLES) else str(role), "slot": reading.slot, "pid": words["pid"], "thread": thread}
+    if thread:
+        found |= _nothing() | {"title": _served(state, reading.slot), "cpu_seconds": spent.get(thread, 0.0)}
+        found["since"] = round(words["started"] / 1e9, 3)
+    else:
+        found |= _system(words["pid"])
     shown = ("connections", "sessions", "opens", "requests", "errors", "bytes_read", "bytes_written")
     found |= {name: words[name] for name in shown}
     found["pool_bytes"] = sum(row["committed"] * shape.slab_bytes for row, shape in zip(reading.classes, CLASSES, strict=True))
     return found
 
 
+def _served(state: State, slot: int) -> str:
+    """Client and users, as they stand in the title of a worker that is a process."""
+    mine = [one for one in state.sessions if one.slot == slot]
+    return " ".join([*sorted({one.client for one in mine}), *sorted({one.user or "anonymous" for one in mine})])
+
+
+def _threads(pid: int) -> list[tuple[int, float]]:
+    """The system's numbers of a process's threads, with the processor time of each in seconds."""
+    try:
+        return [(one.id, round(one.user_time + one.system_time, 2)) for one in psutil.Process(pid).threads()]
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return []
+
+
+def _nothing() -> Row:
+    return {"title": "", "cpu_seconds": 0.0, "resident": 0, "private": 0, "since": 0.0}
+
+
 def _system(pid: int) -> Row:
     """What the operating system says of a process."""
-    found: Row = {"title": "", "cpu_seconds": 0.0, "resident": 0, "private": 0, "since": 0.0}
+    found = _nothing()
     try:
         process = psutil.Process(pid)
         with process.oneshot():

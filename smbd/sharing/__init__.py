@@ -31,7 +31,7 @@ from smbd.sharing.records import (
     Waiter,
     Watcher,
 )
-from smbd.sharing.store import prepare, wipe
+from smbd.sharing.store import Environment, prepare, wipe
 from smbd.sharing.sweep import Sharing
 
 __all__ = [
@@ -44,6 +44,7 @@ __all__ = [
     "Deletion",
     "Disturbed",
     "Doomed",
+    "Environment",
     "FileKey",
     "Lock",
     "Notice",

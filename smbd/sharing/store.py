@@ -74,7 +74,7 @@ def prepare(directory: str, size: int, max_readers: int = 4096) -> None:
     Path(directory).mkdir(0o700, parents=True, exist_ok=True)
     Path(directory).chmod(0o700)  # one that was there may be open to others
     _reserve(os.path.join(directory, WORDS), WORDS_SIZE)
-    environment = _environment(directory, max(size, LEAST_SIZE), max_readers)
+    environment = _open(directory, max(size, LEAST_SIZE), max_readers)
     try:
         for name in TABLES:
             environment.open_db(name)
@@ -94,7 +94,7 @@ def _reserve(path: str, size: int) -> None:
         files.close(descriptor)
 
 
-def _environment(directory: str, size: int, max_readers: int) -> lmdb.Environment:
+def _open(directory: str, size: int, max_readers: int) -> lmdb.Environment:
     return lmdb.open(
         directory,
         map_size=size,
@@ -109,16 +109,37 @@ def _environment(directory: str, size: int, max_readers: int) -> lmdb.Environmen
     )
 
 
-class Store:
-    """One process's view of the environment, opened after its fork. ``alive`` tells whether a (slot, generation) still runs.
+class Environment:
+    """The files as one process has them open, once: LMDB forbids a second time. Threads share it, each with a ``Store`` of its own."""
 
+    def __init__(self, directory: str) -> None:
+        with open(os.path.join(directory, WORDS), "r+b") as words:
+            self._map = memory.map_shared(words.fileno(), WORDS_SIZE)
+        self._words = memoryview(self._map)
+        self.counts = self._words[:64].cast("Q")
+        self.buckets = self._words[64:WORDS_SIZE]
+        self.lmdb = _open(directory, os.path.getsize(os.path.join(directory, DATA)), 4096)
+        self.tables = [self.lmdb.open_db(name, create=False) for name in TABLES]
+
+    def close(self) -> None:
+        """Let go of the environment and the shared words; no ``Store`` on it may be used any more."""
+        self.lmdb.close()
+        for view in (self.counts, self.buckets, self._words):
+            view.release()
+        self._map.close()
+
+
+class Store:
+    """One worker's or service's view of the environment. ``alive`` tells whether a (slot, generation) still runs.
+
+    ``place``: the directory, to be opened here, after the fork; or what this process has open already.
     ``clock`` is a sequence whose element 0 is the process's txn_since cell; None where nobody watches. The cell is 0 outside write
     transactions, else a monotonic time in ns: even while the process waits for its turn, odd while it holds up everybody else.
     """
 
     def __init__(
         self,
-        directory: str,
+        place: str | Environment,
         slot: int,
         generation: int,
         clock: MutableSequence[int] | memoryview | None,
@@ -128,25 +149,17 @@ class Store:
         self.generation = generation
         self._alive = alive
         self._clock: MutableSequence[int] | memoryview = [0] if clock is None else clock
-        with open(os.path.join(directory, WORDS), "r+b") as words:
-            self._map = memory.map_shared(words.fileno(), WORDS_SIZE)
-        self._words = memoryview(self._map)
-        self._counts = self._words[:64].cast("Q")
-        self._buckets = self._words[64:WORDS_SIZE]
         self._touched: list[int] = []
-        size = os.path.getsize(os.path.join(directory, DATA))
-        self._environment = _environment(directory, size, 4096)
-        self._begin = cast(Callable[..., Transaction], self._environment.begin)
-        tables = [self._environment.open_db(name, create=False) for name in TABLES]
+        self._environment = Environment(place) if isinstance(place, str) else place
+        self._counts, self._buckets = self._environment.counts, self._environment.buckets
+        self._begin = cast(Callable[..., Transaction], self._environment.lmdb.begin)
+        tables = self._environment.tables
         self._files, self._opens, self._locks, self._waiters, self._watchers, self._sessions, self._trees = tables[:7]
         self._leases, self._contended = tables[7:]
 
     def close_environment(self) -> None:
         """Let go of the environment and the shared words. Nothing is removed: a sweep or the calls before did that."""
         self._environment.close()
-        for view in (self._counts, self._buckets, self._words):
-            view.release()
-        self._map.close()
 
     def tables(self) -> tuple[Table, ...]:
         """All tables, for who counts or checks them."""
@@ -162,7 +175,7 @@ class Store:
 
     def check_readers(self) -> int:
         """Free the reader slots of dead processes: each pins the pages it saw. Returns how many."""
-        return int(self._environment.reader_check())
+        return int(self._environment.lmdb.reader_check())
 
     def is_alive(self, slot: int, generation: int) -> bool:
         """Whether the process that a record names still runs; our own always does."""

@@ -44,7 +44,7 @@ Gone = Callable[[int, int], bool]
 
 
 class Sharing(Opens):
-    """The shared file state, as one process sees it. One object a process, made after its fork.
+    """The shared file state, as one process sees it: one object a slot, made after the fork.
 
     Its tables are a chain of classes (sessions, watches, locks, caches, opens), each knowing only those before: the compiled form knows
     single inheritance only.

@@ -1,7 +1,7 @@
 """A master with small programs instead of the real ones, to be run as a script: ``fake_server.py DIRECTORY PORT [name=value ...]``.
 
 Its worker obeys lines from its client, so that a test decides what a process does and when. ``authd`` echoes, ``broker`` remembers who
-died.
+died. With ``server_mode=threaded`` the same workers are threads of the real host.
 It prints one line, ``ready``, when it accepts connections.
 """
 
@@ -22,14 +22,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from pools import port
 from pools.queue import EVERYONE, PEER, PEER_DIED, PING, RELOAD, STOP, Endpoint, HubClosed, Kind, Message, failure
 from pools.queue import KINDS as QUEUE_KINDS
-from smbd.child import AUTHD, BROKER, MASTER, READY, Child
+from smbd.child import AUTHD, BROKER, MASTER, READY, SHARING_DIRECTORY, WORKER, Child
 from smbd.child import KINDS as CHILD_KINDS
 from smbd.config import Config, ConfigError
 from smbd.config_messages import unpack_config
+from smbd.host_messages import KINDS as HOST_KINDS
 from smbd.instance import StartError
 from smbd.lease_messages import KINDS as LEASE_KINDS
 from smbd.lease_messages import LEASE, LEASE_ASK
 from smbd.master import Master
+from smbd.sharing import prepare
+from workers import host as real_host
+from workers.room import Room
 
 ECHO = Kind(0x0200, "ECHO", 1, 0, 65000, EVERYONE)
 ECHO_ANSWER = Kind(0x0201, "ECHO_ANSWER", 1, 0, 65000, EVERYONE)
@@ -37,7 +41,7 @@ DEAD = Kind(0x0400, "DEAD", 3, 0, 64, frozenset({"worker"}))
 DEAD_ANSWER = Kind(0x0401, "DEAD_ANSWER", 3, 0, 65000, frozenset({"broker"}))
 PASS = Kind(0x0500, "PASS", 3, 1, 64, frozenset({"worker"}))
 FORBIDDEN = Kind(0x0502, "FORBIDDEN", 3, 0, 64, frozenset({"broker"}))
-KINDS = (*QUEUE_KINDS, *LEASE_KINDS, *CHILD_KINDS, ECHO, ECHO_ANSWER, DEAD, DEAD_ANSWER, PASS, FORBIDDEN)
+KINDS = (*QUEUE_KINDS, *LEASE_KINDS, *CHILD_KINDS, *HOST_KINDS, ECHO, ECHO_ANSWER, DEAD, DEAD_ANSWER, PASS, FORBIDDEN)
 
 
 def messages(endpoint: Endpoint) -> Any:
@@ -78,6 +82,8 @@ def authd(child: Child) -> None:
 
 def broker(child: Child) -> None:
     """Collects PEER_DIED."""
+    if child.config.server_mode == "threaded":
+        prepare(os.path.join(child.config.lock_directory, SHARING_DIRECTORY), 1 << 20)
     endpoint = Endpoint(child.hub)
     endpoint.send(MASTER, READY.number)
     dead: list[bytes] = []
@@ -115,8 +121,11 @@ class Worker:
                         return
                     self.obey(*line.split())
                 else:
-                    while (message := self.endpoint.receive()) is not None:
-                        self.unasked(message)
+                    try:
+                        while (message := self.endpoint.receive()) is not None:
+                            self.unasked(message)
+                    except HubClosed:
+                        return
 
     def unasked(self, message: Message) -> None:
         if message.kind == STOP and "stubborn" not in sys.argv:
@@ -163,6 +172,10 @@ class Worker:
 
     def do_forbidden(self) -> None:
         self.endpoint.send(BROKER, FORBIDDEN.number)
+
+    def do_forbidden_and_stay(self) -> None:
+        self.do_forbidden()
+        time.sleep(60)
 
     def do_malformed(self) -> None:
         self.endpoint.send(MASTER, LEASE_ASK.number, b"12")
@@ -223,6 +236,16 @@ def worker(child: Child) -> None:
     Worker(child).run()
 
 
+def host(child: Child) -> None:
+    """The real host, with these workers."""
+
+    def serve(room: Room) -> None:
+        Worker(Child(WORKER, room.slot, room.generation, room.config, room.hub, child.counters, room.arena, room.client)).run()
+
+    real_host.serve = serve  # type: ignore[attr-defined]
+    real_host.main(child)
+
+
 def settings(directory: Path, number: int, pairs: list[str]) -> Config:
     """A configuration beneath ``directory``."""
     config = Config(
@@ -256,7 +279,7 @@ def main() -> int:
     config = settings(directory, int(sys.argv[2]), sys.argv[3:])
     master = Master(
         config,
-        {"worker": worker, "authd": authd, "broker": broker},
+        {"worker": worker, "authd": authd, "broker": broker, "host": host},
         KINDS,
         reread=lambda: reread(directory, config),
         ready=lambda: print("ready", flush=True),

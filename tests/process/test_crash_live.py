@@ -37,6 +37,7 @@ def _settled(server: Server) -> int:
     return now
 
 
+@pytest.mark.isolation
 def test_a_worker_dies_in_the_middle_of_a_transfer(server: Server) -> None:
     quiet = _settled(server)
     with server.client() as victim, server.client() as witness:
@@ -168,6 +169,7 @@ def test_srvsvc_dies_with_a_request_in_its_hands(server: Server) -> None:
         assert SHARE in _shares(_bound(server))
 
 
+@pytest.mark.isolation
 def test_the_broker_dies(server: Server) -> None:
     with server.client() as witness, server.client() as victim:
         broker = server.pids("broker")[0]

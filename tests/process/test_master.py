@@ -321,3 +321,121 @@ def test_who_asks_and_does_not_listen_cannot_fill_the_master(start: Callable[...
     running.log_has("asked and read none of 4096 messages; killed")
     assert bystander.ask("echo a") == "a from 1"
     assert psutil.Process(running.process.pid).memory_info().rss - before < 64 << 20
+
+
+# --- server mode = threaded: workers are threads of the host -----------------------------------------------------------
+
+THREADED = "server_mode=threaded"
+
+
+def test_threads_have_slots_and_generations_of_their_own(start: Callable[..., Running]) -> None:
+    running = start(THREADED).wait()
+    first, second = running.client(), running.client()
+    pid, slot, generation, _ = first.ask("who").split()
+    other_pid, other_slot, _, _ = second.ask("who").split()
+    assert pid == other_pid != str(running.process.pid)
+    assert slot != other_slot
+    first.stream.close()
+    first.sock.close()
+    running.log_has(rf"worker {slot}\.{generation} \(a thread of process {pid}, client 127.0.0.1\) ended: by itself")
+    assert slot + "." + generation in second.ask("dead").split()
+    _, slot_again, generation_again, _ = running.client().ask("who").split()
+    assert (slot_again, int(generation_again)) == (slot, int(generation) + 1)
+    assert running.stop() == 0
+
+
+def test_an_error_in_a_thread_ends_its_connection_only(start: Callable[..., Running]) -> None:
+    running = start(THREADED).wait()
+    victim, witness = running.client(), running.client()
+    pid = witness.ask("who").split()[0]
+    victim.say("raise")
+    assert victim.ended()
+    running.log_has("RuntimeError: a bug")
+    running.log_has("ended: unexpected error")
+    assert witness.ask("who").split()[0] == pid
+    assert running.client().ask("who").split()[0] == pid
+
+
+@pytest.mark.parametrize(
+    ("command", "reason"), [("forbidden", "FORBIDDEN, which a worker may not send"), ("malformed", "malformed LEASE_ASK")]
+)
+def test_a_thread_that_breaks_a_rule_is_told_to_end(start: Callable[..., Running], command: str, reason: str) -> None:
+    running = start(THREADED).wait()
+    victim, witness = running.client(), running.client()
+    pid = witness.ask("who").split()[0]
+    victim.say(command)
+    assert victim.ended()
+    running.log_has(f"{reason}.*; told to end")
+    running.log_has("ended: by itself")
+    assert witness.ask("who").split()[0] == pid
+    assert running.stop() == 0
+
+
+@pytest.mark.parametrize(
+    ("command", "reason"), [("transaction", "is inside a transaction since"), ("forbidden_and_stay", "was told to end 5 s ago")]
+)
+def test_a_thread_that_cannot_be_ended_takes_its_process_with_it(start: Callable[..., Running], command: str, reason: str) -> None:
+    running = start(THREADED).wait()
+    victim, witness = running.client(), running.client()
+    pid = witness.ask("who").split()[0]
+    victim.say(command)
+    assert witness.ended()
+    assert victim.ended()
+    running.log_has(rf"host 5\.1 .* has a thread, worker 16\.1, client 127.0.0.1, that {reason}.*: 2 connections end with it; killed")
+    assert running.client().ask("who").split()[0] != pid
+    assert running.stop() == 0
+
+
+def test_a_killed_host_is_started_again_and_all_its_threads_count_as_dead(start: Callable[..., Running]) -> None:
+    running = start(THREADED).wait()
+    clients = [running.client() for _ in range(3)]
+    pid, *_ = {client.ask("who").split()[0] for client in clients}
+    os.kill(int(pid), signal.SIGKILL)
+    assert all(client.ended() for client in clients)
+    fresh = running.client()
+    assert fresh.ask("who").split()[0] != pid
+    assert {"16.1", "17.1", "18.1"} <= set(fresh.ask("dead").split())
+    assert fresh.ask("echo hello") == "hello from 1"
+    running.log_has("3 connections have ended with the process that served them")
+    assert running.stop() == 0
+
+
+def test_a_host_that_keeps_dying_keeps_the_door_shut_and_then_opens_it(start: Callable[..., Running]) -> None:
+    running = start(THREADED).wait()
+    for _ in range(3):
+        client = running.client()
+        os.kill(int(client.ask("who").split()[0]), signal.SIGKILL)
+        assert client.ended()
+    running.log_has(r"host .* starting it again in 0\.50 s")
+    assert running.client().ask("echo a") == "a from 1"
+    assert "refused" not in running.log
+
+
+def test_threads_hear_of_reload_and_of_stop(start: Callable[..., Running], tmp_path: Path) -> None:
+    running = start(THREADED).wait()
+    client = running.client()
+    client.ask("who")
+    (tmp_path / "new").write_text("better")
+    running.process.send_signal(signal.SIGHUP)
+    assert client.hear() == "reload better"
+    children = running.children()
+    assert running.stop() == 0
+    assert client.ended()
+    assert not psutil.wait_procs(children, 5)[1]
+    assert "Traceback" not in running.log
+
+
+def test_threads_that_do_not_stop_are_made_to(start: Callable[..., Running]) -> None:
+    running = start("stubborn", THREADED).wait()
+    client = running.client()
+    client.ask("who")
+    assert running.stop() == 0
+    assert "sending SIGTERM" in running.log
+
+
+def test_threads_end_when_the_master_is_killed(start: Callable[..., Running]) -> None:
+    running = start(THREADED).wait()
+    running.client().ask("who")
+    children = running.children()
+    running.process.kill()
+    assert not psutil.wait_procs(children, 10)[1]

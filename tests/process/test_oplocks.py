@@ -109,6 +109,7 @@ def test_a_waiting_open_is_cancelled(server: Server) -> None:
         assert two.create("cancelled").status == status.SUCCESS
 
 
+@pytest.mark.isolation
 def test_a_holder_that_dies_keeps_nobody(server: Server) -> None:
     with server.client() as one, server.client() as two:
         one.create("dead", oplock=c.OPLOCK_LEVEL_BATCH)

@@ -25,10 +25,12 @@ def pair(server: Server) -> Iterator[tuple[WireClient, WireClient]]:
         yield one, two
 
 
+@pytest.mark.isolation
 def test_each_client_has_a_worker(server: Server, pair: tuple[WireClient, WireClient]) -> None:
     assert server.worker_of(pair[0]).pid != server.worker_of(pair[1]).pid
 
 
+@pytest.mark.isolation
 def test_a_workers_title_names_client_and_user(server: Server, pair: tuple[WireClient, WireClient]) -> None:
     title = " ".join(server.worker_of(pair[0]).cmdline()).strip()
     assert title == f"millpond: worker 127.0.0.1 {server.user}"

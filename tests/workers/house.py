@@ -23,7 +23,7 @@ from pools.pool import MallocPool
 from pools.queue import Message
 from smbd.accounts import IdMap
 from smbd.config import Config, parse
-from smbd.sharing import Sharing, prepare
+from smbd.sharing import Environment, Sharing, prepare
 from smbd.sharing.messages import LOCK_WAKE, LOCK_WAKE_LAYOUT, NOTIFY, unpack_notify
 from smbd.smb2 import status
 from smbd.smb2.connection import Connection
@@ -31,7 +31,7 @@ from smbd.smb2.dtyp import SID, Token
 from tests.wire_client import Closed, Offer, Response, WireClient
 from workers import identity
 from workers.loop import Completion, Loop
-from workers.main import negotiate_settings
+from workers.room import negotiate_settings
 from workers.worker import Worker
 
 MACHINE = SID.parse("S-1-5-21-1-2-3")
@@ -147,6 +147,7 @@ class House:
         whole = f"[global]\nguest account = {OURSELVES}\n{text}\n[data]\npath = {share}\nread only = no\n{share_text}\n"
         self.config: Config = parse(whole, "test")
         self.segment = CounterSegment.create(None, 32)
+        self.environment: Environment | None = None
         self.sharing: Sharing | None = None
         self.workers: dict[int, Worker] = {}
         self.tokens: dict[str, Token] = {name: token_of(name) for name in (ALICE, BOB)}
@@ -166,17 +167,15 @@ class House:
         return pack_step(Step(status.SUCCESS, b"", KEY, found) if found else Step(status.LOGON_FAILURE, b""))
 
     def process(self, slot: int) -> Sharing:
-        """The state as process ``slot`` sees it. One environment a process is LMDB's rule, so they share it here."""
+        """The state as worker ``slot`` sees it. One environment a process is LMDB's rule, so they share it here, as threads do."""
         row = self.segment.row(slot)
         row.set("generation", 1)
         row.set("pid", os.getpid())
-        if self.sharing is None:
-            self.sharing = Sharing(self.directory, slot, 1, None, self.segment.is_alive)
-            return self.sharing
-        twin = object.__new__(Sharing)
-        twin.__dict__.update(self.sharing.__dict__)
-        twin.slot = slot
-        return twin
+        if self.environment is None:
+            self.environment = Environment(self.directory)
+        made = Sharing(self.environment, slot, 1, None, self.segment.is_alive)
+        self.sharing = self.sharing or made
+        return made
 
     def join(self, pool: MallocPool | None = None) -> tuple[WireClient, Worker]:
         """A worker and the wire to it; nothing negotiated."""

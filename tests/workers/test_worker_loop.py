@@ -108,6 +108,31 @@ def test_cancel_is_thrown_into_the_wait_and_beats_a_late_delivery(loop: Loop) ->
     assert ended.ends == [("end", None)]
 
 
+def test_what_still_waits_at_the_end_is_closed_on_the_loops_thread(loop: Loop) -> None:
+    done: list[int] = []
+    busy, go_on = threading.Event(), threading.Event()
+
+    def call() -> None:
+        busy.set()
+        assert go_on.wait(20)
+        done.append(0)
+
+    async def work() -> None:
+        try:
+            await loop.in_thread(call)
+        finally:
+            done.append(threading.get_ident())
+
+    ended = Ends()
+    loop.spawn(work(), ended)
+    assert busy.wait(20)
+    go_on.set()
+    loop.close()
+    assert done == [0, threading.get_ident()], "first the call, then what waited for it"
+    assert ended.ends == []
+    assert not loop.suspended
+
+
 def test_an_error_goes_to_the_owner(loop: Loop) -> None:
     async def work() -> None:
         raise KeyError("ours")

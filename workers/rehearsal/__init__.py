@@ -30,8 +30,9 @@ from smbd.sharing import prepare
 from smbd.smb2.dtyp import Token
 from smbd.smb2.dtyp.sid import EVERYONE
 from workers import identity
-from workers.main import CIPHERS, SIGNERS, id_map, main
+from workers.main import main
 from workers.rehearsal import client
+from workers.room import CIPHERS, SIGNERS, id_map
 
 STAGE = "rehearsal"  # in the lock directory
 ROUNDS = 12  # CPython specialises a function at its eighth call; a multiple of the client's protections

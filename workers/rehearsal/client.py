@@ -24,7 +24,7 @@ from smbd.smb2.fscc.filesystem import FILE_FS_SIZE_INFORMATION
 from smbd.smb2.fscc.query import FILE_ALL_INFORMATION
 from smbd.smb2.header import HEADER, HEADER_SIZE, NO_SIGNATURE, PROTOCOL_ID, TRANSFORM_SIZE, TRANSPORT_SIZE
 from smbd.smb2.messages import control, create, directory, file, info, negotiate, session, tree
-from workers.main import CIPHERS, SIGNERS
+from workers.room import CIPHERS, SIGNERS
 
 DIALECT = c.DIALECT_311
 PLAIN, SIGNED, SEALED = range(3)

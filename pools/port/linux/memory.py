@@ -22,6 +22,7 @@ commit = portable.commit
 
 _SHARED_MEMORY_DIRECTORY: Final = "/dev/shm"
 _M_MMAP_THRESHOLD: Final = -3
+_M_ARENA_MAX: Final = -8
 _MMAP_THRESHOLD: Final = 128 << 10  # glibc's own value at the start of a process
 _PR_SET_MEMORY_MERGE: Final = 67  # Linux 6.4
 _MERGING: Final = "/sys/kernel/mm/ksm/run"
@@ -129,6 +130,15 @@ def map_large_allocations() -> None:
     mallopt = getattr(_libc, "mallopt", None)  # glibc's own: other libraries have no such habit
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD)
+
+
+def share_one_heap() -> None:
+    """mallopt(3), M_ARENA_MAX. glibc else makes a heap for nearly each thread, and what is free in one serves no other; threads that hold
+    the interpreter's lock while they allocate gain nothing by it.
+    """
+    mallopt = getattr(_libc, "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_ARENA_MAX, 1)
 
 
 def merge_memory() -> str:
