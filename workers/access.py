@@ -38,15 +38,15 @@ INVALID_ACCESS = 0x0CE0FE00
 
 def descriptor(worker: Worker, handle: Handle, info: FileInfo) -> SecurityDescriptor:
     """The file's descriptor: stored, or made from owner, group and mode."""
-    return _descriptor(worker, handle, info, handle.security())
+    return _descriptor(worker, info, handle.security())
 
 
-def _descriptor(worker: Worker, handle: Handle, info: FileInfo, stored: bytes | None) -> SecurityDescriptor:
+def _descriptor(worker: Worker, info: FileInfo, stored: bytes | None) -> SecurityDescriptor:
     if stored is not None:
         try:
             return cached_descriptor(stored)
         except WireError:
-            worker.log.warning("security descriptor of %s cannot be read; its POSIX mode counts instead", handle.path.wire())
+            worker.log.warning("security descriptor of inode %d cannot be read; its POSIX mode counts instead", info.ino)
     return from_mode(worker, info)
 
 
@@ -60,11 +60,11 @@ def check(worker: Worker, tree: TreeConnect, handle: Handle, desired: int) -> in
     """Access granted on an existing file for ``desired``, MAXIMUM_ALLOWED resolved. ``SmbError``: ACCESS_DENIED or PRIVILEGE_NOT_HELD."""
     desired = map_generic(desired)
     stored = None if handle.bare else handle.security()
-    if not desired & ~_rights(worker, tree, handle, stored):
+    if not desired & ~rights(worker, tree, handle.opened, stored):
         return desired  # the usual case: all of it, and nothing that has to be found out
     if desired & INVALID_ACCESS:
         raise SmbError(status.ACCESS_DENIED)
-    found = _descriptor(worker, handle, handle.opened, stored)
+    found = _descriptor(worker, handle.opened, stored)
     limit = tree.maximal_access | ACCESS_SYSTEM_SECURITY | MAXIMUM_ALLOWED
     if desired & ~limit:
         raise SmbError(status.ACCESS_DENIED)
@@ -86,7 +86,7 @@ def check(worker: Worker, tree: TreeConnect, handle: Handle, desired: int) -> in
 
 def maximal(worker: Worker, tree: TreeConnect, handle: Handle) -> int:
     """The most that the user could be granted ([MS-SMB2] 2.2.14.2.5)."""
-    most = _rights(worker, tree, handle, None if handle.bare else handle.security())
+    most = rights(worker, tree, handle.opened, None if handle.bare else handle.security())
     if ~most & (DELETE | FILE_READ_ATTRIBUTES):
         most |= by_parent(worker, tree, handle.path)
     return most & tree.maximal_access
@@ -106,14 +106,14 @@ def directory_access(worker: Worker, tree: TreeConnect, path: Path) -> int:
     assert vfs is not None
     parent = vfs.open(path)
     try:
-        return _rights(worker, tree, parent, None if parent.bare else parent.security())
+        return rights(worker, tree, parent.opened, None if parent.bare else parent.security())
     finally:
         parent.close()
 
 
-def _rights(worker: Worker, tree: TreeConnect, handle: Handle, stored: bytes | None) -> int:
-    """All that the file's descriptor and the share give the user. What the former gives is remembered: a share has few different ones."""
-    token, info = tree.token, handle.opened
+def rights(worker: Worker, tree: TreeConnect, info: FileInfo, stored: bytes | None) -> int:
+    """All that a file's descriptor and the share give the user. What the former gives is remembered: a share has few different ones."""
+    token = tree.token
     if tree.rights_of is not token:
         tree.rights_of = token
         tree.rights.clear()
@@ -122,7 +122,7 @@ def _rights(worker: Worker, tree: TreeConnect, handle: Handle, stored: bytes | N
     if known is None:
         if len(tree.rights) >= REMEMBERED:
             tree.rights.clear()
-        known = tree.rights[key] = maximum_access(_descriptor(worker, handle, info, stored), token)
+        known = tree.rights[key] = maximum_access(_descriptor(worker, info, stored), token)
     return known & tree.maximal_access
 
 

@@ -1,7 +1,7 @@
 """The protocol engine: frames from the transport in, replies to the transport out.
 
-Owns: the order of things. READ, WRITE and ECHO run to their end on the spot, the usual ones by the short way (``express``); a handler
-that waits is a task, which has taken what it needs out of its PDU before its first wait: the receive buffer moves on. Elements of a
+Owns: the order of things. READ, WRITE and ECHO run to their end on the spot, the usual ones by a short way (``express``, ``glance``); a
+handler that waits is a task, which has taken what it needs out of its PDU before its first wait: the receive buffer moves on. Elements of a
 compound run in order, each when the one before has ended. Invariant: every element received is answered exactly once, except CANCEL, which
 never is.
 """
@@ -21,7 +21,7 @@ from smbd.smb2.header import async_id as async_id_of
 from smbd.smb2.reply import Reply, pack_ahead, pack_in_place, pack_replies, pack_success, pack_success_in_place, reply_size
 from smbd.smb2.status import SmbError
 from workers.dispatch import ERRORS, answer_of, execute
-from workers.express import Express
+from workers.glance import Glances
 from workers.loop import Task
 from workers.opening import enter
 from workers.request import Answer, Chain, Request
@@ -56,7 +56,7 @@ class Engine:
 
     def __init__(self, worker: Worker) -> None:
         self.worker = worker
-        self.express = Express(worker)
+        self.express = Glances(worker)
         self.waiting: dict[int, Request] = {}
         self._by_async_id: dict[int, Request] = {}
         self._async_ids = itertools.count(1)

@@ -34,15 +34,15 @@ if TYPE_CHECKING:
 LARGEST = 32768  # bytes of payload: what is larger has a buffer of its own, and may never enter the process
 TAG_SIZE = 16  # of an AEAD cipher, behind what it sealed
 
-_COMMAND_AT = 12  # in a header
+COMMAND_AT = 12  # in a header
 _READ = int(c.Command.READ)
 _WRITE = int(c.Command.WRITE)
 _ECHO = int(c.Command.ECHO)
 _READING = c.FILE_READ_DATA | c.FILE_EXECUTE
-_UNUSUAL = ~(c.FLAGS_SIGNED | c.FLAGS_PRIORITY_MASK) & 0xFFFFFFFF
-_ECHOED = c.FLAGS_SIGNED | c.FLAGS_PRIORITY_MASK
+UNUSUAL = ~(c.FLAGS_SIGNED | c.FLAGS_PRIORITY_MASK) & 0xFFFFFFFF
+ECHOED = c.FLAGS_SIGNED | c.FLAGS_PRIORITY_MASK
 _CHANGED = c.FILE_NOTIFY_CHANGE_SIZE | c.FILE_NOTIFY_CHANGE_LAST_WRITE
-_ALL_CREDITS = 65535
+ALL_CREDITS = 65535
 _LAST_OFFSET = 0x7FFFFFFFFFFFFFFF
 _DATA_MAXIMUM = 0x100  # 3.3.5.13: a DataOffset beyond this is invalid
 _READ_REQUEST = joined(HEADER, file.READ_REQUEST)
@@ -57,20 +57,20 @@ _FIRST_DATA = _WRITE_REQUEST.size
 class Express:
     """Answers what it can of one connection's requests. ``off``: nothing."""
 
-    __slots__ = ("_echoes", "_read", "_reads", "_worker", "_writes", "_written", "_wrote", "off")
+    __slots__ = ("_echoes", "_read", "_reads", "_touched", "_worker", "_writes", "_written", "off")
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
         self.off = False
         self._reads = self._writes = self._echoes = 0
         self._read = self._written = 0  # bytes
-        self._wrote: TreeConnect | None = None  # the last one's share
+        self._touched: TreeConnect | None = None  # the last share whose disk was not only read
 
     def take(self, view: memoryview, start: int, end: int, sealed: Channel | None) -> bool:
         """Answer the request ``view[start:end]``; False when that is not for this way. ``sealed``: whose cipher it was hidden with."""
         if self.off or end - start < _ECHO_REQUEST.size:
             return False
-        command = view[start + _COMMAND_AT]
+        command = view[start + COMMAND_AT]
         try:
             if command == _READ:
                 return self._take_read(view, start, end, sealed)
@@ -83,11 +83,11 @@ class Express:
         return False
 
     def settle(self, begun: float) -> None:
-        """Write the counts down of what was executed since ``begun``. When that took long, the disk that was written to is in doubt."""
-        wrote = self._wrote
-        if wrote is not None:
-            self._wrote = None
-            wrote.disk.took(monotonic() - begun)
+        """Write the counts down of what was executed since ``begun``. When that took long, the disk that was touched is in doubt."""
+        touched = self._touched
+        if touched is not None:
+            self._touched = None
+            touched.disk.took(monotonic() - begun)
         counters = self._worker.counters
         if self._reads:
             counters[REQUESTS] += self._reads
@@ -114,7 +114,7 @@ class Express:
             protocol_id, size, charge, _, command, credit, flags, following, message_id, _, tree_id, session_id, signature,
             body_size, _, _, length, offset, persistent, volatile, minimum, remote, _, _, _,
         ) = _READ_REQUEST.unpack_from(view, start)  # fmt: skip
-        if protocol_id != PROTOCOL_ID or size != HEADER_SIZE or command != _READ or flags & _UNUSUAL or following:
+        if protocol_id != PROTOCOL_ID or size != HEADER_SIZE or command != _READ or flags & UNUSUAL or following:
             return False
         if body_size != file.READ_REQUEST_STRUCTURE_SIZE or remote != c.CHANNEL_NONE or not 0 < length <= LARGEST:
             return False
@@ -127,9 +127,9 @@ class Express:
         if not self._in_turn(message_id, charge) or worker.sharing.has_locks(opened.key):
             return False
         channel = worker.connection.channels.get(session_id)
-        if channel is None or not _protected(channel, opened.tree.encrypt, flags, sealed):
+        if channel is None or not protected(channel, opened.tree.encrypt, flags, sealed):
             return False
-        if flags & c.FLAGS_SIGNED and sealed is None and not _verified(channel, view[start:end], signature):
+        if flags & c.FLAGS_SIGNED and sealed is None and not verified(channel, view[start:end], signature):
             return False
         out, first = self._reserve(_READ_RESPONSE.size + length, sealed)
         data = first + _READ_RESPONSE.size
@@ -141,13 +141,13 @@ class Express:
         opened.position = offset + got
         self._reads += 1
         self._read += got
-        answer_flags = _answer_flags(flags, sealed)
+        answer_flags = flags_of_answer(flags, sealed)
         granted = self._charge(message_id, charge, credit)
         _READ_RESPONSE.pack_into(
             out, first, PROTOCOL_ID, HEADER_SIZE, charge, 0, _READ, granted, answer_flags, 0, message_id, 0, tree_id,
             session_id, NO_SIGNATURE, file.READ_RESPONSE_STRUCTURE_SIZE, _READ_RESPONSE.size, 0, got, 0, 0,
         )  # fmt: skip
-        worker.sender.append(_protect(out, first, data + got, channel if answer_flags & c.FLAGS_SIGNED else None, sealed))
+        worker.sender.append(protect(out, first, data + got, channel if answer_flags & c.FLAGS_SIGNED else None, sealed))
         return True
 
     def _take_write(self, view: memoryview, start: int, end: int, sealed: Channel | None) -> bool:
@@ -158,7 +158,7 @@ class Express:
             protocol_id, size, charge, _, command, credit, flags, following, message_id, _, tree_id, session_id, signature,
             body_size, data_offset, length, offset, persistent, volatile, remote, _, _, _, write_flags,
         ) = _WRITE_REQUEST.unpack_from(view, start)  # fmt: skip
-        if protocol_id != PROTOCOL_ID or size != HEADER_SIZE or command != _WRITE or flags & _UNUSUAL or following:
+        if protocol_id != PROTOCOL_ID or size != HEADER_SIZE or command != _WRITE or flags & UNUSUAL or following:
             return False
         if body_size != file.WRITE_REQUEST_STRUCTURE_SIZE or remote != c.CHANNEL_NONE or write_flags & c.WRITEFLAG_WRITE_THROUGH:
             return False
@@ -173,9 +173,9 @@ class Express:
         if offset + length > _LAST_OFFSET or not self._in_turn(message_id, charge) or worker.sharing.has_locks(opened.key):
             return False
         channel = worker.connection.channels.get(session_id)
-        if channel is None or not _protected(channel, opened.tree.encrypt, flags, sealed):
+        if channel is None or not protected(channel, opened.tree.encrypt, flags, sealed):
             return False
-        if flags & c.FLAGS_SIGNED and sealed is None and not _verified(channel, view[start:end], signature):
+        if flags & c.FLAGS_SIGNED and sealed is None and not verified(channel, view[start:end], signature):
             return False
         if opened.tree.identity is not None:
             identity.assume(opened.tree.identity)
@@ -187,16 +187,16 @@ class Express:
         out, first = self._reserve(_WRITE_RESPONSE.size, sealed)
         opened.position = offset + length
         self._writes += 1
-        self._wrote = opened.tree
+        self._touched = opened.tree
         self._written += length
-        answer_flags = _answer_flags(flags, sealed)
+        answer_flags = flags_of_answer(flags, sealed)
         granted = self._charge(message_id, charge, credit)
         _WRITE_RESPONSE.pack_into(
             out, first, PROTOCOL_ID, HEADER_SIZE, charge, 0, _WRITE, granted, answer_flags, 0, message_id, 0, tree_id,
             session_id, NO_SIGNATURE, file.WRITE_RESPONSE_STRUCTURE_SIZE, 0, length, 0, 0, 0,
         )  # fmt: skip
         signer = channel if answer_flags & c.FLAGS_SIGNED else None
-        worker.sender.append(_protect(out, first, first + _WRITE_RESPONSE.size, signer, sealed))
+        worker.sender.append(protect(out, first, first + _WRITE_RESPONSE.size, signer, sealed))
         return True
 
     def _take_echo(self, view: memoryview, start: int, end: int, sealed: Channel | None) -> bool:
@@ -204,26 +204,26 @@ class Express:
         (
             protocol_id, size, charge, _, command, credit, flags, following, message_id, _, tree_id, session_id, signature, body_size, _,
         ) = _ECHO_REQUEST.unpack_from(view, start)  # fmt: skip
-        if protocol_id != PROTOCOL_ID or size != HEADER_SIZE or command != _ECHO or flags & _UNUSUAL or following:
+        if protocol_id != PROTOCOL_ID or size != HEADER_SIZE or command != _ECHO or flags & UNUSUAL or following:
             return False
         worker = self._worker
         channel = worker.connection.channels.get(session_id)
         if body_size != control.ECHO_STRUCTURE_SIZE or channel is None or not self._in_turn(message_id, charge):
             return False
-        if not _protected(channel, False, flags, sealed):
+        if not protected(channel, False, flags, sealed):
             return False
-        if flags & c.FLAGS_SIGNED and sealed is None and not _verified(channel, view[start:end], signature):
+        if flags & c.FLAGS_SIGNED and sealed is None and not verified(channel, view[start:end], signature):
             return False
         out, first = self._reserve(_ECHO_RESPONSE.size, sealed)
         self._echoes += 1
-        answer_flags = _answer_flags(flags, sealed)
+        answer_flags = flags_of_answer(flags, sealed)
         granted = self._charge(message_id, charge, credit)
         _ECHO_RESPONSE.pack_into(
             out, first, PROTOCOL_ID, HEADER_SIZE, charge, 0, _ECHO, granted, answer_flags, 0, message_id, 0, tree_id,
             session_id, NO_SIGNATURE, control.ECHO_STRUCTURE_SIZE, 0,
         )  # fmt: skip
         signer = channel if answer_flags & c.FLAGS_SIGNED else None
-        worker.sender.append(_protect(out, first, first + _ECHO_RESPONSE.size, signer, sealed))
+        worker.sender.append(protect(out, first, first + _ECHO_RESPONSE.size, signer, sealed))
         return True
 
     # what they share
@@ -257,10 +257,10 @@ class Express:
         charged = (charge or 1) if connection.multi_credit else 1
         window = connection.credits
         window.low = message_id + charged
-        return window.grant(credit, 1 if worker.paused else _ALL_CREDITS, charged)
+        return window.grant(credit, 1 if worker.paused else ALL_CREDITS, charged)
 
 
-def _protected(channel: Channel, encrypt: bool, flags: int, sealed: Channel | None) -> bool:
+def protected(channel: Channel, encrypt: bool, flags: int, sealed: Channel | None) -> bool:
     """Whether the request has the protection that its session and its share ask for (3.3.5.2.4, 3.3.5.2.9, 3.3.5.2.11)."""
     if sealed is not None:
         return sealed is channel
@@ -269,7 +269,7 @@ def _protected(channel: Channel, encrypt: bool, flags: int, sealed: Channel | No
     return not channel.signing_required or bool(flags & c.FLAGS_SIGNED)
 
 
-def _verified(channel: Channel, element: memoryview, signature: bytes) -> bool:
+def verified(channel: Channel, element: memoryview, signature: bytes) -> bool:
     """Whether ``signature``, which is the element's own, is its session's. The bytes stay as they came: the long way may look again."""
     verifier = channel.verifier
     if verifier is None:
@@ -280,12 +280,12 @@ def _verified(channel: Channel, element: memoryview, signature: bytes) -> bool:
     return hmac.compare_digest(signature, expected)
 
 
-def _answer_flags(flags: int, sealed: Channel | None) -> int:
+def flags_of_answer(flags: int, sealed: Channel | None) -> int:
     """3.3.4.1.1: the response to a signed request is signed, unless it is encrypted."""
-    return (flags & (c.FLAGS_PRIORITY_MASK if sealed is not None else _ECHOED)) | c.FLAGS_SERVER_TO_REDIR
+    return (flags & (c.FLAGS_PRIORITY_MASK if sealed is not None else ECHOED)) | c.FLAGS_SERVER_TO_REDIR
 
 
-def _protect(out: memoryview, first: int, end: int, signer: Channel | None, sealed: Channel | None) -> int:
+def protect(out: memoryview, first: int, end: int, signer: Channel | None, sealed: Channel | None) -> int:
     """Sign or seal the response ``out[first:end]`` and put the transport's length in front; where it ends."""
     if sealed is not None:
         assert sealed.cipher is not None

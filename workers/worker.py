@@ -116,7 +116,7 @@ class Worker(Traffic):
         self.leaves_from, self.lands_from = data_path_thresholds(config)
         self.lock_waits: dict[int, Completion[None]] = {}
         self._ids = itertools.count(1)
-        self._volatile_base = secrets.randbits(31) << 32  # so that no other connection's FileId is one of ours
+        self.volatile_base = secrets.randbits(31) << 32  # so that no other connection's FileId is one of ours
         self._trees = itertools.count(1)
         self._conversations = itertools.count(1)
         self._asked = 0
@@ -376,7 +376,7 @@ class Worker(Traffic):
     def new_open(self, tree: TreeConnect) -> Open:
         """An Open with its two ids, not yet in the table."""
         number = next(self._ids)
-        return Open(self.file_id_base | number, self._volatile_base | number, tree)
+        return Open(self.file_id_base | number, self.volatile_base | number, tree)
 
     def add_open(self, opened: Open) -> None:
         """Enter an Open into the table."""

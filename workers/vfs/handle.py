@@ -33,7 +33,7 @@ _MAX_RANGES = 4096
 _ZEROES = bytes(1 << 20)
 _probe = (bytearray(1),)  # where a byte lands that nobody looks at
 _FREEZE, _THAW = -1, -2
-_SERVED = (stat.S_IFREG, stat.S_IFDIR)
+SERVED = (stat.S_IFREG, stat.S_IFDIR)
 _REOPEN = os.O_NONBLOCK | os.O_NOCTTY
 T = TypeVar("T")
 
@@ -75,7 +75,7 @@ class PosixHandle:
         self._frozen_access: int | None = None
         try:
             info = self._opened = self._look()
-            if info.mode & 0o170000 not in _SERVED:
+            if info.mode & 0o170000 not in SERVED:
                 raise PermissionError(errno.EACCES, "devices, sockets and pipes are not served")
         except OSError:
             self.close()

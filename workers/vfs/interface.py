@@ -192,6 +192,11 @@ class Vfs(Protocol):
     def open(self, path: Path) -> Handle:
         """FileNotFoundError: the last component (or the stream) is missing. PathNotFound: one before it is."""
 
+    def look(self, path: Path) -> FileInfo | None:
+        """What ``open`` would know of a file, and nothing stays open; None where only ``open`` can tell: it is not there under exactly this
+        name, may not be read, or has xattrs.
+        """
+
     def create(self, path: Path, new: NewFile, parent: Handle | None = None) -> Handle:
         """Make what ``open`` did not find. FileExistsError when somebody else was faster. With a stream, the base file is made when
         missing. ``parent``: its directory, where the caller has it open; not for streams.

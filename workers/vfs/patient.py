@@ -148,6 +148,9 @@ class PatientVfs:
     def open(self, path: Path) -> Handle:
         return PatientHandle(away(self.below.open, path))
 
+    def look(self, path: Path) -> FileInfo | None:
+        return away(self.below.look, path)
+
     def create(self, path: Path, new: NewFile, parent: Handle | None = None) -> Handle:
         return PatientHandle(away(self.below.create, path, new, None if parent is None else unwrapped(parent)))
 

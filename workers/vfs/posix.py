@@ -19,7 +19,7 @@ from smbd.smb2 import status
 from smbd.smb2.names import DATA, INDEX_ALLOCATION, Match, Path, display
 from smbd.smb2.status import SmbError
 from workers.vfs import attributes, streamstore
-from workers.vfs.handle import PosixHandle
+from workers.vfs.handle import SERVED, PosixHandle
 from workers.vfs.interface import FileInfo, FsInfo, Handle, NewFile, PathNotFound
 from workers.vfs.resolver import READ, Resolver, join
 from workers.vfs.root import RESERVED, Root, VfsSettings, displayed, is_reserved
@@ -84,6 +84,26 @@ class PosixVfs:
             raise PathNotFound(errno.ENOTDIR, path.wire()) from error
         place = (path.base if path.stream or path.type else path, real, link)
         return PosixHandle(fd, readable, place, self.root)
+
+    def look(self, path: Path) -> FileInfo | None:
+        if is_reserved(path) or path.stream or path.type:
+            return None
+        root = self.root
+        try:
+            fd = files.open_beneath(root.fd, "/".join(path.components).encode() or b".", READ)
+        except OSError:
+            return None
+        try:
+            if root.attributes.names(fd):
+                return None
+            st = files.stat_fd(fd)
+        except OSError:
+            return None
+        finally:
+            files.close(fd)
+        if st.mode & 0o170000 not in SERVED:
+            return None
+        return attributes.file_info(st, None, root.settings.hide_dot_files and path.name[:1] == ".")
 
     # Making
 
