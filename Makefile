@@ -4,9 +4,10 @@
 # make lint      ruff and mypy only
 # make conformance   smbtorture's smb2 suites        make bench   the load generator, beside Samba and impacket       (ARGS=...)
 # make compile   the same sources compiled by mypyc, in build/compiled    make test-compiled   tests of that form
+# make claims    the published designs' claims on this code: formats, pools, fragmentation    make scale   with 1 to 500 clients, beside Samba
 # make profile   where a worker's time goes: a flame graph of WORKLOAD='read 4K w16' PROTECTION=plain
-# make figures   the published designs' claims on this code: raw data and drawings in bench/figures
-# make scale     cost per operation and memory with 1 to 500 clients, beside Samba
+# make shortfalls   the same as tables, of the rows that are behind Samba
+# make figures   every drawing and README's table anew from the raw data in bench/figures: bench, claims and scale make these
 # make fuzz      property tests, many more examples
 # make clean     remove the .venv and everything made
 
@@ -28,10 +29,10 @@ WORKLOAD ?= read 4K w16
 PROTECTION ?= plain
 PACKAGES := smbclient samba samba-common-bin samba-testsuite acl attr
 
-.PHONY: help install serve packages lint test ci conformance bench fuzz clean compile test-compiled profile scale figures
+.PHONY: help install spy serve packages lint test ci conformance bench fuzz clean compile test-compiled profile shortfalls claims scale figures
 
 help:
-	@sed -n 's/^# //p' Makefile | head -10
+	@sed -n '/^$$/q; s/^# //p' Makefile
 
 install: $(MARK)
 
@@ -78,7 +79,11 @@ test-compiled: compile packages
 	@cd $(COMPILED) && MILLPOND_COMPILED=1 $(CURDIR)/$(BIN)/python -m pytest -n 2 tests/test_compiled.py tests/process tests/fuzz \
 	  tests/interop/test_smbclient.py tests/interop/test_smbprotocol.py tests/smbd/smb2 $(ARGS)
 
-profile: install packages
+# py-spy comes with an extra of its own: nothing else needs it.
+spy: install
+	@test -x $(BIN)/py-spy || $(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test,profile]'
+
+profile: spy packages
 	@$(BIN)/python -m bench.profile --workload "$(WORKLOAD)" --protection "$(PROTECTION)" $(ARGS)
 
 conformance: install packages
@@ -87,11 +92,18 @@ conformance: install packages
 bench: install packages
 	@$(BIN)/python -m bench.load $(ARGS)
 
-figures: install packages
+shortfalls: spy packages
+	@command -v perf >/dev/null || tests/packages.sh linux-perf
+	@$(BIN)/python -m bench.shortfalls $(ARGS)
+
+claims: install packages
 	@$(BIN)/python -m bench.claims $(ARGS)
 
 scale: install packages
-	@$(BIN)/python -m bench.scale $(ARGS)
+	@$(BIN)/python -m bench.scale --directory bench/figures $(ARGS)
+
+figures: install
+	@$(BIN)/python -m bench.redraw $(ARGS)
 
 fuzz: install
 	@MILLPOND_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest -n 2 tests --timeout 0 -m hypothesis $(ARGS)

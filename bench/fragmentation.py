@@ -296,6 +296,14 @@ def words(found: dict[str, float]) -> str:
     )
 
 
+def read_raw(path: Path) -> tuple[list[Point], str]:
+    """The points of a raw file, and what its head says of how they came about."""
+    head, *lines = path.read_text(encoding="utf-8").splitlines()
+    about: dict[str, Any] = json.loads(head)
+    machine = f"{about['date']}, Linux {about['kernel']}, CPython {about['python']}"
+    return [Point(*json.loads(line)) for line in lines], f"{machine}; one recording, replayed on each mode; decay {about['decay']:g} s"
+
+
 def make(directory: Path, *, anew: bool = True) -> None:
     """Records (unless what lies there will do), replays and draws. ``PeerError`` or ``OSError`` when the server did not start."""
     path = directory / RECORDING
@@ -311,12 +319,11 @@ def make(directory: Path, *, anew: bool = True) -> None:
         if done.returncode:
             raise PeerError(f"replay of {mode}: {done.stderr[-2000:]}")
         points += [Point(**json.loads(line)) for line in done.stdout.splitlines()]
-    about: dict[str, Any] = {"date": time.strftime("%Y-%m-%d"), "kernel": platform.release(), "python": platform.python_version()}
+    about = {"date": time.strftime("%Y-%m-%d"), "kernel": platform.release(), "python": platform.python_version(), "decay": DECAY}
     with (directory / RAW).open("w", encoding="utf-8") as raw:
-        raw.write(json.dumps({**about, "recording": RECORDING, "decay": DECAY}) + "\n")
+        raw.write(json.dumps({**about, "recording": RECORDING, "columns": Point._fields}) + "\n")
         raw.writelines(json.dumps(point) + "\n" for point in points)
-    note = f"{about['date']}, Linux {about['kernel']}, CPython {about['python']}; one recording, replayed on each mode; decay {DECAY:g} s"
-    (directory / FIGURE).write_text(figure(points, note), encoding="utf-8")
+    (directory / FIGURE).write_text(figure(*read_raw(directory / RAW)), encoding="utf-8")
     for mode in MODES:
         print(f"{mode:10}{words(summary([point for point in points if point.mode == mode]))}")
 

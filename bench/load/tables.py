@@ -20,7 +20,7 @@ def markdown(document: dict[str, Any]) -> str:
     lines = [f"| | | unit | {' | '.join(peers)} |", "| --- | --- | --- |" + " ---: |" * len(peers)]
     for (workload, protection), cells in rows.items():
         unit = next(iter(cells.values()))["unit"]
-        shown = " | ".join(_cell(cells.get(peer)) for peer in peers)
+        shown = " | ".join(cell(cells.get(peer)) for peer in peers)
         lines.append(f"| {workload} | {protection} | {unit} | {shown} |")
     idle = [document["memory"].get(peer) for peer in peers]
     shown = " | ".join(f"{one['per_idle_client'] / 1024:,.0f}" if one else "–" for one in idle)
@@ -28,7 +28,8 @@ def markdown(document: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _cell(record: dict[str, Any] | None) -> str:
+def cell(record: dict[str, Any] | None) -> str:
+    """Rate, and CPU in brackets."""
     if record is None or "rate" not in record:
         return "–"
     return f"{record['rate']:,.0f} ({record['server_cpu_us']:,.0f})"

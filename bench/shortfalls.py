@@ -1,0 +1,174 @@
+"""``python -m bench.shortfalls``: where the time goes in the rows that are behind Samba, as small tables beside the figures.
+
+Owns: which rows, and the tables ``figures/profile-ROW-PROTECTION.txt``. A row whose work is done by one worker is sampled by py-spy, from
+outside, as in ``bench.profile``. Connecting is done by processes too short-lived for that: it is sampled by perf(1), which follows forks
+but sees the interpreter's own functions and the kernel's instead of Python's.
+Invariant: a row that could not be recorded is named, and the others are made all the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import linecache
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from bench import profile
+from bench.load.client import Client, Failure, Order
+from bench.load.peers import PEERS, ROOT, PeerError
+from bench.load.workloads import furnish
+from bench.profile import Stack
+
+FIGURES = Path(__file__).resolve().parent / "figures"
+RATE = 999
+# The line that a thread stands on when it has nothing to do, which py-spy cannot always tell from work.
+WAITING = re.compile(r"\b(poll|acquire|wait|wait_for|may_wait|_wait_for_tstate_lock)\(|\.get\(\)")
+
+
+class Row(NamedTuple):
+    """A workload under a protection."""
+
+    workload: str
+    protection: str
+
+    @property
+    def file(self) -> str:
+        """The table's name."""
+        return f"profile-{self.workload.replace(' ', '-')}-{self.protection}.txt"
+
+
+ROWS = (
+    *(Row("stat w8", protection) for protection in ("plain", "signed", "encrypted")),
+    Row("open-close", "plain"),
+    Row("create-delete", "plain"),
+    Row("list", "plain"),
+    Row("connect", "plain"),
+    Row("read 4K w1", "plain"),
+    *(Row(f"{direction} 1M", protection) for direction in ("read", "write") for protection in ("signed", "encrypted")),
+)  # fmt: skip
+
+
+def options(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The parsed command line."""
+    parser = argparse.ArgumentParser(prog="python -m bench.shortfalls", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    known = sorted({row.workload for row in ROWS})
+    parser.add_argument("--only", action="append", metavar="WORKLOAD", choices=known, help=f"of {', '.join(known)}; may be repeated")
+    parser.add_argument("--seconds", type=float, default=4.0, help="of each row (default 4)")
+    parser.add_argument("--top", type=int, default=30, help="functions of each table (default 30)")
+    parser.add_argument("--directory", type=Path, default=FIGURES, help=f"where the tables go (default {FIGURES})")
+    return parser.parse_args(argv)
+
+
+def by_python(row: Row, asked: argparse.Namespace) -> str:
+    """The functions of one worker."""
+    wanted = argparse.Namespace(
+        workload=row.workload, protection=row.protection, seconds=asked.seconds, rate=RATE, peer="millpond", set=[]
+    )  # fmt: skip
+    stacks = profile.record(wanted)
+    if isinstance(stacks, str):
+        raise PeerError(stacks)
+    busy = working(stacks)
+    waiting = stacks.total() - busy.total()
+    head = f"{busy.total()} samples of the worker at work ({waiting} more, of waiting threads, left out), {RATE} a second"
+    return f"{head}\n\n{rooms(busy)}\n\n{plain_paths(profile.table(busy, asked.top))}\n"
+
+
+def working(stacks: Counter[Stack]) -> Counter[Stack]:
+    """Without those that end in waiting."""
+    return Counter({stack: count for stack, count in stacks.items() if not WAITING.search(source_line(stack[-1]))})
+
+
+def source_line(frame: str) -> str:
+    """The text of the line a frame stands on, ``name (path:number)``; empty when there is none."""
+    place, _, number = frame.partition("(")[2].rstrip(")").rpartition(":")
+    return linecache.getline(place, int(number)) if number.isdecimal() else ""
+
+
+def rooms(stacks: Counter[Stack]) -> str:
+    """The share of each package, by the innermost frame."""
+    shares: Counter[str] = Counter()
+    for stack, count in stacks.items():
+        place = plain_paths(stack[-1]).partition("(")[2]
+        shares[place.partition("/")[0] if place.startswith(("pools/", "smbd/", "workers/", "authd/", "srvsvc/")) else "libraries"] += count
+    total = stacks.total() or 1
+    return "\n".join(f"{100 * count / total:6.1f}%  {name}" for name, count in shares.most_common())
+
+
+def plain_paths(text: str) -> str:
+    """Paths as they are in this repository, in the library or among its packages."""
+    for prefix in (str(ROOT), sysconfig.get_path("purelib"), sysconfig.get_path("stdlib")):
+        text = text.replace(f"({prefix}/", "(")
+    return text
+
+
+def by_perf(row: Row, asked: argparse.Namespace) -> str:
+    """The functions of the whole server, forks included."""
+    perf = shutil.which("perf")
+    if perf is None:
+        raise PeerError("perf is not installed: apt-get install linux-perf")
+    peer = PEERS["millpond"]()
+    try:
+        furnish(peer.share, 1)
+        peer.start()
+        client = Client(peer.where, row.protection, 0)
+        if isinstance(client.signing, Failure):
+            raise PeerError(client.signing.text)
+        with tempfile.NamedTemporaryFile(suffix=".perf") as data:
+            # ticks of the clock: a virtual machine has no counters of its own
+            recorder = [perf, "record", "--event", "cpu-clock", "--freq", str(RATE), "--output", data.name, "--inherit"]
+            command = [*recorder, "--pid", str(peer.pid), "--", "sleep", f"{asked.seconds:g}"]
+            client.begin(Order(row.workload, asked.seconds + 1.0))
+            done = subprocess.run(command, capture_output=True, text=True, timeout=asked.seconds + 60, check=False)
+            report = client.finish(asked.seconds + 1.0)
+            client.close()
+            if done.returncode or isinstance(report, Failure):
+                raise PeerError(report.text if isinstance(report, Failure) else f"perf: {done.stderr.strip()[-400:]}")
+            return f"{report.tally.operations} operations; the master and all workers\n\n{_report(perf, data.name, asked.top)}\n"
+    finally:
+        peer.stop()
+        peer.remove()
+
+
+def _report(perf: str, data: str, top: int) -> str:
+    """By process, then by function."""
+    parts = []
+    for sort in ("comm", "dso", "dso,symbol"):
+        command = [perf, "report", "--input", data, "--stdio", "--no-children", "--sort", sort, "--percent-limit", "0.3"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        lines = [line.rstrip().rstrip("- ").rstrip() for line in done.stdout.splitlines() if line.strip() and not line.startswith("#")]
+        parts.append("\n".join(lines[:top]))
+    return "\n\n".join(parts)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Makes the tables; 1 when one could not be made."""
+    asked = options(argv)
+    asked.directory.mkdir(parents=True, exist_ok=True)
+    failed = 0
+    for row in ROWS:
+        if asked.only and row.workload not in asked.only:
+            continue
+        try:
+            text = by_perf(row, asked) if row.workload == "connect" else by_python(row, asked)
+        except (PeerError, OSError, subprocess.TimeoutExpired) as error:
+            print(f"{row.workload}, {row.protection}: {error}", file=sys.stderr)
+            failed = 1
+            continue
+        about = f"{time.strftime('%Y-%m-%d')}, Linux {platform.release()}, CPython {platform.python_version()}"
+        (asked.directory / row.file).write_text(f"{row.workload}, {row.protection}; {about}\n{text}", encoding="utf-8")
+        print(f"{asked.directory / row.file}", flush=True)
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main())

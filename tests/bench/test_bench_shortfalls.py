@@ -1,0 +1,61 @@
+"""Tables of the rows that are behind: which samples count, and what is said when there are none."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import sysconfig
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from bench import profile, shortfalls
+from bench.load.peers import ROOT, PeerError
+from bench.load.workloads import WORKLOADS
+from workers.loop import Loop
+
+
+def line_of(words: str) -> int:
+    """Where they stand in the loop's source."""
+    lines, first = inspect.getsourcelines(Loop)
+    return first + next(number for number, line in enumerate(lines) if words in line)
+
+
+def test_every_row_is_a_workload() -> None:
+    assert {row.workload for row in shortfalls.ROWS} <= {row.name for row in WORKLOADS}
+    assert len({row.file for row in shortfalls.ROWS}) == len(shortfalls.ROWS)
+
+
+def test_who_waits_in_the_poller_does_not_work() -> None:
+    place = ROOT / "workers" / "loop.py"
+    waits = (f"Loop.turn ({place}:{line_of('_poller.poll(')})",)
+    works = (f"Loop.turn ({place}:{line_of('def turn(')})",)
+    assert shortfalls.working(Counter({waits: 5, works: 2, ("<lambda> (<string>)",): 1})) == {works: 2, ("<lambda> (<string>)",): 1}
+
+
+def test_shares_are_by_package_and_paths_are_the_repositorys() -> None:
+    stacks = Counter({(f"read ({ROOT}/workers/commands/read.py:3)",): 3, (f"pack ({sysconfig.get_path('stdlib')}/struct.py:1)",): 1})
+    assert [line.split() for line in shortfalls.rooms(stacks).splitlines()] == [["75.0%", "workers"], ["25.0%", "libraries"]]
+    assert shortfalls.plain_paths(f"read ({ROOT}/workers/commands/read.py)") == "read (workers/commands/read.py)"
+
+
+def test_what_could_not_be_recorded_is_named_and_the_rest_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def recorded(asked: argparse.Namespace) -> Counter[profile.Stack] | str:
+        return Counter({("f (a.py:1)",): 4}) if asked.protection == "plain" else "no luck"
+
+    monkeypatch.setattr(profile, "record", recorded)
+    assert shortfalls.main(["--only", "stat w8", "--directory", str(tmp_path)]) == 1
+    assert "stat w8, signed: no luck" in capsys.readouterr().err
+    (made,) = tmp_path.iterdir()
+    assert made.name == "profile-stat-w8-plain.txt"
+    assert made.read_text().startswith("stat w8, plain; ")
+    assert "100.0% 100.0%  f (a.py)" in made.read_text()
+
+
+def test_without_perf_its_row_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda *_given, **_more: None)
+    with pytest.raises(PeerError, match="linux-perf"):
+        shortfalls.by_perf(shortfalls.Row("connect", "plain"), shortfalls.options([]))
