@@ -264,6 +264,15 @@ class Compiled(Millpond):
         super().prepare()
 
 
+class Threaded(Millpond):
+    """The same server with a thread for each client instead of a process."""
+
+    title = "millpond-threaded"
+
+    def globals(self) -> dict[str, str]:
+        return super().globals() | {"server mode": "threaded"}
+
+
 class Samba(Millpond):
     """Samba's smbd as installed, in a directory of its own. Needs root."""
 
@@ -320,5 +329,5 @@ class Impacket(Peer):
         ]
 
 
-PEERS: dict[str, type[Peer]] = {peer.title: peer for peer in (Millpond, Compiled, Samba, SambaNoAio, Impacket)}
-USUAL = tuple(title for title in PEERS if title != Compiled.title)  # those that need nothing made first
+PEERS: dict[str, type[Peer]] = {peer.title: peer for peer in (Millpond, Threaded, Compiled, Samba, SambaNoAio, Impacket)}
+USUAL = tuple(title for title in PEERS if title not in (Compiled.title, Threaded.title))  # made first, or asked for
