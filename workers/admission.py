@@ -21,6 +21,7 @@ from smbd.smb2.constants import FILE_ALL_ACCESS, FILE_GENERIC_EXECUTE, FILE_GENE
 from smbd.smb2.dtyp import SID, Token
 from smbd.smb2.status import SmbError
 from workers import identity
+from workers.baton import away
 from workers.identity import Identity
 from workers.vfs.posix import PosixVfs
 from workers.vfs.root import VfsSettings
@@ -56,7 +57,7 @@ def open_root(worker: Worker, tree: TreeConnect, path: str) -> None:
     assert tree.identity is not None
     identity.assume(tree.identity)
     try:
-        tree.vfs = PosixVfs(path, settings(share))
+        tree.vfs = away(PosixVfs, path, settings(share))
     except (FileNotFoundError, NotADirectoryError):
         worker.log.error("share %s: %s is not there", share.name, path)
         raise SmbError(status.BAD_NETWORK_NAME) from None
