@@ -398,6 +398,7 @@ def test_a_compound_on_a_disk_that_becomes_slow_in_the_middle_of_it(
             disk.doubt()
         return real(self, request, element)
 
+    worker.engine.express.off = True
     monkeypatch.setattr(Engine, "start", start)
     answers = client.compound(
         Request(Command.CREATE, create_body("file", access=c.FILE_READ_ATTRIBUTES, disposition=c.FILE_OPEN)),
