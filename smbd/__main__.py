@@ -18,6 +18,7 @@ import srvsvc.service
 import workers.host
 import workers.main
 from pools import port, queue
+from pools.port import choice
 from smbd import child, cli, host_messages, lease_messages
 from smbd.broker import service as broker
 from smbd.child import Child, Program
@@ -69,11 +70,12 @@ _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 def run(config: Config, *, reread: Callable[[], Config], prepare: Callable[[], None], ready: Callable[[], None]) -> int:
     """Serve ``config``; see ``smbd.cli.command.Run``."""
     set_up_log(config)
+    choice.use(config.port)
     port.memory.map_large_allocations()
     # Before anything else can be seen: `serve --user NAME:PASSWORD` stands in the list of processes until here.
     port.processes.set_title(TITLE)
     port.processes.set_umask(0o022)
-    if config.data_path != "user" and (reason := port.sockets.no_kernel_cipher()):
+    if config.data_path != "user" and port.sockets.KERNEL_FORMAT and (reason := port.sockets.no_kernel_cipher()):
         # Log level 1, once: whoever expects encrypted payload to stay in the kernel as plain payload does hears that it cannot here.
         log.warning("encrypted payload passes through memory: this kernel offers no AF_ALG sockets for AES-GCM (%s)", reason)
 

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
+from workers import identity
+
 if TYPE_CHECKING:
     from workers.loop import Loop
 
@@ -22,13 +24,13 @@ WHILE: Final = 10.0  # seconds without a long call until the disk is trusted aga
 class Disk:
     """One share's. ``errands`` are under way on its lane, or wait for their turn."""
 
-    __slots__ = ("_changed", "_clock", "_until", "always", "errands", "name", "slow")
+    __slots__ = ("_changed", "_clock", "_errands", "_until", "always", "errands", "name", "slow")
 
     def __init__(self, name: str, changed: Callable[[Disk], None], *, always: bool = False, clock: Callable[[], float] = monotonic) -> None:
         """``changed(disk)`` is told when ``slow`` becomes true."""
         self.name = name
-        self.always = always
-        self.slow = always
+        self._errands = identity.per_thread()
+        self.always = self.slow = always and self._errands
         self.errands = 0
         self._changed = changed
         self._clock = clock
@@ -40,7 +42,9 @@ class Disk:
             self.doubt()
 
     def doubt(self) -> None:
-        """It is slow, for a while from now on."""
+        """It is slow, for a while from now on; never where no errand could be sent, because threads share one identity."""
+        if not self._errands:
+            return
         self._until = self._clock() + WHILE
         if not self.slow:
             self.slow = True

@@ -47,6 +47,11 @@ def privileged() -> bool:
     return _privileged
 
 
+def per_thread() -> bool:
+    """Whether a thread can act for one user while another acts for somebody else. Where it cannot, one thread does everything."""
+    return credentials.PER_THREAD or not privileged()
+
+
 def assume(identity: Identity) -> None:
     """Act as ``identity`` from here on, in this thread. Costs nothing when it already does, or when the process is not root's."""
     if identity == _state.current or not privileged():

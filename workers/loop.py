@@ -22,6 +22,7 @@ from functools import partial
 from typing import Any, Generic, TypeVar
 
 from pools import port
+from workers import identity
 from workers.baton import Abandoned, Baton, Errand
 from workers.lane import Lane
 
@@ -166,6 +167,7 @@ class Loop:
         self._soon: deque[Callable[[], None]] = deque()
         self._threads = threads
         self._lanes: dict[str, Lane] = {}
+        self._inline = not identity.per_thread()
         self._finished: deque[tuple[Completion[Any], Any, BaseException | None]] = deque()
         self._bell: tuple[socket.socket, socket.socket] | None = None
         self._baton: Baton | None = None
@@ -234,13 +236,23 @@ class Loop:
         return task
 
     def in_thread(self, call: Callable[[], T], lane: str = "") -> Completion[T]:
-        """Run a blocking ``call`` on a thread of ``lane``, which has as many as ``vfs threads`` says; await what is returned."""
+        """Run a blocking ``call`` on a thread of ``lane``, which has as many as ``vfs threads`` says; await what is returned.
+
+        It runs here and now where a thread cannot have an identity of its own: what the call may do must not depend on whom the engine
+        serves meanwhile.
+        """
         completion: Completion[T] = Completion()
+        if self._inline:
+            _run_here(completion, call)
+            return completion
         self._submit(lane, partial(self._run_blocking, completion, call), completion)
         return completion
 
     def errand(self, call: Callable[[], T], lane: str, took: Callable[[float], None]) -> tuple[Errand, Completion[T]]:
-        """Run ``call`` on a thread of ``lane``, with the baton except while it is ``away``; ``took`` hears how long it was, each time."""
+        """Run ``call`` on a thread of ``lane``, with the baton except while it is ``away``; ``took`` hears how long it was, each time.
+
+        Not where a thread cannot have an identity of its own: no disk is slow there (``Disk``).
+        """
         if self._baton is None:
             self._open_bell()
             self._baton = Baton(self._ring, self._restless)
@@ -423,6 +435,13 @@ class Loop:
                 task.close()
             except Exception:
                 log.exception("a request that was given up did not end well")
+
+
+def _run_here(completion: Completion[T], call: Callable[[], T]) -> None:
+    try:
+        completion.finish(call())
+    except BaseException as caught:  # noqa: BLE001 - carried to the awaiting coroutine, where it belongs
+        completion.fail(caught)
 
 
 def _nothing() -> None:

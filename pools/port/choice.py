@@ -64,10 +64,18 @@ def _linux() -> Port:
     return Port("linux", credentials, files, memory, polling, processes, sandbox, sockets, watching)
 
 
+def _posix() -> Port:
+    from pools.port.posix import credentials, files, memory, polling, processes, sandbox, sockets, watching  # noqa: PLC0415 - likewise
+
+    return Port("posix", credentials, files, memory, polling, processes, sandbox, sockets, watching)
+
+
 def load(name: str) -> Port:
     """A port, whether it is the one in use or not. ImportError where the machine has not what it needs; ValueError for no port's name."""
     if name == "linux":
         return _linux()
+    if name == "posix":
+        return _posix()
     raise ValueError(f"{name!r} is no port: one of {', '.join(NAMES)}")
 
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from pools.buffer import CLASSES, LARGEST
 from pools.plan import make_plan, plan_bytes
+from pools.port import choice
 from smbd.config.known import WITHOUT_EFFECT
 from smbd.config.model import Config, ConfigError, ConfigWarning, Parameter, Share, derived, parameters
 from smbd.config.reader import GLOBAL, Lines, Setting, squeeze
@@ -165,6 +166,10 @@ class _Builder:
         if found.get("merge_memory"):
             text = "merge memory = yes: who measures how long writes to his pages take can learn what other clients' pages hold"
             self._about(self.globals, text)
+        if found.get("port") == "linux" != choice.DEFAULT:
+            self.lines.errors.append(ConfigError(self.globals.file, 0, "port = linux: this system is not Linux; port = posix serves here"))
+        if found.get("port") == "posix" and found.get("data_path") == "kernel":
+            self._about(self.globals, "data path = kernel has no effect with port = posix: data passes through memory there")
         for section in self.sections.values():
             path = section.found.get("path", "")
             if path and not path.startswith(("/", "%")):

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from pools.buffer import CAPACITIES
 from pools.plan import USUAL_PLAN, usual_reserve, usual_static
-from pools.port import processes, sockets
+from pools.port import choice, processes, sockets
 from smbd.config import values
 from smbd.config.values import Kind
 
@@ -213,6 +213,7 @@ class Config:
     pool_reserve_slabs: tuple[tuple[int, int], ...] = _par(_pairs(usual_reserve(_POOL_CLASSES)), _SLABS)
     pool_static_slabs: tuple[tuple[int, int], ...] = _par(_pairs(usual_static(_POOL_CLASSES)), _SLABS)
     merge_memory: bool = _par(False, values.boolean)
+    port: str = _par(choice.DEFAULT, values.choice({word: word for word in choice.NAMES}))
     data_path: str = _par("auto", values.choice({word: word for word in ("auto", "user", "kernel")}))
     data_path_read_threshold: int = _par(256 * KIB, values.size())  # 0: never
     data_path_write_threshold: int = _par(MIB, values.size())  # 0: never
