@@ -76,6 +76,7 @@ class _Builder:
             **{**found, **derived(found)},
         )
         self._judge_pools(config)
+        self._judge_port(config)
         self._stop_at_errors()
         return replace(config, warnings=tuple(self.lines.warnings))
 
@@ -166,10 +167,6 @@ class _Builder:
         if found.get("merge_memory"):
             text = "merge memory = yes: who measures how long writes to his pages take can learn what other clients' pages hold"
             self._about(self.globals, text)
-        if found.get("port") == "linux" != choice.DEFAULT:
-            self.lines.errors.append(ConfigError(self.globals.file, 0, "port = linux: this system is not Linux; port = posix serves here"))
-        if found.get("port") == "posix" and found.get("data_path") == "kernel":
-            self._about(self.globals, "data path = kernel has no effect with port = posix: data passes through memory there")
         for section in self.sections.values():
             path = section.found.get("path", "")
             if path and not path.startswith(("/", "%")):
@@ -177,6 +174,18 @@ class _Builder:
                 self.lines.errors.append(ConfigError(section.file, section.line, text))
             elif path and "%" not in path and not os.path.isdir(path):
                 self._about(section, f"[{section.name}]: {path} is not a folder on this machine")
+
+    def _judge_port(self, config: Config) -> None:
+        """Whether the port in use can do what the rest asks of it."""
+        if config.port == "linux" != choice.DEFAULT:
+            self.lines.errors.append(ConfigError(self.globals.file, 0, "port = linux: this system is not Linux; port = posix serves here"))
+        if config.port != "posix":
+            return
+        if config.server_mode == "threaded":
+            text = "server mode = threaded needs port = linux: portable calls give a whole process one identity, not each thread its own"
+            self.lines.errors.append(ConfigError(self.globals.file, 0, text))
+        if config.data_path == "kernel":
+            self._about(self.globals, "data path = kernel has no effect with port = posix: data passes through memory there")
 
     def _judge_pools(self, config: Config) -> None:
         """Whether a connection can have what its pool begins with, and the largest PDU with its answer."""

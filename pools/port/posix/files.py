@@ -231,10 +231,20 @@ def set_times(fd: int, access_ns: int | None, modification_ns: int | None) -> No
     os.utime(fd, ns=(access_ns, modification_ns))
 
 
-def in_memory(fd: int) -> bool:
+def in_memory(device: int) -> bool:
     """Nobody says."""
-    del fd
+    del device
     return False
+
+
+def asks_others(path: str) -> bool:
+    """Nobody says: a disk is slow when it has been."""
+    del path
+    return False
+
+
+def may_wait() -> None:
+    """Every call of the standard library lets other threads run."""
 
 
 def attributes(root: int, as_root: Callable[[], AbstractContextManager[None]]) -> Attributes:

@@ -94,6 +94,10 @@ def map_large_allocations() -> None:
     """POSIX has no words for it."""
 
 
+def share_one_heap() -> None:
+    """Likewise."""
+
+
 def merge_memory() -> str:
     """See ``interface.Memory``."""
     return "port `posix` cannot ask for it"

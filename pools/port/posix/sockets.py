@@ -15,6 +15,7 @@ from pools.port import portable
 
 KERNEL_FORMAT = False
 OPTIONS = portable.OPTIONS
+adopt = portable.adopt
 host_name = portable.host_name
 interface_index = portable.interface_index
 record_pair = portable.record_pair
