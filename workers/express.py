@@ -1,4 +1,4 @@
-"""The short way of the three requests that come by the thousand: READ and WRITE of a file, and ECHO.
+"""The short way of the requests that come by the thousand: READ and WRITE of a file, CLOSE, and ECHO.
 
 Owns: the counts that are not written down yet. Invariant: what is answered here is answered as the long way (``engine``, ``dispatch``,
 ``commands``) would, byte for byte; whatever is unusual - a refusal, a wait, a lock in sight, ids out of order - is left to that way, and
@@ -18,12 +18,26 @@ from pools.counters import BYTES_READ, BYTES_WRITTEN, COMMANDS_AT, REQUESTS
 from pools.layout import joined
 from pools.pool import PoolExhausted
 from smbd.smb2 import constants as c
-from smbd.smb2.header import HEADER, HEADER_SIZE, NO_SIGNATURE, PROTOCOL_ID, SIGNATURE_END, SIGNATURE_OFFSET, TRANSFORM_SIZE, TRANSPORT_SIZE
+from smbd.smb2 import status
+from smbd.smb2.credits import Disconnect
+from smbd.smb2.header import (
+    ERROR_BODY,
+    HEADER,
+    HEADER_SIZE,
+    NO_SIGNATURE,
+    PROTOCOL_ID,
+    SIGNATURE_END,
+    SIGNATURE_OFFSET,
+    TRANSFORM_SIZE,
+    TRANSPORT_SIZE,
+)
 from smbd.smb2.messages import control, file
 from smbd.smb2.status import SmbError
 from workers import identity
 from workers.changes import modified
+from workers.commands.close import close_open, last_words
 from workers.session import State
+from workers.vfs.errors import smb_error
 
 if TYPE_CHECKING:
     from smbd.smb2.crypto import Channel
@@ -37,6 +51,7 @@ TAG_SIZE = 16  # of an AEAD cipher, behind what it sealed
 COMMAND_AT = 12  # in a header
 _READ = int(c.Command.READ)
 _WRITE = int(c.Command.WRITE)
+_CLOSE = int(c.Command.CLOSE)
 _ECHO = int(c.Command.ECHO)
 _READING = c.FILE_READ_DATA | c.FILE_EXECUTE
 UNUSUAL = ~(c.FLAGS_SIGNED | c.FLAGS_PRIORITY_MASK) & 0xFFFFFFFF
@@ -49,6 +64,8 @@ _READ_REQUEST = joined(HEADER, file.READ_REQUEST)
 _READ_RESPONSE = joined(HEADER, file.READ_RESPONSE)
 _WRITE_REQUEST = joined(HEADER, file.WRITE_REQUEST)
 _WRITE_RESPONSE = joined(HEADER, file.WRITE_RESPONSE)
+_CLOSE_REQUEST = joined(HEADER, file.CLOSE_REQUEST)
+_CLOSE_RESPONSE = joined(HEADER, file.CLOSE_RESPONSE)
 _ECHO_REQUEST = joined(HEADER, control.ECHO_REQUEST)
 _ECHO_RESPONSE = joined(HEADER, control.ECHO_RESPONSE)
 _FIRST_DATA = _WRITE_REQUEST.size
@@ -57,12 +74,12 @@ _FIRST_DATA = _WRITE_REQUEST.size
 class Express:
     """Answers what it can of one connection's requests. ``off``: nothing."""
 
-    __slots__ = ("_echoes", "_read", "_reads", "_touched", "_worker", "_writes", "_written", "off")
+    __slots__ = ("_closes", "_echoes", "_read", "_reads", "_touched", "_worker", "_writes", "_written", "off")
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
         self.off = False
-        self._reads = self._writes = self._echoes = 0
+        self._reads = self._writes = self._closes = self._echoes = 0
         self._read = self._written = 0  # bytes
         self._touched: TreeConnect | None = None  # the last share whose disk was not only read
 
@@ -76,6 +93,8 @@ class Express:
                 return self._take_read(view, start, end, sealed)
             if command == _WRITE:
                 return self._take_write(view, start, end, sealed)
+            if command == _CLOSE:
+                return self._take_close(view, start, end, sealed)
             if command == _ECHO:
                 return self._take_echo(view, start, end, sealed)
         except (OSError, PoolExhausted, SmbError):
@@ -99,12 +118,16 @@ class Express:
             counters[COMMANDS_AT + _WRITE] += self._writes
             counters[BYTES_WRITTEN] += self._written
             self._writes = self._written = 0
+        if self._closes:
+            counters[REQUESTS] += self._closes
+            counters[COMMANDS_AT + _CLOSE] += self._closes
+            self._closes = 0
         if self._echoes:
             counters[REQUESTS] += self._echoes
             counters[COMMANDS_AT + _ECHO] += self._echoes
             self._echoes = 0
 
-    # the three
+    # one by one
 
     def _take_read(self, view: memoryview, start: int, end: int, sealed: Channel | None) -> bool:
         """[MS-SMB2] 3.3.5.12."""
@@ -120,7 +143,9 @@ class Express:
             return False
         worker = self._worker
         opened = self._open_for(persistent, volatile, tree_id, session_id)
-        if opened is None or opened.handle is None or opened.key is None or not opened.granted & _READING or opened.turns is not None:
+        if opened is None or opened.handle is None or opened.key is None or opened.is_directory or opened.turns is not None:
+            return False
+        if not opened.granted & _READING:
             return False
         if offset + length > _LAST_OFFSET or length > worker.max_read or length >= worker.leaves_from:
             return False
@@ -166,7 +191,7 @@ class Express:
             return False
         worker = self._worker
         opened = self._open_for(persistent, volatile, tree_id, session_id)
-        if opened is None or opened.handle is None or opened.key is None or not opened.granted & c.FILE_WRITE_DATA:
+        if opened is None or opened.is_directory or opened.handle is None or opened.key is None or not opened.granted & c.FILE_WRITE_DATA:
             return False
         if opened.write_through or length > worker.max_write or opened.tree.slow:
             return False
@@ -199,6 +224,55 @@ class Express:
         worker.sender.append(protect(out, first, first + _WRITE_RESPONSE.size, signer, sealed))
         return True
 
+    def _take_close(self, view: memoryview, start: int, end: int, sealed: Channel | None) -> bool:
+        """[MS-SMB2] 3.3.5.10, of what nobody waits for."""
+        if end - start < _CLOSE_REQUEST.size:
+            return False
+        (
+            protocol_id, size, charge, _, command, credit, flags, following, message_id, _, tree_id, session_id, signature,
+            body_size, close_flags, _, persistent, volatile,
+        ) = _CLOSE_REQUEST.unpack_from(view, start)  # fmt: skip
+        if protocol_id != PROTOCOL_ID or size != HEADER_SIZE or command != _CLOSE or flags & UNUSUAL or following:
+            return False
+        worker = self._worker
+        opened = self._open_for(persistent, volatile, tree_id, session_id)
+        if body_size != file.CLOSE_REQUEST_STRUCTURE_SIZE or opened is None or opened.handle is None or opened.key is None:
+            return False
+        if opened.notify is not None or opened.lock_waits or opened.in_flight or opened.turns is not None or opened.tree.slow:
+            return False
+        channel = worker.connection.channels.get(session_id)
+        if channel is None or not self._in_turn(message_id, charge) or not protected(channel, opened.tree.encrypt, flags, sealed):
+            return False
+        if flags & c.FLAGS_SIGNED and sealed is None and not verified(channel, view[start:end], signature):
+            return False
+        self._reserve(_CLOSE_RESPONSE.size, sealed)  # there is room: from here on nothing is left to the long way
+        if opened.tree.identity is not None:
+            identity.assume(opened.tree.identity)
+        code, body = status.SUCCESS, last_words(opened, close_flags)
+        try:
+            close_open(worker, opened)
+        except (OSError, SmbError) as error:
+            code, body = smb_error(error).status if isinstance(error, OSError) else error.status, ERROR_BODY
+            worker.count_error()
+        self._touched = opened.tree
+        self._closes += 1
+        answer_flags = flags_of_answer(flags, sealed)
+        granted = self._charge(message_id, charge, credit)
+        # Only now: who was woken, or told of a deletion, may have taken room.
+        try:
+            out, first = self._reserve(_CLOSE_RESPONSE.size, sealed)
+        except PoolExhausted:
+            raise Disconnect("no buffer for a reply") from None
+        HEADER.pack_into(
+            out, first, PROTOCOL_ID, HEADER_SIZE, charge, code, _CLOSE, granted, answer_flags, 0, message_id, 0, tree_id,
+            session_id, NO_SIGNATURE,
+        )  # fmt: skip
+        stop = first + HEADER_SIZE + len(body)
+        out[first + HEADER_SIZE : stop] = body
+        signer = channel if answer_flags & c.FLAGS_SIGNED else None
+        worker.sender.append(protect(out, first, stop, signer, sealed))
+        return True
+
     def _take_echo(self, view: memoryview, start: int, end: int, sealed: Channel | None) -> bool:
         """[MS-SMB2] 3.3.5.17."""
         (
@@ -229,9 +303,9 @@ class Express:
     # what they share
 
     def _open_for(self, persistent: int, volatile: int, tree_id: int, session_id: int) -> Open | None:
-        """The Open of a file that the header names as ``dispatch.resolve`` would find it."""
+        """The Open that the header names as ``dispatch.resolve`` would find it."""
         opened = self._worker.opens.get(volatile)
-        if opened is None or opened.persistent != persistent or opened.is_directory:
+        if opened is None or opened.persistent != persistent:
             return None
         tree = opened.tree
         session = tree.session

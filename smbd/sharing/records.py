@@ -9,6 +9,7 @@ A process is named by (slot, generation) everywhere; a pair whose generation is 
 from __future__ import annotations
 
 from enum import IntEnum
+from functools import lru_cache
 from hashlib import blake2b
 from struct import Struct
 from typing import NamedTuple
@@ -532,11 +533,14 @@ def lock_key(key: FileKey) -> bytes:
 
 def pack_strings(*strings: str) -> bytes:
     """Counted UTF-8 strings, in order; lone surrogates (names that are no UTF-8) survive. Longer than 65535 bytes is a bug."""
-    packed = b""
-    for text in strings:
-        raw = text.encode("utf-8", "surrogatepass")
-        packed += COUNTED.pack(len(raw)) + raw
-    return packed
+    return b"".join([_counted(text) for text in strings])
+
+
+@lru_cache(maxsize=256)
+def _counted(text: str) -> bytes:
+    """One of them. Remembered: the names of shares and users come again and again, and paths often."""
+    raw = text.encode("utf-8", "surrogatepass")
+    return COUNTED.pack(len(raw)) + raw
 
 
 def unpack_strings(buf: Readable, offset: int, count: int) -> list[str]:

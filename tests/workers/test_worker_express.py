@@ -1,7 +1,8 @@
-"""The short way of READ, WRITE and ECHO answers as the long one does, byte for byte, or not at all."""
+"""The short way of READ, WRITE, CLOSE and ECHO answers as the long one does, byte for byte, or not at all."""
 
 from __future__ import annotations
 
+import errno
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,15 +19,23 @@ from pools.counters import BYTES_READ, BYTES_WRITTEN, COMMANDS, COMMANDS_AT, REQ
 from smbd.smb2 import constants as c
 from smbd.smb2 import status
 from smbd.smb2.constants import Command
-from tests.wire_client import Closed, FileId, Offer, Request, WireClient, lock_body, read_body, write_body
+from smbd.smb2.messages import file
+from tests.wire_client import Closed, FileId, Offer, Request, WireClient, close_body, lock_body, read_body, write_body
 from tests.workers.house import ALICE, House, log_on
 from workers import express
+from workers.vfs.handle import PosixHandle
 from workers.worker import Worker
 
 ECHO = b"\4\0\0\0"
 CONTENT = bytes(range(256)) * 400
 PROTECTIONS = ("plain", "signed", "encrypted")
 SIGNINGS = {"GMAC": 2, "CMAC": 1, "HMAC-SHA256": 0}
+
+
+@pytest.fixture(autouse=True)
+def trusted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However busy the machine is: on a slow disk no way is short."""
+    monkeypatch.setattr("workers.disk.LONG", 1e9)
 
 
 @dataclass
@@ -111,6 +120,8 @@ def requests(twin: Twin, wishes: list[tuple[int, ...]]) -> Callable[[int], list[
                 body, command = read_body(opened, offset, length, minimum), Command.READ
             elif kind == 1:
                 body, command = write_body(opened, offset, CONTENT[1 : 1 + length], flags & 1), Command.WRITE
+            elif kind == 3:
+                body, command = close_body(opened), Command.CLOSE
             else:
                 body, command = ECHO, Command.ECHO
             made.append(Request(command, body, credits=credits, flags=flags & c.FLAGS_PRIORITY_MASK))
@@ -122,8 +133,8 @@ def requests(twin: Twin, wishes: list[tuple[int, ...]]) -> Callable[[int], list[
 offsets = st.sampled_from([0, 1, 4096, 60000, len(CONTENT) - 1, len(CONTENT), len(CONTENT) + 10, 0x7FFFFFFFFFFFFFFF, (1 << 64) - 1])
 lengths = st.sampled_from([0, 1, 4096, express.LARGEST, express.LARGEST + 1, 65536])
 wish = st.tuples(
-    st.integers(0, 2), st.integers(0, 1), offsets, lengths, st.sampled_from([0, 0, 1, 5000]), st.sampled_from([0, 1, 3, 500]),
-    st.sampled_from([0, 1, 0x10, 0x70]),
+    st.sampled_from([0, 0, 1, 1, 2, 3]), st.integers(0, 1), offsets, lengths, st.sampled_from([0, 0, 1, 5000]),
+    st.sampled_from([0, 1, 3, 500]), st.sampled_from([0, 1, 0x10, 0x70]),
 )  # fmt: skip
 
 
@@ -171,11 +182,44 @@ def test_what_is_usual_takes_the_short_way(tmp_path: Path, protection: str, monk
     assert client.write(opened, 100, b"x" * 4096).status == status.SUCCESS
     assert client.read_data(opened, 99, 3) == CONTENT[99:100] + b"xx"
     assert client.echo().status == status.SUCCESS
+    assert client.close(opened).status == status.SUCCESS
+    assert client.close(twin.ids(1)[0], c.CLOSE_FLAG_POSTQUERY_ATTRIB).parse(file.CLOSE_RESPONSE).end_of_file == len(CONTENT)
     monkeypatch.undo()
+    assert client.close(opened).status == status.FILE_CLOSED
     twin.end()
 
 
-@pytest.mark.parametrize("command", [Command.READ, Command.WRITE, Command.ECHO])
+def test_a_close_deletes_what_is_to_be_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    twin = Twin.make(tmp_path)
+    client = twin.clients[0]
+    doomed = client.open("c", access=c.DELETE, options=c.FILE_DELETE_ON_CLOSE)
+    assert (twin.folders[0] / "c").exists()
+    short_only(monkeypatch)
+    assert client.close(doomed).status == status.SUCCESS
+    monkeypatch.undo()
+    assert not (twin.folders[0] / "c").exists()
+    twin.end()
+
+
+def test_what_a_close_fails_with_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network's file system tells of a full disk only when the file is closed."""
+    twin = Twin.make(tmp_path)
+    close = PosixHandle.close
+
+    def full(handle: PosixHandle) -> None:
+        close(handle)
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(PosixHandle, "close", full)
+    first, second = twin.exchange(lambda side: [Request(Command.CLOSE, close_body(twin.ids(0)[side]))])
+    monkeypatch.undo()
+    assert first == second
+    assert first[0][0].status == status.DISK_FULL  # type: ignore[index]
+    twin.check()
+    twin.end()
+
+
+@pytest.mark.parametrize("command", [Command.READ, Command.WRITE, Command.ECHO, Command.CLOSE])
 def test_a_forged_signature_is_refused_and_the_bytes_are_as_they_came(tmp_path: Path, command: Command) -> None:
     twin = Twin.make(tmp_path, protection="signed")
 
@@ -184,7 +228,10 @@ def test_a_forged_signature_is_refused_and_the_bytes_are_as_they_came(tmp_path: 
 
     def make(side: int) -> list[Request]:
         opened = twin.ids(0)[side]
-        body = {Command.READ: read_body(opened, 0, 10), Command.WRITE: write_body(opened, 0, b"forged"), Command.ECHO: ECHO}[command]
+        body = {
+            Command.READ: read_body(opened, 0, 10), Command.WRITE: write_body(opened, 0, b"forged"), Command.ECHO: ECHO,
+            Command.CLOSE: close_body(opened),
+        }[command]  # fmt: skip
         return [Request(command, body, corrupt=forge)]
 
     first, second = twin.exchange(make)

@@ -29,24 +29,20 @@ def close(request: Request, body: CloseRequest) -> bytes | Coroutine[Any, None, 
     opened = request.open
     if opened.pipe is not None:
         return pipe.close(request)
-    response = PLAIN
-    if body.flags & CLOSE_FLAG_POSTQUERY_ATTRIB:
-        assert opened.handle is not None
-        info = opened.handle.info()
-        response = CLOSE_RESPONSE.pack(
-            CLOSE_RESPONSE_STRUCTURE_SIZE,
-            CLOSE_FLAG_POSTQUERY_ATTRIB,
-            0,
-            info.creation_time,
-            info.last_access_time,
-            info.last_write_time,
-            info.change_time,
-            info.allocation,
-            info.size,
-            info.attributes,
-        )
+    response = last_words(opened, body.flags)
     close_open(request.worker, opened)
     return response
+
+
+def last_words(opened: Open, flags: int) -> bytes:
+    """2.2.16, before the file is closed."""
+    if not flags & CLOSE_FLAG_POSTQUERY_ATTRIB:
+        return PLAIN
+    assert opened.handle is not None
+    info = opened.handle.info()
+    times = info.creation_time, info.last_access_time, info.last_write_time, info.change_time
+    told = *times, info.allocation, info.size, info.attributes
+    return CLOSE_RESPONSE.pack(CLOSE_RESPONSE_STRUCTURE_SIZE, CLOSE_FLAG_POSTQUERY_ATTRIB, 0, *told)
 
 
 def close_open(worker: Worker, opened: Open) -> None:
