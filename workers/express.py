@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 
 from pools.counters import BYTES_READ, BYTES_WRITTEN, COMMANDS_AT, REQUESTS
 from pools.layout import joined
-from pools.pool import PoolExhausted
+from pools.pool import HEADROOM, PoolExhausted
 from smbd.smb2 import constants as c
 from smbd.smb2 import status
-from smbd.smb2.credits import Disconnect
+from smbd.smb2.credits import CREDIT_SIZE, Disconnect
 from smbd.smb2.header import (
     ERROR_BODY,
     HEADER,
@@ -40,12 +40,13 @@ from workers.session import State
 from workers.vfs.errors import smb_error
 
 if TYPE_CHECKING:
+    from pools.iovec import FileEntry
     from smbd.smb2.crypto import Channel
     from workers.open import Open
     from workers.tree import TreeConnect
     from workers.worker import Worker
 
-LARGEST = 32768  # bytes of payload: what is larger has a buffer of its own, and may never enter the process
+LARGEST = 32768  # bytes of payload that are read next to other answers: more has a buffer of its own, or never enters the process
 TAG_SIZE = 16  # of an AEAD cipher, behind what it sealed
 
 COMMAND_AT = 12  # in a header
@@ -69,6 +70,9 @@ _CLOSE_RESPONSE = joined(HEADER, file.CLOSE_RESPONSE)
 _ECHO_REQUEST = joined(HEADER, control.ECHO_REQUEST)
 _ECHO_RESPONSE = joined(HEADER, control.ECHO_RESPONSE)
 _FIRST_DATA = _WRITE_REQUEST.size
+
+
+Ids = tuple[int, int, int, int, int, int]  # of a request: CreditCharge, CreditRequest, Flags, MessageId, TreeId, SessionId
 
 
 class Express:
@@ -139,7 +143,7 @@ class Express:
         ) = _READ_REQUEST.unpack_from(view, start)  # fmt: skip
         if protocol_id != PROTOCOL_ID or size != HEADER_SIZE or command != _READ or flags & UNUSUAL or following:
             return False
-        if body_size != file.READ_REQUEST_STRUCTURE_SIZE or remote != c.CHANNEL_NONE or not 0 < length <= LARGEST:
+        if body_size != file.READ_REQUEST_STRUCTURE_SIZE or remote != c.CHANNEL_NONE or not _covered(length, charge):
             return False
         worker = self._worker
         opened = self._open_for(persistent, volatile, tree_id, session_id)
@@ -147,7 +151,7 @@ class Express:
             return False
         if not opened.granted & _READING:
             return False
-        if offset + length > _LAST_OFFSET or length > worker.max_read or length >= worker.leaves_from:
+        if offset + length > _LAST_OFFSET or length > worker.max_read:
             return False
         if not self._in_turn(message_id, charge) or worker.sharing.has_locks(opened.key):
             return False
@@ -156,14 +160,70 @@ class Express:
             return False
         if flags & c.FLAGS_SIGNED and sealed is None and not verified(channel, view[start:end], signature):
             return False
-        out, first = self._reserve(_READ_RESPONSE.size + length, sealed)
-        data = first + _READ_RESPONSE.size
         if opened.tree.identity is not None:
             identity.assume(opened.tree.identity)
+        ids = charge, credit, flags, message_id, tree_id, session_id
+        if length > LARGEST or length >= worker.leaves_from:
+            return self._take_large(opened, (length, offset, minimum), ids, (channel, sealed))
+        out, first = self._reserve(_READ_RESPONSE.size + length, sealed)
+        data = first + _READ_RESPONSE.size
         got = opened.handle.pread_into(out[data : data + length], offset, True)
         if not got or got < minimum:
             return False
         opened.position = offset + got
+        answer_flags = self._pack_read(out, first, got, ids, sealed)
+        worker.sender.append(protect(out, first, data + got, channel if answer_flags & c.FLAGS_SIGNED else None, sealed))
+        return True
+
+    def _take_large(
+        self, opened: Open, extent: tuple[int, int, int], ids: Ids, protection: tuple[Channel, Channel | None]
+    ) -> bool:
+        """A READ whose payload has a buffer of its own, or stays in the kernel. ``extent``: length, offset, MinimumCount."""
+        length, offset, minimum = extent
+        channel, sealed = protection
+        worker, handle = self._worker, opened.handle
+        assert handle is not None
+        if sealed is None and not ids[2] & c.FLAGS_SIGNED and length >= worker.leaves_from:
+            return self._send_extent(opened, handle.extent(offset, length), (offset, minimum), ids)
+        buffer = worker.pool.allocate(length)
+        got = 0
+        try:
+            got = handle.pread_into(buffer.view[HEADROOM : HEADROOM + length], offset, True)
+        finally:
+            if not got or got < minimum:
+                buffer.release()
+        if not got or got < minimum:
+            return False
+        first = HEADROOM - _READ_RESPONSE.size
+        flags = self._pack_read(buffer.view, first, got, ids, sealed)
+        opened.position = offset + got
+        end = protect(buffer.view, first, HEADROOM + got, channel if flags & c.FLAGS_SIGNED else None, sealed)
+        worker.sender.queue(buffer.view[first - before(sealed) : end], buffer)
+        return True
+
+    def _send_extent(self, opened: Open, entry: FileEntry | None, place: tuple[int, int], ids: Ids) -> bool:
+        """Header and fixed part from here, the payload from the file. ``place``: offset and MinimumCount."""
+        if entry is None:
+            return False
+        got, (offset, minimum), sender = entry.length, place, self._worker.sender
+        if not got or got < minimum:
+            entry.free()
+            return False
+        try:
+            out, first = self._reserve(_READ_RESPONSE.size, None)
+        except PoolExhausted:
+            entry.free()
+            raise
+        self._pack_read(out, first, got, ids, None)
+        opened.position = offset + got
+        out[first - TRANSPORT_SIZE : first] = (_READ_RESPONSE.size + got).to_bytes(TRANSPORT_SIZE, "big")
+        sender.append(first + _READ_RESPONSE.size)
+        sender.queue_file(entry)
+        return True
+
+    def _pack_read(self, out: memoryview, first: int, got: int, ids: Ids, sealed: Channel | None) -> int:
+        """Header and fixed part of a READ's answer, which is counted and charged; the header's flags."""
+        charge, credit, flags, message_id, tree_id, session_id = ids
         self._reads += 1
         self._read += got
         answer_flags = flags_of_answer(flags, sealed)
@@ -172,8 +232,7 @@ class Express:
             out, first, PROTOCOL_ID, HEADER_SIZE, charge, 0, _READ, granted, answer_flags, 0, message_id, 0, tree_id,
             session_id, NO_SIGNATURE, file.READ_RESPONSE_STRUCTURE_SIZE, _READ_RESPONSE.size, 0, got, 0, 0,
         )  # fmt: skip
-        worker.sender.append(protect(out, first, data + got, channel if answer_flags & c.FLAGS_SIGNED else None, sealed))
-        return True
+        return answer_flags
 
     def _take_write(self, view: memoryview, start: int, end: int, sealed: Channel | None) -> bool:
         """[MS-SMB2] 3.3.5.13."""
@@ -187,7 +246,7 @@ class Express:
             return False
         if body_size != file.WRITE_REQUEST_STRUCTURE_SIZE or remote != c.CHANNEL_NONE or write_flags & c.WRITEFLAG_WRITE_THROUGH:
             return False
-        if not 0 < length <= LARGEST or not _FIRST_DATA <= data_offset <= _DATA_MAXIMUM or data_offset + length > end - start:
+        if not _covered(length, charge) or not _FIRST_DATA <= data_offset <= _DATA_MAXIMUM or data_offset + length > end - start:
             return False
         worker = self._worker
         opened = self._open_for(persistent, volatile, tree_id, session_id)
@@ -315,9 +374,9 @@ class Express:
 
     def _reserve(self, size: int, sealed: Channel | None) -> tuple[memoryview, int]:
         """Room for a response of ``size`` bytes with what goes before and behind it: the buffer, and where its header goes."""
-        before = TRANSPORT_SIZE if sealed is None else TRANSPORT_SIZE + TRANSFORM_SIZE
-        out, at = self._worker.sender.reserve(before + size + TAG_SIZE)
-        return out, at + before
+        front = before(sealed)
+        out, at = self._worker.sender.reserve(front + size + TAG_SIZE)
+        return out, at + front
 
     def _in_turn(self, message_id: int, charge: int) -> bool:
         """Whether the id is the very next of the window and granted: then to charge it is to move the window's end."""
@@ -332,6 +391,16 @@ class Express:
         window = connection.credits
         window.low = message_id + charged
         return window.grant(credit, 1 if worker.paused else ALL_CREDITS, charged)
+
+
+def before(sealed: Channel | None) -> int:
+    """Bytes in front of a response's header."""
+    return TRANSPORT_SIZE if sealed is None else TRANSPORT_SIZE + TRANSFORM_SIZE
+
+
+def _covered(length: int, charge: int) -> bool:
+    """3.3.5.2.5: whether there is payload, and its charge is enough. (Where nothing is charged there is none of this size.)"""
+    return 0 < length <= CREDIT_SIZE or (length > CREDIT_SIZE and (length - 1) // CREDIT_SIZE < charge)
 
 
 def protected(channel: Channel, encrypt: bool, flags: int, sealed: Channel | None) -> bool:

@@ -20,7 +20,7 @@ from smbd.smb2 import constants as c
 from smbd.smb2 import status
 from smbd.smb2.constants import Command
 from smbd.smb2.messages import file
-from tests.wire_client import Closed, FileId, Offer, Request, WireClient, close_body, lock_body, read_body, write_body
+from tests.wire_client import Closed, FileId, Offer, Request, WireClient, charge_of, close_body, lock_body, read_body, write_body
 from tests.workers.house import ALICE, House, log_on
 from workers import express
 from workers.vfs.handle import PosixHandle
@@ -124,14 +124,15 @@ def requests(twin: Twin, wishes: list[tuple[int, ...]]) -> Callable[[int], list[
                 body, command = close_body(opened), Command.CLOSE
             else:
                 body, command = ECHO, Command.ECHO
-            made.append(Request(command, body, credits=credits, flags=flags & c.FLAGS_PRIORITY_MASK))
+            charge = charge_of(length) if flags < 0x70 else 1  # which is too little for some
+            made.append(Request(command, body, credits=credits, charge=charge, flags=flags & c.FLAGS_PRIORITY_MASK))
         return made
 
     return make
 
 
 offsets = st.sampled_from([0, 1, 4096, 60000, len(CONTENT) - 1, len(CONTENT), len(CONTENT) + 10, 0x7FFFFFFFFFFFFFFF, (1 << 64) - 1])
-lengths = st.sampled_from([0, 1, 4096, express.LARGEST, express.LARGEST + 1, 65536])
+lengths = st.sampled_from([0, 1, 4096, express.LARGEST, express.LARGEST + 1, 65536, 65537, 300000])
 wish = st.tuples(
     st.sampled_from([0, 0, 1, 1, 2, 3]), st.integers(0, 1), offsets, lengths, st.sampled_from([0, 0, 1, 5000]),
     st.sampled_from([0, 1, 3, 500]), st.sampled_from([0, 1, 0x10, 0x70]),
