@@ -44,6 +44,7 @@ from smbd.child import (
 from smbd.config import Config, ConfigError
 from smbd.config.hosts import admitted
 from smbd.config_messages import pack_config
+from smbd.control_messages import CONTROL_SOCKET
 from smbd.family import Family, Refused, Visitor
 from smbd.host_messages import ENDED, ENDED_LAYOUT
 from smbd.hub import Delivery, Hub
@@ -56,7 +57,7 @@ from smbd.throttle import Throttle
 
 log = logging.getLogger("millpond.master")
 
-STATE_NAMES = (COUNTERS_FILE, SHARING_DIRECTORY)
+STATE_NAMES = (COUNTERS_FILE, SHARING_DIRECTORY, CONTROL_SOCKET)
 """Below the lock directory: what belongs to a running server only."""
 
 WORKER_SLOTS = 1000

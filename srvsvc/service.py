@@ -33,12 +33,14 @@ from smbd.accounts import (
 from smbd.child import SHARING_DIRECTORY, Child
 from smbd.config import Config
 from smbd.config_messages import unpack_config
+from smbd.control_messages import CONTROL_SOCKET
 from smbd.sharing import OpenRow, SessionRecord, Sharing, TreeRecord
 from smbd.sharing.messages import CLOSE_FILE, CLOSE_FILE_LAYOUT, CLOSE_SESSION, CLOSE_SESSION_LAYOUT, STATUS_ANSWER
 from smbd.smb2 import status
 from smbd.smb2.status import SmbError
 from srvsvc import policy, shares, users, workstation
 from srvsvc.association import MAX_UNREAD, Association, RpcFault
+from srvsvc.control import Control
 from srvsvc.messages import (
     CLOSE,
     CLOSE_PIPE,
@@ -349,4 +351,5 @@ def main(child: Child) -> None:
     world = World(child.config, open_sharing)
     service = Service(Endpoint(child.hub), RpcServer(world, secrets.randbits(31) | 1).handlers(), child.counters.row(child.slot))
     world.ask = service.ask
+    Control(service, world, os.path.join(child.config.lock_directory, CONTROL_SOCKET))
     service.run()

@@ -203,6 +203,12 @@ class Sockets(Protocol):
     def stream(self, family: int) -> socket:
         """A non-blocking TCP socket."""
 
+    def listen_local(self, path: str) -> socket:
+        """A non-blocking listener at a path in the file system, in the place of what was there, for this user (and root) alone."""
+
+    def connect_local(self, path: str, timeout: float) -> socket:
+        """A connection to one; each call on it takes at most ``timeout`` seconds. OSError when nobody listens or may not be asked."""
+
     def adopt(self, fd: int) -> socket:
         """A socket whose descriptor came by message, and is the object's from here on."""
 

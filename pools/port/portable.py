@@ -87,6 +87,36 @@ def stream_pair() -> tuple[socket.socket, socket.socket]:
     return socket.socketpair()
 
 
+def listen_local(path: str) -> socket.socket:
+    """See ``interface.Sockets``. Made with its mode: changed afterwards, anybody could connect in between."""
+    with suppress(FileNotFoundError):
+        os.unlink(path)
+    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    before = os.umask(0o177)
+    try:
+        made.bind(path)
+        made.listen(64)
+    except OSError:
+        made.close()
+        raise
+    finally:
+        os.umask(before)
+    made.setblocking(False)
+    return made
+
+
+def connect_local(path: str, timeout: float) -> socket.socket:
+    """See ``interface.Sockets``."""
+    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        made.settimeout(timeout)
+        made.connect(path)
+    except OSError:
+        made.close()
+        raise
+    return made
+
+
 def adopt(fd: int) -> socket.socket:
     """See ``interface.Sockets``."""
     return socket.socket(fileno=fd)

@@ -19,8 +19,8 @@ _COLUMNS: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("PID", "pid", "n"),
     ),
     "opens": (
-        ("SHARE", "share", ""), ("PATH", "path", ""), ("USER", "user", ""), ("ACCESS", "access", ""), ("SHARED", "shared", ""),
-        ("LOCKS", "locks", "n"), ("AGE", "since", "time"), ("PID", "pid", "n"),
+        ("OPEN", "open", ""), ("SHARE", "share", ""), ("PATH", "path", ""), ("USER", "user", ""), ("ACCESS", "access", ""),
+        ("SHARED", "shared", ""), ("LOCKS", "locks", "n"), ("AGE", "since", "time"), ("PID", "pid", "n"),
     ),
     "locks": (
         ("SHARE", "share", ""), ("PATH", "path", ""), ("OFFSET", "offset", "n"), ("LENGTH", "length", "n"),

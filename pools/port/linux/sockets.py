@@ -17,8 +17,10 @@ from pools.port import portable
 KERNEL_FORMAT = True
 OPTIONS = portable.OPTIONS
 adopt = portable.adopt
+connect_local = portable.connect_local
 host_name = portable.host_name
 interface_index = portable.interface_index
+listen_local = portable.listen_local
 record_pair = portable.record_pair
 stream = portable.stream
 stream_pair = portable.stream_pair
