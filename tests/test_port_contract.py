@@ -16,6 +16,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("authd", "pools", "smbd", "srvsvc", "workers")
 LAYER = "pools/port/"
+PORTS = ("pools.port.linux", "pools.port.posix", "pools.port.portable")
 
 # Module: the way out.
 WATCHED = {
@@ -100,10 +101,23 @@ def uses(tree: ast.Module) -> Iterator[Use]:
             yield Use(node.lineno, known[node.value.id], node.attr, id(node) in called)
 
 
+def ports_named(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """(line, module) of every import of one port's own modules."""
+    for node in ast.walk(tree):
+        names = [one.name for one in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module, *(f"{node.module}.{one.name}" for one in node.names)]
+        for name in names:
+            if name.startswith(PORTS):
+                yield node.lineno, name
+                break
+
+
 def offences(text: str, file: str) -> list[str]:
     """What a file may not do, each with its line and the way out."""
-    found = []
-    for use in uses(ast.parse(text)):
+    tree = ast.parse(text)
+    found = [f"{file}:{line}: {name} is one port's own; way out: the areas of pools.port" for line, name in ports_named(tree)]
+    for use in uses(tree):
         harmless = use.name in HARMLESS.get(use.module, ())
         if harmless and not (use.called and use.module in ("mmap", "socket")):
             continue
@@ -140,6 +154,9 @@ def test_every_excuse_is_needed() -> None:
         ("from os import getpid\n", 1),
         ("import socket\nsocket.socket()\n", 2),
         ("from select import epoll\n", 1),
+        ("from pools.port import linux\n", 1),
+        ("\nfrom pools.port.posix.files import open_beneath\n", 2),
+        ("import pools.port.portable\n", 1),
         ("def f():\n    import ctypes\n    ctypes.CDLL(None)\n", 3),
     ],
 )
@@ -156,6 +173,7 @@ def test_the_walk_finds(text: str, line: int) -> None:
         "import socket\ndef f(sock: socket.socket) -> None: ...\n",
         "import signal\nsignal.Signals(9).name\n",
         "from os import path, environ\n",
+        "from pools.port import choice, files\nfrom pools.port.interface import Place\n",
     ],
 )
 def test_the_walk_lets_pass(text: str) -> None:
