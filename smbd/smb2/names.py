@@ -7,6 +7,7 @@ Owns: what a name may look like ([MS-FSCC] 2.1.5, [MS-SMB2] 2.2.13) and what mat
 from __future__ import annotations
 
 import re
+from codecs import utf_16_le_decode, utf_16_le_encode
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -73,9 +74,14 @@ ROOT = Path()
 def decode(raw: Readable) -> str:
     """A counted UTF-16LE string from the wire. OBJECT_NAME_INVALID for odd lengths and for halves of surrogate pairs."""
     try:
-        return str(raw, "utf-16-le")
+        return utf_16_le_decode(raw, "strict", True)[0]  # the codec itself: its name is not looked up for every file
     except UnicodeDecodeError as error:
         raise SmbError(status.OBJECT_NAME_INVALID) from error
+
+
+def encode(text: str) -> bytes:
+    """UTF-16LE; lone surrogates, from names that are none, survive."""
+    return utf_16_le_encode(text, "surrogatepass")[0]
 
 
 def parse(raw: Readable) -> Path:

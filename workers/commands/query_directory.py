@@ -10,7 +10,8 @@ from typing import Any
 from pools.pool import HEADROOM, Buffer, PoolExhausted
 from smbd.smb2 import status
 from smbd.smb2.constants import FILE_READ_DATA, INDEX_SPECIFIED, REOPEN, RESTART_SCANS, RETURN_SINGLE_ENTRY
-from smbd.smb2.fscc.directory import FILE_NAMES_INFORMATION, MINIMUM, Listing
+from smbd.smb2.fscc.directory import FILE_NAMES_INFORMATION, MINIMUM
+from smbd.smb2.fscc.listing import Listing
 from smbd.smb2.header import HEADER_SIZE
 from smbd.smb2.messages.directory import (
     QUERY_DIRECTORY_RESPONSE,

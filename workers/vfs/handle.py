@@ -22,9 +22,9 @@ from smbd.smb2 import status
 from smbd.smb2.names import Path
 from smbd.smb2.status import SmbError
 from workers import identity
-from workers.vfs import attributes, ntacl, streamstore, xattrs
-from workers.vfs.attributes import DosInfo
+from workers.vfs import attributes, dosattrib, ntacl, streamstore, xattrs
 from workers.vfs.copying import copy_range
+from workers.vfs.dosattrib import DosInfo
 from workers.vfs.interface import FileInfo, Handle, StreamInfo
 from workers.vfs.root import Root, displayed
 
@@ -137,7 +137,7 @@ class PosixHandle:
         """``names``: of its xattrs, if they are known."""
         settings = self.root.settings
         st = files.stat_fd(self.fd)
-        value = self._dos_xattr() if settings.store_dos_attributes and (names is None or attributes.XATTR in names) else None
+        value = self._dos_xattr() if settings.store_dos_attributes and (names is None or dosattrib.XATTR in names) else None
         info = attributes.file_info(st, value, settings.hide_dot_files and self.path.name[:1] == ".")
         if self._change_time is not None and self._change_time[1:] == (st.ctime, st.ctime_ns):
             return info._replace(change_time=self._change_time[0])
@@ -146,10 +146,10 @@ class PosixHandle:
     def _dos_xattr(self) -> bytes | None:
         if self._readable:
             try:
-                return self.root.attributes.small(self.fd, attributes.XATTR_RAW)
+                return self.root.attributes.small(self.fd, dosattrib.XATTR_RAW)
             except PermissionError:
                 pass  # opened before the user lost the right
-        return self.get_xattr(attributes.XATTR)
+        return self.get_xattr(dosattrib.XATTR)
 
     def get_xattr(self, name: str) -> bytes | None:
         """With root's help where the user may not read the file itself but, as its descriptor says, its attributes."""
@@ -330,8 +330,8 @@ class PosixHandle:
         if self.directory and attributes_ & c.FILE_ATTRIBUTE_TEMPORARY:
             raise SmbError(status.INVALID_PARAMETER)
         before = self._dos()
-        kept = before.attributes & ~attributes.SETTABLE
-        self._store(DosInfo(kept | (attributes_ & attributes.SETTABLE), before.creation))
+        kept = before.attributes & ~dosattrib.SETTABLE
+        self._store(DosInfo(kept | (attributes_ & dosattrib.SETTABLE), before.creation))
         self._keep_change_time()
 
     def set_sparse(self, on: bool) -> None:
@@ -341,7 +341,7 @@ class PosixHandle:
 
     def _dos(self) -> DosInfo:
         value = self._dos_xattr() if self.root.settings.store_dos_attributes else None
-        info = attributes.unpack(value) if value else None
+        info = dosattrib.unpack(value) if value else None
         return info or DosInfo(attributes.default(files.stat_fd(self.fd).mode), 0)
 
     def _store(self, info: DosInfo) -> None:
@@ -351,7 +351,7 @@ class PosixHandle:
             info = info._replace(creation=attributes.file_info(st, None, False).creation_time)
         try:
             if self.root.settings.store_dos_attributes:
-                xattrs.set_xattr(self, attributes.XATTR, attributes.pack(info))
+                xattrs.set_xattr(self, dosattrib.XATTR, dosattrib.pack(info))
                 return
         except OSError as error:
             if error.errno != errno.EOPNOTSUPP:

@@ -18,7 +18,7 @@ from smbd.smb2 import constants as c
 from smbd.smb2 import status
 from smbd.smb2.names import DATA, INDEX_ALLOCATION, Match, Path, display
 from smbd.smb2.status import SmbError
-from workers.vfs import attributes, streamstore
+from workers.vfs import attributes, dosattrib, streamstore
 from workers.vfs.handle import SERVED, PosixHandle
 from workers.vfs.interface import FileInfo, FsInfo, Handle, NewFile, PathNotFound
 from workers.vfs.resolver import READ, Resolver, join
@@ -178,7 +178,7 @@ class PosixVfs:
 
     def _dress(self, handle: PosixHandle, new: NewFile) -> None:
         """What the new file is to have beside its name. Nothing to do, no system call, for a file that only wants ARCHIVE."""
-        wanted = new.attributes & attributes.SETTABLE
+        wanted = new.attributes & dosattrib.SETTABLE
         if not handle.directory:
             wanted |= c.FILE_ATTRIBUTE_ARCHIVE  # [MS-FSA] 2.1.5.1.1
         touched = bool(new.security or new.eas or new.allocation)
@@ -188,7 +188,7 @@ class PosixVfs:
             handle.set_ea(name, value)
         if new.allocation and not handle.directory:
             handle.allocate(new.allocation)
-        if wanted != handle.opened.attributes & attributes.SETTABLE:
+        if wanted != handle.opened.attributes & dosattrib.SETTABLE:
             handle.set_attributes(wanted | (c.FILE_ATTRIBUTE_NORMAL if not wanted else 0))
             touched = True
         if touched:
@@ -422,7 +422,7 @@ class PosixVfs:
         kind = st.mode & 0o170000
         if kind not in (stat.S_IFREG, stat.S_IFDIR):
             return self._linked(join(parent, raw)) if kind == stat.S_IFLNK else None
-        value = self.root.attributes.at(directory, raw, attributes.XATTR_RAW) if settings.store_dos_attributes else None
+        value = self.root.attributes.at(directory, raw, dosattrib.XATTR_RAW) if settings.store_dos_attributes else None
         return attributes.file_info(st, value, settings.hide_dot_files and name[0] == ".")
 
     def _linked(self, real: bytes) -> FileInfo | None:

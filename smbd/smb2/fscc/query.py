@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 from pools.layout import I64, U8, U16, U32, U64, Layout, Raw3, Raw16
 from smbd.smb2 import status
 from smbd.smb2.fscc.facts import OpenState
+from smbd.smb2.names import encode
 from smbd.smb2.status import SmbError
 
 FILE_BASIC_INFORMATION: Final = 4
@@ -230,7 +231,7 @@ def file_id(ino: int) -> bytes:
 
 def pack_name(name: str) -> bytes:
     """Length and UTF-16LE."""
-    raw = name.encode("utf-16-le", "surrogatepass")
+    raw = encode(name)
     return NAME.pack(len(raw)) + raw
 
 
@@ -291,7 +292,7 @@ def _all(state: OpenState) -> bytes:
     f = state.facts
     times = f.creation_time, f.last_access_time, f.last_write_time, f.change_time
     standard = f.allocation, f.size, _links(state), state.delete_pending, f.directory, 0
-    name = ("\\" + state.name).encode("utf-16-le", "surrogatepass")
+    name = encode("\\" + state.name)
     rest = f.ino, state.ea_size, state.access, state.position, state.mode, 0, len(name)
     return ALL.pack(*times, f.attributes, 0, *standard, *rest) + name
 

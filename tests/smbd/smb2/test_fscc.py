@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from smbd.smb2 import constants as c
 from smbd.smb2 import fscc, status
 from smbd.smb2.fscc import change, directory, filesystem, lists, query
-from smbd.smb2.fscc.directory import Listing
 from smbd.smb2.fscc.facts import OpenState
+from smbd.smb2.fscc.listing import Listing
 from smbd.smb2.status import SmbError
 
 
@@ -123,7 +123,7 @@ def test_extended_classes_carry_their_ids():
     expected = {60: wide, 63: wide, 78: ino, 79: ino, 80: ino + wide, 81: ino + wide}
     for number, ids in expected.items():
         buffer = bytearray(256)
-        assert directory.Listing(number, buffer, 256).add("ab", FILE, "AB~1")
+        assert Listing(number, buffer, 256).add("ab", FILE, "AB~1")
         assert buffer[72 : 72 + len(ids)] == ids
         if number in (63, 79, 81):
             short = buffer[72 + len(ids) :]

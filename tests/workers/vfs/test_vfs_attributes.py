@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from pools.port.linux.attributes import Xattrs
 from smbd.smb2.fscc import pack_full_eas
-from workers.vfs import attributes, ntacl
-from workers.vfs.attributes import DosInfo
+from workers.vfs import attributes, dosattrib, ntacl
+from workers.vfs.dosattrib import DosInfo
 
 CREATION = 0x01D0112233445566
 SD = bytes.fromhex(
@@ -37,27 +37,27 @@ PREFIX4 = (
     ],
 )
 def test_sambas_dosattrib(value):
-    assert attributes.unpack(bytes.fromhex(value)) == DosInfo(0x22, CREATION)
+    assert dosattrib.unpack(bytes.fromhex(value)) == DosInfo(0x22, CREATION)
 
 
 def test_ours_is_sambas_version_5():
-    packed = attributes.pack(DosInfo(0x22, CREATION))
+    packed = dosattrib.pack(DosInfo(0x22, CREATION))
     assert packed.hex() == "0000" + "05000500" + "0000" + "11000000" + "22000000" + "665544332211d001"
 
 
 def test_the_oldest_form_is_text():
-    assert attributes.unpack(b"0x23\0") == DosInfo(0x23, 0)
+    assert dosattrib.unpack(b"0x23\0") == DosInfo(0x23, 0)
 
 
 @given(st.binary(max_size=80))
 def test_any_value_is_understood_or_ignored(value):
-    info = attributes.unpack(value)
+    info = dosattrib.unpack(value)
     assert info is None or isinstance(info, DosInfo)
 
 
 @given(st.integers(0, 0xFFFFFFFF), st.integers(0, 2**63 - 1))
 def test_round_trip(bits, creation):
-    info = attributes.unpack(attributes.pack(DosInfo(bits, creation)))
+    info = dosattrib.unpack(dosattrib.pack(DosInfo(bits, creation)))
     assert info is not None
     assert info.creation == creation
     assert info.attributes & ~bits == 0
