@@ -56,6 +56,8 @@ FIXED_COLUMNS: Final = (
     "pool_mode", "pool_classes", "pool_ceiling", "pool_turn", "pool_decay",
     # the system's number of the thread that is this worker; 0 for a process
     "thread",
+    # the master's row: what ended processes had done
+    "past_workers", "past_requests", "past_errors", "past_bytes_read", "past_bytes_written",
 )  # fmt: skip
 CLASS_COLUMNS: Final = (
     # leased, committed, reserve: slabs; in_use, high_water: buffers; misses and what follows only ever grow
@@ -72,6 +74,7 @@ HISTOGRAM_AT: Final = COMMANDS_AT + COMMANDS
 REQUESTED_AT: Final = HISTOGRAM_AT + HISTOGRAM  # the bytes of those requests
 CLASSES_AT: Final = REQUESTED_AT + HISTOGRAM
 
+PAST: Final = ("requests", "errors", "bytes_read", "bytes_written")
 COLUMN: Final[Mapping[str, int]] = {name: word for word, name in enumerate(FIXED_COLUMNS)}
 PID: Final = COLUMN["pid"]
 GENERATION: Final = COLUMN["generation"]
@@ -126,10 +129,13 @@ class Row:
         self.words[:] = memoryview(bytes(ROW_BYTES)).cast("Q")
 
     def inherit(self, other: Row) -> None:
-        """Take over what a dead process's row has counted of its pool, so that sums over all rows never shrink; its row is cleared."""
+        """Take over what a dead process's row has counted, so that sums over all rows never shrink; its row is cleared."""
         other.words[PID] = 0  # first: who adds up now misses it, and does not count it twice
         for word in _GROWING_WORDS:
             self.words[word] += other.words[word]
+        for column in PAST:
+            self.add(f"past_{column}", other.get(column))
+        self.add("past_workers", int(ROLES[other.get("role")] == "worker"))
         other.clear()
 
     def read(self) -> Reading:

@@ -64,6 +64,7 @@ HARMLESS = {
 # (file, module): why this one may.
 EXCUSED = {
     ("smbd/cli/command.py", "os"): "the command's own standard output, after its reader has gone",
+    ("smbd/cli/watch.py", "shutil"): "the size of the terminal that the command itself writes to",
     ("smbd/cli/tune.py", "tempfile"): "the folder that is measured when none is named",
     ("smbd/tuning/datapath.py", "socket"): "a measurement of what one port has: it plays both ends of a connection over loopback",
     ("smbd/tuning/datapath.py", "tempfile"): "likewise: the file it measures with",

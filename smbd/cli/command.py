@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from authd.users import UserError
-from smbd.cli import check, control, manage, record, serving, status, tune, users
+from smbd.cli import check, control, manage, record, serving, status, tune, users, watch
 from smbd.cli.place import DEFAULT_CONFIG
 from smbd.config import Config, ConfigError
 from smbd.instance import StartError
@@ -53,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--version", action="version", version=f"millpond {VERSION}, {form()}")
     commands = made.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for module in (serving, users, status, manage, check, record, tune, control):
+    for module in (serving, users, status, watch, manage, check, record, tune, control):
         module.add_commands(commands)
     return made
 

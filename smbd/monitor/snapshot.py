@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 
 from pools.buffer import CLASSES, USUAL
-from pools.counters import CLASS_COLUMNS, ROLES, CounterSegment, Reading
+from pools.counters import CLASS_COLUMNS, PAST, ROLES, CounterSegment, Reading
 from smbd.child import COUNTERS_FILE, SHARING_DIRECTORY
 from smbd.config import Config
 from smbd.sharing import OpenRow, SessionRecord, Sharing
@@ -69,7 +69,25 @@ def take(config: Config, master: int, sections: Iterable[str] = ()) -> Snapshot:
     finally:
         counters.close()
     found: Snapshot = {"version": VERSION, "form": form(), "master": master, "started": _created(master), "taken": round(time.time(), 3)}
+    found["totals"] = totals(state.rows.values())
     return found | {name: SECTIONS[name](state) for name in sections or SECTIONS}
+
+
+def totals(rows: Iterable[Reading]) -> dict[str, int]:
+    """Since the server started, ended connections' included; ``pool_bytes`` and ``budget`` are of now."""
+    found = dict.fromkeys((*PAST, "workers", "pool_bytes", "budget"), 0)
+    for reading in rows:
+        words = reading.words
+        for name in PAST:
+            found[name] += words[name] + words[f"past_{name}"]
+        found["workers"] += words["past_workers"] + (ROLES[words["role"]] == "worker")
+        found["pool_bytes"] += _pool_bytes(reading)
+        found["budget"] = max(found["budget"], words["budget"])
+    return found
+
+
+def _pool_bytes(reading: Reading) -> int:
+    return sum(row["committed"] * shape.slab_bytes for row, shape in zip(reading.classes, CLASSES, strict=True))
 
 
 def _created(pid: int) -> float:
@@ -198,7 +216,7 @@ def _process(state: State, reading: Reading, spent: Mapping[int, float]) -> Row:
         found |= _system(words["pid"])
     shown = ("connections", "sessions", "opens", "requests", "errors", "bytes_read", "bytes_written")
     found |= {name: words[name] for name in shown}
-    found["pool_bytes"] = sum(row["committed"] * shape.slab_bytes for row, shape in zip(reading.classes, CLASSES, strict=True))
+    found["pool_bytes"] = _pool_bytes(reading)
     return found
 
 

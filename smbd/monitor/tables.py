@@ -76,7 +76,12 @@ def _cell(value: Any, unit: str, now: float) -> str:
         return f"{value:.2f}"
     if isinstance(value, list):
         value = " ".join(value) or "-"
-    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in str(value))
+    return plain(str(value))
+
+
+def plain(text: str) -> str:
+    """A client's words on one line of a terminal: what is not printable is shown escaped."""
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
 
 
 def size(value: int) -> str:
