@@ -126,12 +126,13 @@ def rights(worker: Worker, tree: TreeConnect, info: FileInfo, stored: bytes | No
     return known & tree.maximal_access
 
 
-def check_add(worker: Worker, tree: TreeConnect, parent: SecurityDescriptor, directory: bool) -> None:
-    """May the user add a file, or a directory, to the directory that ``parent`` describes?"""
+def check_add(worker: Worker, tree: TreeConnect, parent: Handle, directory: bool) -> bytes | None:
+    """May the user add a file, or a directory, to ``parent``? Its stored descriptor, from which the new one inherits."""
+    stored = None if parent.bare else parent.security()
     wanted = FILE_ADD_SUBDIRECTORY if directory else FILE_ADD_FILE
-    if not tree.maximal_access & wanted:
+    if not rights(worker, tree, parent.opened, stored) & wanted:
         raise SmbError(status.ACCESS_DENIED)
-    access_check(parent, tree.token, wanted)
+    return stored
 
 
 def of_new(desired: int, limit: int) -> int:

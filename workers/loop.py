@@ -167,7 +167,7 @@ class Loop:
         self._soon: deque[Callable[[], None]] = deque()
         self._threads = threads
         self._lanes: dict[str, Lane] = {}
-        self._inline = not identity.per_thread()
+        self._here = not identity.per_thread()
         self._finished: deque[tuple[Completion[Any], Any, BaseException | None]] = deque()
         self._bell: tuple[socket.socket, socket.socket] | None = None
         self._baton: Baton | None = None
@@ -242,7 +242,7 @@ class Loop:
         serves meanwhile.
         """
         completion: Completion[T] = Completion()
-        if self._inline:
+        if self._here:
             _run_here(completion, call)
             return completion
         self._submit(lane, partial(self._run_blocking, completion, call), completion)

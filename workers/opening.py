@@ -385,13 +385,11 @@ def _granted_by_base(worker: Worker, tree: TreeConnect, wish: Wish) -> int | Non
 
 def _security_of_new(request: Request, wish: Wish, parent: Handle, directory: bool) -> SecurityDescriptor | None:
     """The descriptor to store: given, inherited, or None where POSIX mode says it all ([MS-DTYP] 2.5.3.4)."""
-    worker, tree = request.worker, request.tree
-    stored = None if parent.bare else parent.security()
-    found = cached_descriptor(stored) if stored is not None else access.from_mode(worker, parent.opened)
-    access.check_add(worker, tree, found, directory)
+    tree = request.tree
+    stored = access.check_add(request.worker, tree, parent, directory)
     if wish.security is None and stored is None:
         return None
-    return create_descriptor(found if stored is not None else None, tree.token, directory, wish.security)
+    return create_descriptor(None if stored is None else cached_descriptor(stored), tree.token, directory, wish.security)
 
 
 def check_disposition(disposition: int, options: int) -> None:

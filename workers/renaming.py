@@ -70,7 +70,7 @@ def _check_directories(request: Request, opened: Open, old: Path, target: Path) 
         raise SmbError(status.ACCESS_DENIED)
     parent = vfs.open(target.parent)
     try:
-        access.check_add(worker, tree, access.descriptor(worker, parent, parent.opened), opened.is_directory)
+        access.check_add(worker, tree, parent, opened.is_directory)
         for row in worker.sharing.opens_of(FileKey(*parent.key)):
             # As if the directory were opened to add a file, sharing reading and writing but not deletion.
             if row.access & DELETE or (row.access & SHARED and not row.share_access & FILE_SHARE_WRITE):
@@ -111,7 +111,7 @@ def link(request: Request, handle: Handle, wish: Rename) -> None:
         raise SmbError(status.FILE_IS_A_DIRECTORY)
     parent = vfs.open(target.parent)
     try:
-        access.check_add(worker, tree, access.descriptor(worker, parent, parent.opened), False)
+        access.check_add(worker, tree, parent, False)
     finally:
         parent.close()
     _check_target(request, FileKey(*handle.key), target, wish.replace)

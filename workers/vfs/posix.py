@@ -269,7 +269,7 @@ class PosixVfs:
         base = _posix(handle)
         left = streamstore.leftover(base) if base.directory or files.fstat(base.fd).st_nlink <= 1 else None
         with self._located(base) as (fd, name):
-            linked = stat.S_ISLNK(files.stat_at(fd, name).mode)
+            linked = base.link and stat.S_ISLNK(files.stat_at(fd, name).mode)
             files.remove(fd, name, is_directory=base.directory and not linked)
             self._resolver.names.changed(fd, os.fsdecode(name), None)
         streamstore.remove_leftover(self.root, None if linked else left)

@@ -144,6 +144,8 @@ def locked(base: Base) -> Iterator[None]:
 
 
 def _tokens(base: Base, names: list[str]) -> list[bytes]:
+    if not names:
+        return []
     values = (base.get_xattr(STORED_STREAM + name) for name in names)
     owner = _owner(base)
     return [value + b" " + owner for value in values if value and _TOKEN.fullmatch(value)]
