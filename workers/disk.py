@@ -24,21 +24,40 @@ WHILE: Final = 10.0  # seconds without a long call until the disk is trusted aga
 class Disk:
     """One share's. ``errands`` are under way on its lane, or wait for their turn."""
 
-    __slots__ = ("_changed", "_clock", "_errands", "_until", "always", "errands", "name", "slow")
+    __slots__ = ("_changed", "_clock", "_errands", "_excuse", "_until", "always", "errands", "name", "slow")
 
-    def __init__(self, name: str, changed: Callable[[Disk], None], *, always: bool = False, clock: Callable[[], float] = monotonic) -> None:
-        """``changed(disk)`` is told when ``slow`` becomes true."""
+    def __init__(
+        self,
+        name: str,
+        changed: Callable[[Disk], None],
+        *,
+        always: bool = False,
+        excuse: Callable[[], float] = lambda: 0.0,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        """``changed(disk)`` is told when ``slow`` becomes true.
+
+        ``excuse()``: for how many of the last seconds the loop's thread had, or wanted, a processor: no disk is to blame for those.
+        """
         self.name = name
         self._errands = identity.per_thread()
         self.always = self.slow = always and self._errands
         self.errands = 0
         self._changed = changed
         self._clock = clock
+        self._excuse = excuse
         self._until = 0.0
 
     def took(self, seconds: float) -> None:
-        """A call has taken so long."""
+        """A call has taken so long on a thread of its own."""
         if seconds > LONG:
+            self.doubt()
+
+    def held_up(self, seconds: float) -> None:
+        """The loop's thread was held up for so long by what touched the disk, among other things. A machine with too much to do is no slow
+        disk: what can be explained otherwise does not count.
+        """
+        if seconds > LONG and seconds - self._excuse() > LONG:
             self.doubt()
 
     def doubt(self) -> None:

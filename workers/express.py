@@ -110,7 +110,7 @@ class Express:
         touched = self._touched
         if touched is not None:
             self._touched = None
-            touched.disk.took(monotonic() - begun)
+            touched.disk.held_up(monotonic() - begun)
         counters = self._worker.counters
         if self._reads:
             counters[REQUESTS] += self._reads

@@ -84,7 +84,7 @@ def may_wait(handler: Callable[[Request, Any], Any]) -> Callable[[Request, Any],
         finally:
             took = monotonic() - begun
             if took > LONG:
-                tree.disk.took(took)
+                tree.disk.held_up(took)
 
     return run
 

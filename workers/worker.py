@@ -120,6 +120,7 @@ class Worker(Traffic):
         self._trees = itertools.count(1)
         self._conversations = itertools.count(1)
         self._asked = 0
+        self._claimed = port.processes.claimed()
         self._ticked = 0  # REQUESTS at the last tick
         self._ticker: Timer | None = None
         self._known = False  # somebody was logged on when this was last asked
@@ -148,6 +149,7 @@ class Worker(Traffic):
     def _tick(self) -> None:
         now = time.monotonic()
         self.row.set("heartbeat", time.monotonic_ns())
+        self._excuse()
         self.trim()
         self.pool.tick(now)
         self._mind_deadtime(now)
@@ -354,8 +356,13 @@ class Worker(Traffic):
         """The disk of a share, whose folder is at ``path``."""
         known = self.disks.get(share.name)
         if known is None:
-            known = self.disks[share.name] = Disk(share.name, partial(settle, self), always=files.asks_others(path))
+            known = self.disks[share.name] = Disk(share.name, partial(settle, self), always=files.asks_others(path), excuse=self._excuse)
         return known
+
+    def _excuse(self) -> float:
+        """Seconds since this was last asked, at the tick or later, for which the engine had a processor or waited for one."""
+        before, self._claimed = self._claimed, port.processes.claimed()
+        return self._claimed - before
 
     def next_tree_id(self) -> int:
         """A TreeId that no tree connect of this connection has had."""

@@ -315,6 +315,9 @@ class Processes(Protocol):
     def start_thread(self, name: str, call: Callable[[], None]) -> Callable[[float], bool]:
         """A thread that does not hold up the end of the process. What is returned waits so many seconds: whether it has ended."""
 
+    def claimed(self) -> float:
+        """Seconds for which the calling thread has had a processor since it began, or has waited for one where the system counts that."""
+
     def physical_memory(self) -> int:
         """Bytes of this machine."""
 
@@ -424,6 +427,9 @@ class Files(Protocol):
 
     def preadv_warm(self, fd: int, buffers: Sequence[WriteableBuffer], offset: int) -> int:
         """As ``preadv``, of what is in memory: BlockingIOError, or less, where a disk would be asked. EOPNOTSUPP where nobody can tell."""
+
+    def is_cached(self, fd: int, offset: int, length: int) -> bool | None:
+        """Whether each page of a range is in memory, or on its way there; None where the system does not say."""
 
     def pwrite(self, fd: int, data: ReadableBuffer, offset: int, /) -> int:
         """The bytes that were written."""

@@ -73,6 +73,20 @@ def test_each_long_call_prolongs_it(clock: Clock) -> None:
     assert disk.calm
 
 
+def test_a_busy_machine_is_no_slow_disk(clock: Clock) -> None:
+    excuses = [0.5, 0.5, 0.0]
+    disk = Disk("share", lambda _: None, excuse=lambda: excuses.pop(0), clock=clock)
+    disk.held_up(LONG)
+    assert len(excuses) == 3  # nobody looks into it
+    disk.held_up(0.5 + LONG)
+    assert not disk.slow
+    disk.held_up(0.501 + LONG)
+    assert disk.slow
+    clock.now += WHILE
+    disk.held_up(LONG * 1.01)
+    assert not disk.calm
+
+
 def test_a_disk_that_asks_others_is_never_trusted(clock: Clock) -> None:
     disk = Disk("share", lambda _: None, always=True, clock=clock)
     clock.now += 1000 * WHILE
@@ -378,7 +392,7 @@ def test_a_handler_that_takes_long_is_noticed(house: House, client: WireClient, 
     (disk,) = house.worker_of(client).disks.values()
     opened = client.open("file")
     assert not disk.slow
-    sluggish.now = 2 * LONG
+    sluggish.now = 10.0  # far more than this thread can have used of a processor since the last look
     client.query_info(opened, c.INFO_FILE, 5)
     assert disk.slow
 

@@ -6,9 +6,11 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from pools import port
 from pools.port import files
 from smbd.smb2 import constants as c
 from smbd.smb2 import status
@@ -119,6 +121,50 @@ def test_what_is_evicted_is_read_from_the_disk(make_house: Callable[..., House],
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     for at in range(0, len(CONTENT) * 16, 64 * KIB):
         assert client.read_data(opened, at, 64 * KIB) == (CONTENT * 16)[at : at + 64 * KIB]
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["the kernel says it", "bytes of it say it"])
+def test_a_range_whose_middle_is_cold_is_not_sent_from_the_file(
+    make_house: Callable[..., House], folder: Path, monkeypatch: pytest.MonkeyPatch, told: bool
+) -> None:
+    """sendfile would wait for the disk, and everybody with it."""
+    if not told:
+        monkeypatch.setattr(files, "is_cached", lambda *_: None)
+    sent: list[int] = []
+    real = port.sockets.sendfile
+
+    def sendfile(*args: Any) -> int:
+        sent.append(real(*args))
+        return sent[-1]
+
+    monkeypatch.setattr(port.sockets, "sendfile", sendfile)
+    client = make_house(text="data path = kernel").client()
+    client.echo(credits=200)
+    content = CONTENT * 64
+    (folder / "file").write_bytes(content)
+    (folder / "file").chmod(0o666)
+    with (folder / "file").open("rb") as file:
+        os.fsync(file.fileno())
+        opened = client.open("file")
+        assert client.read_data(opened, 0, len(content)) == content
+        assert sum(sent) == len(content)
+        sent.clear()
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)  # no readahead: the first and the last page alone
+        for at in (0, len(content) - 1):
+            os.pread(file.fileno(), 1, at)
+        assert is_warm(file.fileno(), 0)
+        if is_warm(file.fileno(), 2 << 20):
+            pytest.skip("this file system does not let go of what it has in memory")
+        assert client.read_data(opened, 0, len(content)) == content
+    assert not sent
+
+
+def is_warm(fd: int, offset: int) -> bool:
+    try:
+        return os.preadv(fd, [bytearray(1)], offset, os.RWF_NOWAIT) == 1
+    except BlockingIOError:
+        return False
 
 
 # -- listings ------------------------------------------------------------------------------------------------------------------------

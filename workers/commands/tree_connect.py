@@ -71,7 +71,7 @@ def tree_connect(request: Request, body: TreeConnectRequest) -> bytes | Coroutin
         return _connect_later(request, tree, path)
     begun = monotonic()
     open_root(worker, tree, path)
-    tree.disk.took(monotonic() - begun)
+    tree.disk.held_up(monotonic() - begun)
     return _connected(request, tree)
 
 

@@ -105,7 +105,7 @@ def write_incoming(request: Request, offset: int, incoming: Incoming, *, through
     opens, breaks = worker.opens, worker.breaks
 
     def changed(seconds: float) -> None:
-        disk.took(seconds)
+        disk.held_up(seconds)
         breaks.data_changed(opened)
 
     written = incoming.begin(landing, offset, lambda: opens.get(opened.volatile) is opened, changed)

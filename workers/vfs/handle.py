@@ -31,6 +31,7 @@ from workers.vfs.root import Root, displayed
 MAX_OFFSET = 0x7FFF_FFFF_FFFF_FFFF
 _MAX_RANGES = 4096
 _ZEROES = bytes(1 << 20)
+_STRIDE = 1 << 18  # bytes: readahead brings neighbours along
 _probe = (bytearray(1),)  # where a byte lands that nobody looks at
 _FREEZE, _THAW = -1, -2
 SERVED = (stat.S_IFREG, stat.S_IFDIR)
@@ -218,7 +219,7 @@ class PosixHandle:
         if self._frozen_access is not None or not self._readable:
             return None
         got = max(0, min(length, files.fstat(self.fd).st_size - offset))
-        if got and not (self._is_warm(offset) and self._is_warm(offset + got - 1)):
+        if got and not self._is_warm(offset, got):
             return None
         descriptor = self._shared()
         descriptor.hold()
@@ -232,10 +233,18 @@ class PosixHandle:
             self._descriptor = Descriptor(self.fd)
         return self._descriptor
 
-    def _is_warm(self, offset: int) -> bool:
-        """Whether a byte is in memory. The first and the last of a range stand for those between: readahead brings neighbours along."""
+    def _is_warm(self, offset: int, length: int) -> bool:
+        """Whether a range is in memory. Where the kernel does not say so of the whole, single bytes of it stand for those between."""
         if self.root.memory.get(self.dev):
             return True
+        if not self._is_byte_warm(offset):
+            return False
+        known = files.is_cached(self.fd, offset, length)
+        if known is None:
+            return all(self._is_byte_warm(at) for at in (*range(offset + _STRIDE, offset + length, _STRIDE), offset + length - 1))
+        return known
+
+    def _is_byte_warm(self, offset: int) -> bool:
         try:
             files.preadv_warm(self.fd, _probe, offset)
         except BlockingIOError:

@@ -61,6 +61,8 @@ write = portable.write
 copy_range = os.copy_file_range
 
 _SYS_OPENAT2: Final = 437
+_SYS_CACHESTAT: Final = 451
+_PAGE: Final = portable.PAGE
 
 _RESOLVE_NO_MAGICLINKS: Final = 0x02
 _RESOLVE_NO_SYMLINKS: Final = 0x04
@@ -83,6 +85,9 @@ _held = ctypes.PyDLL(None, use_errno=True)  # keeps it
 _openat2 = _free["syscall"]
 _openat2.restype = ctypes.c_long
 _openat2.argtypes = [ctypes.c_long, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_size_t]
+_cachestat = _free["syscall"]
+_cachestat.restype = ctypes.c_long
+_cachestat.argtypes = [ctypes.c_long, ctypes.c_uint, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint]
 _renameat2 = _free.renameat2
 _renameat2.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint]
 _fallocate = _free.fallocate64 if hasattr(_free, "fallocate64") else _free.fallocate
@@ -95,6 +100,8 @@ for _function in (_statx_held, _statx_free):
     _function.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint, ctypes.c_void_p]
 
 # struct open_how; struct statx up to stx_dev_minor
+_RANGE = struct.Struct("<QQ")  # struct cachestat_range
+_CACHED = struct.Struct("<Q")  # the first field of struct cachestat
 _HOW = struct.Struct("<QQQ")
 _TIMES = struct.Struct("<qqqq")  # two struct timespec
 _STATX = struct.Struct("<IIQ IIIH2x QQQQ qI4x qI4x qI4x qI4x II II")
@@ -189,6 +196,16 @@ def stat_at(directory: int, name: bytes) -> Stat:
 def preadv_warm(fd: int, buffers: Sequence[WriteableBuffer], offset: int) -> int:
     """RWF_NOWAIT."""
     return os.preadv(fd, buffers, offset, os.RWF_NOWAIT)
+
+
+def is_cached(fd: int, offset: int, length: int) -> bool | None:
+    """cachestat(2), Linux 6.5; EPERM where the user neither owns the file nor may write it."""
+    scratch = _scratch
+    _RANGE.pack_into(scratch.buffer, 0, offset, length)
+    if _cachestat(_SYS_CACHESTAT, fd, scratch.address, scratch.address + _RANGE.size, 0) != 0:
+        return None
+    (cached,) = _CACHED.unpack_from(scratch.buffer, _RANGE.size)
+    return bool(cached >= (offset + length - 1) // _PAGE - offset // _PAGE + 1)
 
 
 def attributes(root: int, as_root: Callable[[], AbstractContextManager[None]]) -> Attributes:

@@ -13,6 +13,7 @@ from typing import Final
 
 from pools.port import portable
 
+claimed = time.thread_time
 close_others = portable.close_others
 ended = portable.ended
 exit_now = portable.exit_now
