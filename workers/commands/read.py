@@ -34,13 +34,15 @@ def read(request: Request, body: ReadRequest) -> Answer | Coroutine[Any, None, b
 
 
 async def read_in_turn(request: Request, body: ReadRequest, turns: Turns) -> Answer:
-    """WRITEs that came before wait for a slow disk: what they write is what is read. What comes later need not wait for the reading."""
+    """WRITEs that came before wait for a slow disk: what they write is what is read, and what comes later is not."""
     await turns.take()
-    if not turns.give():
-        request.open.turns = None
-    request.resume()
-    answer = read_now(request, body)
-    return answer if isinstance(answer, Answer) else await answer
+    try:
+        request.resume()
+        answer = read_now(request, body)
+        return answer if isinstance(answer, Answer) else await answer
+    finally:
+        if not turns.give():
+            request.open.turns = None
 
 
 def read_now(request: Request, body: ReadRequest) -> Answer | Coroutine[Any, None, Answer]:
