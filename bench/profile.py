@@ -7,6 +7,8 @@ Invariant: width is time: a frame is as wide as the share of samples in which it
 from __future__ import annotations
 
 import argparse
+import linecache
+import re
 import shutil
 import subprocess
 import sys
@@ -27,6 +29,9 @@ NARROWEST = 0.4  # pixels; what is narrower is not drawn
 _COLOURS = {"pools": "#8fbf8f", "smbd": "#e0a458", "workers": "#d98880", "authd": "#85a3c9", "srvsvc": "#85a3c9"}
 
 Stack = tuple[str, ...]
+
+# The line that a thread stands on when it has nothing to do, which py-spy cannot always tell from work.
+WAITING = re.compile(r"\b(poll|acquire|wait|wait_for|may_wait|_wait_for_tstate_lock)\(|\.get\(\)")
 
 
 def options() -> argparse.Namespace:
@@ -51,6 +56,17 @@ def parse(folded: Iterable[str]) -> Counter[Stack]:
         if count.isdigit():
             stacks[tuple(names.split(";"))] += int(count)
     return stacks
+
+
+def working(stacks: Counter[Stack]) -> Counter[Stack]:
+    """Without those that end in waiting."""
+    return Counter({stack: count for stack, count in stacks.items() if not WAITING.search(source_line(stack[-1]))})
+
+
+def source_line(frame: str) -> str:
+    """The text of the line a frame stands on, ``name (path:number)``; empty when there is none."""
+    place, _, number = frame.partition("(")[2].rstrip(")").rpartition(":")
+    return linecache.getline(place, int(number)) if number.isdecimal() else ""
 
 
 def table(stacks: Counter[Stack], rows: int) -> str:
@@ -163,12 +179,15 @@ def main() -> int:
     if asked.workload not in {row.name for row in WORKLOADS}:
         print(f"no such workload: {asked.workload}; there are {', '.join(row.name for row in WORKLOADS)}", file=sys.stderr)
         return 1
-    stacks = record(asked)
-    if isinstance(stacks, str):
-        print(stacks, file=sys.stderr)
+    recorded = record(asked)
+    if isinstance(recorded, str):
+        print(recorded, file=sys.stderr)
         return 1
+    stacks = working(recorded)
     asked.output.parent.mkdir(parents=True, exist_ok=True)
-    asked.output.write_text(svg(stacks, f"{asked.workload}, {asked.protection}: {stacks.total()} samples"), encoding="utf-8")
+    waiting = recorded.total() - stacks.total()
+    title = f"{asked.workload}, {asked.protection}: {stacks.total()} samples of work, {waiting} of waiting left out"
+    asked.output.write_text(svg(stacks, title), encoding="utf-8")
     print(table(stacks, asked.top))
     print(f"flame graph: {asked.output}")
     return 0

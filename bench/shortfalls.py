@@ -9,9 +9,7 @@ Invariant: a row that could not be recorded is named, and the others are made al
 from __future__ import annotations
 
 import argparse
-import linecache
 import platform
-import re
 import shutil
 import subprocess
 import sys
@@ -31,8 +29,6 @@ from bench.profile import Stack
 
 FIGURES = Path(__file__).resolve().parent / "figures"
 RATE = 999
-# The line that a thread stands on when it has nothing to do, which py-spy cannot always tell from work.
-WAITING = re.compile(r"\b(poll|acquire|wait|wait_for|may_wait|_wait_for_tstate_lock)\(|\.get\(\)")
 
 
 class Row(NamedTuple):
@@ -77,21 +73,10 @@ def by_python(row: Row, asked: argparse.Namespace) -> str:
     stacks = profile.record(wanted)
     if isinstance(stacks, str):
         raise PeerError(stacks)
-    busy = working(stacks)
+    busy = profile.working(stacks)
     waiting = stacks.total() - busy.total()
     head = f"{busy.total()} samples of the worker at work ({waiting} more, of waiting threads, left out), {RATE} a second"
     return f"{head}\n\n{rooms(busy)}\n\n{plain_paths(profile.table(busy, asked.top))}\n"
-
-
-def working(stacks: Counter[Stack]) -> Counter[Stack]:
-    """Without those that end in waiting."""
-    return Counter({stack: count for stack, count in stacks.items() if not WAITING.search(source_line(stack[-1]))})
-
-
-def source_line(frame: str) -> str:
-    """The text of the line a frame stands on, ``name (path:number)``; empty when there is none."""
-    place, _, number = frame.partition("(")[2].rstrip(")").rpartition(":")
-    return linecache.getline(place, int(number)) if number.isdecimal() else ""
 
 
 def rooms(stacks: Counter[Stack]) -> str:

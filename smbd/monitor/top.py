@@ -60,5 +60,7 @@ def _table(rows: list[tuple[Row, dict[str, float]]]) -> Iterator[str]:
             f"{rates['cpu']:.1f}", f"{rates['requests']:,.0f}", size(round(rates["bytes_read"])), size(round(rates["bytes_written"])),
             f"{rates['errors']:,.0f}", size(row["private"]), size(row["pool_bytes"]), *(str(row[name]) for name in _COUNTS),
         )  # fmt: skip
-        title = plain(row["title"]).removeprefix("millpond: ") or row["role"]
+        title = plain(row["title"]).removeprefix("millpond: ")
+        if row.get("thread") or not title:
+            title = f"{row['role']} {title}"
         yield "".join(cell.rjust(width) for cell, width in zip(cells, _WIDTHS, strict=True)) + f"  {title}"

@@ -31,7 +31,7 @@ def test_who_waits_in_the_poller_does_not_work() -> None:
     place = ROOT / "workers" / "loop.py"
     waits = (f"Loop.turn ({place}:{line_of('_poller.poll(')})",)
     works = (f"Loop.turn ({place}:{line_of('def turn(')})",)
-    assert shortfalls.working(Counter({waits: 5, works: 2, ("<lambda> (<string>)",): 1})) == {works: 2, ("<lambda> (<string>)",): 1}
+    assert profile.working(Counter({waits: 5, works: 2, ("<lambda> (<string>)",): 1})) == {works: 2, ("<lambda> (<string>)",): 1}
 
 
 def test_shares_are_by_package_and_paths_are_the_repositorys() -> None:
