@@ -70,6 +70,7 @@ FIRST_READY = 10.0
 STEP = 2.0
 """Seconds between SIGTERM and SIGKILL, and for services to end."""
 HOUSEKEEPING = 3600.0
+_TAKEN_AT_START = ("server_mode", "port")  # of the configuration; a reload does not change them
 
 
 class Phase(Enum):
@@ -126,6 +127,7 @@ class Master:
             ENDED.number: self._thread_ended,
             queue.DROP_PEER: self._drop_peer,
         }
+        self._started_with = config
         self._threaded = config.server_mode == "threaded"
         wanted = {role: Throttle() for role, slot in STARTING_ORDER.items() if role in programs and (self._threaded or slot != HOST)}
         self._throttles = wanted
@@ -395,7 +397,7 @@ class Master:
     def _lost_host(self, connections: int) -> None:
         """Its threads ended with it; nobody is let in before there is another, and whoever was, waits for that."""
         if connections:
-            log.error("%d connections have ended with the process that served them", connections)
+            log.error("%d connection%s ended with the process that served them", connections, " has" if connections == 1 else "s have")
         if self._phase not in (Phase.STARTING, Phase.RUNNING):
             self._family.give_up_waiting()
         for listener in self._listeners.values():
@@ -418,8 +420,9 @@ class Master:
         except (ConfigError, StartError, OSError, ValueError) as error:
             log.error("the configuration stays as it is: %s", error)
             return
-        if (config.server_mode == "threaded") != self._threaded:
-            log.warning("`server mode` changes when the server is started again")
+        for name in _TAKEN_AT_START:
+            if getattr(config, name) != getattr(self._started_with, name):
+                log.warning("`%s` changes when the server is started again", name.replace("_", " "))
         self._config = config
         self._lessor.resize(config.pool_budget)
         self._hub.broadcast(queue.RELOAD, payload, workers=True, services=True)

@@ -79,7 +79,8 @@ def _order(arguments: argparse.Namespace, verb: Verb, thing: str, form: str) -> 
         if outcome is Outcome.UNKNOWN:
             raise StartError(f"there is no {name} (any more): 'millpond status {thing}s' shows what there is")
         if outcome is Outcome.UNANSWERED:
-            raise StartError(f"{name}: its process does not answer; 'millpond status processes' names it, and it can be killed alone")
+            text = "'millpond status processes' names it, and kill -9 ends it: one client, or with 'server mode = threaded' all of them"
+            raise StartError(f"{name}: its process does not answer; {text}")
         print(f"millpond: {name} has ended" if verb is Verb.END_SESSION else f"millpond: {name} is closed")
     return 0
 

@@ -31,7 +31,8 @@ examples:
 _DATAPATH = """\
 Measure what a transfer costs in user format (through memory) and in kernel format (sendfile, splice), for reads and writes of each size
 over loopback, with a nameless file of 32 MiB in the folder. Takes about ten seconds. A threshold is the size from which on the kernel
-format needs less CPU at every size; 0 means never. It matters to plain payload only: what is signed or encrypted goes through memory.
+format saves most CPU, all larger sizes taken together; 0 means never. It matters to plain payload only: what is signed or encrypted goes
+through memory.
 
 examples:
   millpond tune datapath --directory /srv/public

@@ -42,8 +42,11 @@ def run(arguments: argparse.Namespace) -> int:
     print(_table(given, found, proposal))
     if backup:
         print(f"\nwritten to {_target(arguments)}; the old file is {backup}. 'millpond reload' brings it to new connections.")
+    elif arguments.write:
+        print("\nnothing to change: the configuration stays as it is.")
     elif _texts(proposal):
-        print("\n--write puts this into the configuration.")
+        serve = _serves_one_folder(arguments)
+        print("\n'millpond serve' takes this with --config-option." if serve else "\n--write puts this into the configuration.")
     return 0
 
 
@@ -65,9 +68,16 @@ def _recording(arguments: argparse.Namespace) -> Recording:
 
 
 def _target(arguments: argparse.Namespace) -> str:
-    if arguments.port:
+    """The file to write to: of the server that was looked at, if one was."""
+    if _serves_one_folder(arguments):
         raise StartError("a 'millpond serve' has no file to write to: give the parameters with --config-option when it is started")
     return arguments.config or place.DEFAULT_CONFIG
+
+
+def _serves_one_folder(arguments: argparse.Namespace) -> bool:
+    """Whether a ``serve`` is looked at: by its port, or as ``place.locate`` finds it."""
+    found = not arguments.config and not arguments.recording and place.running_ports()
+    return bool(arguments.port or found)
 
 
 def _texts(proposal: Proposal) -> dict[str, str]:

@@ -233,11 +233,12 @@ def test_reload_reaches_who_is_there_and_who_comes(threaded: Callable[..., Serve
             assert after.tree_connect(SHARE).status == status.SUCCESS
 
 
-def test_the_mode_changes_with_a_restart_only(threaded: Callable[..., Server]) -> None:
+def test_mode_and_port_change_with_a_restart_only(threaded: Callable[..., Server]) -> None:
     server = threaded()
-    server.peer.settings["server mode"] = "forked"
+    server.peer.settings |= {"server mode": "forked", "port": "posix"}
     server.peer.write_config()
     assert server.command("reload").returncode == 0
     eventually(lambda: "`server mode` changes when the server is started again" in server.log)
+    eventually(lambda: "`port` changes when the server is started again" in server.log)
     with server.client() as client:
         assert server.worker_of(client).pid == _host(server).pid

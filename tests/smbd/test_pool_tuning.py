@@ -259,6 +259,8 @@ def test_recorded_looked_at_written(
     assert "is there already" in capsys.readouterr().err
     assert main(["tune", "pools", file], run=run) == 0
     assert "pool classes: stays; nothing was asked for" in capsys.readouterr().out
+    assert main(["tune", "pools", file, "--config", config, "--write"], run=run) == 0
+    assert "nothing to change" in capsys.readouterr().out
     # one look: sums since the server's start
     assert main(["tune", "pools", "--config", config], run=run) == 0
     said = capsys.readouterr().out
@@ -269,6 +271,20 @@ def test_recorded_looked_at_written(
     assert found["proposal"]["parameters"]["pool reserve slabs"] == "4K:1 64K:1"
     assert Path(found["backup"]).read_text().startswith("# mine\n[global]\nlock")
     assert load(config).pool_classes == (4096, 16384, 32768, *NOW[2:])
+
+
+def test_a_serve_that_was_found_has_no_file_to_write_to(
+    server: subprocess.Popen[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What one server was asked for does not go into another's configuration."""
+    state = tmp_path / "run" / f"millpond-{os.geteuid()}-4450"
+    state.mkdir(parents=True)
+    (state / "lock").symlink_to(tmp_path)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
+    assert main(["tune", "pools"], run=run) == 0
+    assert "--config-option" in capsys.readouterr().out
+    assert main(["tune", "pools", "--write"], run=run) == 1
+    assert "has no file to write to" in capsys.readouterr().err
 
 
 def test_the_recording_ends_with_the_server(server: subprocess.Popen[bytes], config: str, tmp_path: Path) -> None:
