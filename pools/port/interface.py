@@ -11,6 +11,7 @@ is a time-out of the poller.
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 READABLE: Final = 0x001
 WRITABLE: Final = 0x004
 HANGUP: Final = 0x2018  # the other end is gone, or will send no more, or an error waits
+
+# The errno of a file that has no such attribute; not every system has the word.
+NO_ATTRIBUTE: Final[int] = getattr(errno, "ENODATA", errno.ENOENT)
 
 # What happened to a name (``Change.mask``). The numbers are inotify's, which fanotify shares.
 ATTRIBUTES: Final = 0x4
@@ -362,7 +366,7 @@ class Attributes(Protocol):
         """Make or replace one. ENOSPC, E2BIG or ERANGE when there is no room for it."""
 
     def remove(self, fd: int, name: str) -> None:
-        """ENODATA when there is none."""
+        """OSError with ``NO_ATTRIBUTE`` when there is none."""
 
     def fresh(self, fd: int) -> None:
         """This file was made just now: whatever is known under its number was another file's."""

@@ -355,7 +355,9 @@ def reserve(fd: int, size: int) -> None:
 
 
 def data_ranges(fd: int, offset: int, length: int, limit: int) -> list[tuple[int, int]]:
-    """SEEK_DATA and SEEK_HOLE, which POSIX has since 2024."""
+    """SEEK_DATA and SEEK_HOLE, which POSIX has since 2024 and some systems have not."""
+    if not hasattr(os, "SEEK_DATA"):
+        return [(offset, length)]
     ranges: list[tuple[int, int]] = []
     end = offset + length
     while offset < end and len(ranges) < limit:

@@ -8,11 +8,13 @@ from __future__ import annotations
 import errno
 from typing import Final
 
+from pools.port.interface import NO_ATTRIBUTE
 from smbd.smb2 import status
 from smbd.smb2.status import SmbError
 from workers.vfs.interface import PathNotFound
 
 _STATUS: Final[dict[int, int]] = {
+    NO_ATTRIBUTE: status.NOT_FOUND,  # first: where systems have no such errno it is ENOENT
     errno.EPERM: status.ACCESS_DENIED,
     errno.EACCES: status.ACCESS_DENIED,
     errno.ENOENT: status.OBJECT_NAME_NOT_FOUND,
@@ -44,7 +46,6 @@ _STATUS: Final[dict[int, int]] = {
     errno.ENODEV: status.ACCESS_DENIED,
     errno.EOPNOTSUPP: status.NOT_SUPPORTED,
     errno.ENOSYS: status.NOT_SUPPORTED,
-    errno.ENODATA: status.NOT_FOUND,
     errno.E2BIG: status.EA_TOO_LARGE,
     errno.ERANGE: status.EA_TOO_LARGE,
 }

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Final, Protocol, TypeVar
 
 from pools.port import files
-from pools.port.interface import Place
+from pools.port.interface import NO_ATTRIBUTE, Place
 from smbd.smb2 import status
 from smbd.smb2.names import fold
 from smbd.smb2.status import SmbError
@@ -75,7 +75,7 @@ def remove_xattr(base: Base, name: str) -> None:
     try:
         base.as_owner(lambda: base.root.attributes.remove(base.fd, name))
     except OSError as error:
-        if error.errno not in (errno.ENODATA, errno.EOPNOTSUPP):
+        if error.errno not in (NO_ATTRIBUTE, errno.EOPNOTSUPP):
             raise
 
 

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Final
 
+from pools.port.interface import NO_ATTRIBUTE
 from pools.port.posix.rights import bits_allow
 
 _DIRECTORY: Final = (b".millpond", b"attributes")
@@ -84,7 +85,7 @@ class SideAttributes:
                     raise FileNotFoundError
                 self._replace(bucket, key, _packed(found, record) if record else b"")
         except FileNotFoundError:
-            raise OSError(errno.ENODATA, os.strerror(errno.ENODATA), name) from None
+            raise OSError(NO_ATTRIBUTE, os.strerror(NO_ATTRIBUTE), name) from None
 
     # Files that come and go
 

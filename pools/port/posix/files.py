@@ -49,7 +49,6 @@ readv = portable.readv
 remove = portable.remove
 remove_path = portable.remove_path
 remove_tree = portable.remove_tree
-reserve = portable.reserve
 scandir = portable.scandir
 stat = portable.stat
 sync_directory = portable.sync_directory
@@ -64,6 +63,7 @@ _STEP: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_NONBLOCK | os
 # What systems say when O_NOFOLLOW meets a symlink; ENOTDIR where O_DIRECTORY is looked at first.
 _PERHAPS_A_LINK: Final = frozenset({errno.ELOOP, errno.EMLINK, errno.ENOTDIR, getattr(errno, "EFTYPE", errno.ELOOP)})
 _MOST_LINKS: Final = 40  # as Linux has it
+_ZEROES: Final = bytes(1 << 16)
 _SECOND: Final = 1_000_000_000
 
 
@@ -296,6 +296,15 @@ def preadv_warm(fd: int, buffers: Sequence[WriteableBuffer], offset: int) -> int
 def preallocate(fd: int, size: int) -> None:
     """posix_fallocate would make the file longer."""
     raise _not_here()
+
+
+def reserve(fd: int, size: int) -> None:
+    """posix_fallocate(3); where there is none, zeroes behind the end: holes before it stay."""
+    if hasattr(os, "posix_fallocate"):
+        portable.reserve(fd, size)
+        return
+    for at in range(os.fstat(fd).st_size, size, len(_ZEROES)):
+        os.pwrite(fd, _ZEROES[: size - at], at)
 
 
 def punch_hole(fd: int, offset: int, length: int) -> None:

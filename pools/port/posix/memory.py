@@ -13,13 +13,14 @@ import mmap
 import os
 import tempfile
 from collections.abc import Callable
+from typing import Final
 
 from pools.port import portable
 
 PAGE = portable.PAGE
 NO_ROOM = portable.NO_ROOM
+_ZEROES: Final = bytes(1 << 16)
 create_memory_file = portable.create_memory_file
-commit = portable.commit
 
 
 def create_shared_memory(size: int, likely_use: int) -> int:
@@ -33,6 +34,15 @@ def create_shared_memory(size: int, likely_use: int) -> int:
         os.close(fd)
         raise
     return fd
+
+
+def commit(fd: int, offset: int, length: int) -> None:
+    """posix_fallocate(3); where there is none (macOS, OpenBSD), zeroes that are written: what is committed has not been used yet."""
+    if hasattr(os, "posix_fallocate"):
+        portable.commit(fd, offset, length)
+        return
+    for at in range(offset, offset + length, len(_ZEROES)):
+        os.pwrite(fd, _ZEROES[: offset + length - at], at)
 
 
 def map_shared(fd: int, size: int, *, offset: int = 0, writable: bool = True) -> mmap.mmap:

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from pools.port import choice
 from pools.port.choice import Port
-from pools.port.interface import Place
+from pools.port.interface import NO_ATTRIBUTE, Place
 
 READ = os.O_RDONLY | os.O_NONBLOCK
 
@@ -303,6 +304,23 @@ def test_what_cannot_be_done_is_said_as_file_systems_say_it(port: Port, tmp_path
     os.close(fd)
 
 
+def test_where_less_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """macOS and OpenBSD."""
+    posix = choice.load("posix")
+    for name in ("posix_fallocate", "SEEK_DATA"):
+        monkeypatch.delattr(os, name)
+    fd = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
+    os.write(fd, b"kept")
+    posix.files.reserve(fd, 100_000)
+    assert os.pread(fd, 5, 0) == b"kept\0"
+    assert os.fstat(fd).st_size == 100_000
+    assert posix.files.data_ranges(fd, 10, 100, 5) == [(10, 100)]
+    posix.memory.commit(fd, 100_000, 200_000)
+    assert os.fstat(fd).st_size == 300_000
+    assert os.fstat(fd).st_blocks * 512 >= 300_000
+    os.close(fd)
+
+
 # Extended attributes
 
 
@@ -332,7 +350,7 @@ def test_attributes_are_kept(port: Port, root: tuple[Path, int], kept: Path) -> 
     store.remove(fd, "user.one")
     with pytest.raises(OSError) as caught:
         store.remove(fd, "user.one")
-    assert caught.value.errno == errno.ENODATA
+    assert caught.value.errno == NO_ATTRIBUTE
     assert store.names(fd) == ["user.two"]
     os.close(directory)
     os.close(fd)
