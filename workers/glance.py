@@ -30,7 +30,7 @@ from workers.session import State
 if TYPE_CHECKING:
     from smbd.smb2.crypto import Channel
     from workers.tree import TreeConnect
-    from workers.vfs.interface import FileInfo
+    from workers.vfs.interface import FileInfo, Sight
 
 _CREATE: Final = int(c.Command.CREATE)
 _QUERY_INFO: Final = int(c.Command.QUERY_INFO)
@@ -110,11 +110,13 @@ class Glances(Express):
         found = self._find(tree, look)
         if found is None:
             return False
-        state = OpenState(found, look.path.wire(), look.desired, volume=found.dev & 0xFFFFFFFF)
+        facts = found.info
+        volume = facts.dev & 0xFFFFFFFF
+        state = OpenState(facts, look.path.wire(), look.desired, ea_size=found.ea_size, volume=volume)
         output = query.query(look.info_class, state)
         if len(output) > look.most:
             return False
-        self._reply(look, (found, output), channel, sealed)
+        self._reply(look, (facts, output), channel, sealed)
         counters = worker.counters
         counters[REQUESTS] += 3
         for command in _COMMANDS:
@@ -131,7 +133,7 @@ class Glances(Express):
             expected += element.charge or 1
         return expected <= window.high and not window.used
 
-    def _find(self, tree: TreeConnect, look: _Look) -> FileInfo | None:
+    def _find(self, tree: TreeConnect, look: _Look) -> Sight | None:
         """The file, if the user may open it as he wishes, and nobody need know."""
         vfs = tree.vfs
         assert vfs is not None
@@ -139,11 +141,12 @@ class Glances(Express):
             identity.assume(tree.identity)
         self._touched = tree
         found = vfs.look(look.path)
-        if found is None or look.desired & ~access.rights(self._worker, tree, found, None):
+        if found is None or look.desired & ~access.rights(self._worker, tree, found.info, found.security):
             return None
-        if look.options & (c.FILE_NON_DIRECTORY_FILE if found.directory else c.FILE_DIRECTORY_FILE):
+        facts = found.info
+        if look.options & (c.FILE_NON_DIRECTORY_FILE if facts.directory else c.FILE_DIRECTORY_FILE):
             return None
-        return found if self._worker.sharing.may_look(FileKey(found.dev, found.ino), look.desired) else None
+        return found if self._worker.sharing.may_look(FileKey(facts.dev, facts.ino), look.desired) else None
 
     def _reply(self, look: _Look, found: tuple[FileInfo, bytes], channel: Channel, sealed: Channel | None) -> None:
         """The three responses, one behind the other, each padded to a multiple of 8 and signed with its padding (3.3.4.1.3)."""

@@ -232,19 +232,20 @@ def enter(worker: Worker, opened: Open) -> None:
 def _record(worker: Worker, opened: Open, handle: Handle, wish: Wish) -> OpenClaim:
     """What the shared state is to know of the open."""
     tree = opened.tree
+    token = tree.token
     return OpenClaim(
         file_id=opened.persistent,
         access=opened.granted,
         share_access=wish.share_access,
         path="/".join(handle.path.components),
         share=tree.share.name,
-        user=tree.token.name,
+        user=token.name,
         session_id=tree.session.session_id,
         tree_id=tree.tree_id,
         delete_on_close=bool(wish.options & FILE_DELETE_ON_CLOSE),
         directory=opened.is_directory,
-        uid=tree.token.uid,
-        gid=tree.token.gid,
+        uid=token.uid,
+        gid=token.gid,
         opened=worker.now(),
         overwrite=wish.disposition in OVERWRITING,
         cache=wish.cache._replace(state=0) if opened.is_directory else wish.cache,

@@ -61,7 +61,7 @@ class Opens(Caches):
     def _open(self, transaction: Transaction, key: FileKey, claim: OpenClaim) -> Opened:
         at = stream_key(key)
         state = self._state(transaction, at)
-        base_at = STREAM_KEY.pack(key.dev, key.ino, 0)
+        base_at = STREAM_KEY.pack(key.dev, key.ino, 0) if key.stream else at
         base = self._state(transaction, base_at) if key.stream else state
         if (state.delete_pending or base.delete_pending) and not claim.admitted:
             raise SmbError(status.DELETE_PENDING)

@@ -157,8 +157,8 @@ def test_a_glance_after_another_in_one_compound(client: WireClient, folder: Path
 
 
 NAMES = (
-    "f", "F", "folder", "folder\\inside", "missing", "missing\\f", "attributed", ".dot", "link", "secret", "", "f:s", "f::$DATA", "a?",
-    "\\f",
+    "f", "F", "described", "described", "folder", "folder\\inside", "missing", "missing\\f", "attributed", ".dot", "link", "secret", "",
+    "f:s", "f::$DATA", "a?", "\\f",
 )  # fmt: skip
 ACCESSES = (
     STAT, c.FILE_READ_ATTRIBUTES, c.SYNCHRONIZE, STAT | c.READ_CONTROL, c.FILE_READ_DATA, c.MAXIMUM_ALLOWED, c.FILE_READ_EA, 0,
@@ -170,11 +170,19 @@ CLASSES = (query.FILE_ALL_INFORMATION, *query.MINIMUM, query.FILE_STREAM_INFORMA
 
 def furnish(folder: Path) -> None:
     (folder / "folder").mkdir()
-    for name in ("f", "folder/inside", "attributed", ".dot", "secret"):
+    for name in ("f", "folder/inside", "attributed", ".dot", "secret", "described"):
         (folder / name).write_bytes(name.encode() * 1000)
     (folder / "link").symlink_to("f")
     (folder / "secret").chmod(0)
     os.setxattr(folder / "attributed", "user.one", b"1")
+
+
+def describe(client: WireClient, name: str) -> None:
+    """Have a descriptor stored with a file, which says what its mode says."""
+    opened = client.open(name, access=c.READ_CONTROL | c.WRITE_DAC, disposition=c.FILE_OPEN)
+    descriptor = client.output(client.query_info(opened, c.INFO_SECURITY, 0, additional=c.DACL_SECURITY_INFORMATION))
+    assert client.set_info(opened, c.INFO_SECURITY, 0, descriptor, c.DACL_SECURITY_INFORMATION).status == status.SUCCESS
+    client.close(opened)
 
 
 def some_compound(draw: random.Random) -> list[Request]:
@@ -209,23 +217,26 @@ def told(answer: Response) -> tuple[object, ...]:
 
 
 @pytest.mark.parametrize("protection", ["plain", "signed", "encrypted"])
-def test_both_ways_answer_alike(house: House, folder: Path, protection: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_ways_answer_alike(
+    house: House, client: WireClient, folder: Path, protection: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     furnish(folder)
+    describe(client, "described")
     taken: list[bool] = []
     take = Glances.take
     monkeypatch.setattr(Glances, "take", lambda *args: (taken.append(take(*args)), taken[-1])[1])
     short, long = house.client(), house.client()
     house.worker_of(long).engine.express.off = True
-    for client in (short, long):
-        client.sign, client.seal = protection == "signed", protection == "encrypted"
-        while client.credits < 300:
-            client.echo(credits=64)
+    for one in (short, long):
+        one.sign, one.seal = protection == "signed", protection == "encrypted"
+        while one.credits < 300:
+            one.echo(credits=64)
     draw = random.Random(protection)
     for _ in range(400):
         parts = some_compound(draw)
         answers = []
-        for client in (short, long):
-            client.send(*parts)
-            answers.append([told(client.receive()) for _ in parts])
+        for one in (short, long):
+            one.send(*parts)
+            answers.append([told(one.receive()) for _ in parts])
         assert answers[0] == answers[1], parts
     assert sum(taken) > 50

@@ -99,7 +99,8 @@ def read_wish(request: Request, body: CreateRequest, found: Contexts) -> Wish:
     if contexts.EA_BUFFER in found and not request.tree.share.ea_support:
         raise SmbError(status.EAS_NOT_SUPPORTED)
     wish = Wish(path, body.desired_access, body.share_access, body.create_disposition, body.create_options, body.file_attributes)
-    _apply_contexts(wish, found)
+    if found:
+        _apply_contexts(wish, found)
     return wish
 
 
@@ -126,7 +127,7 @@ def respond(request: Request, opened: Open, action: int, asked: tuple[Wish, Cont
     assert opened.handle is not None
     changed = action not in (FILE_OPENED, FILE_CREATED)  # else nothing has happened to it since it was looked at
     info = opened.handle.info() if changed else opened.handle.opened
-    extra = contexts.build_chain(_response_contexts(request, opened, *asked))
+    extra = contexts.build_chain(_response_contexts(request, opened, *asked)) if asked[1] else b""
     return (
         CREATE_RESPONSE.pack(
             CREATE_RESPONSE_STRUCTURE_SIZE,

@@ -46,6 +46,14 @@ class FileInfo(NamedTuple):
     mode: int
 
 
+class Sight(NamedTuple):
+    """A file that was looked at: what it is, its stored descriptor, and the size of its EAs."""
+
+    info: FileInfo
+    security: bytes | None = None
+    ea_size: int = 0
+
+
 class StreamInfo(NamedTuple):
     """One data stream; ``name`` is '' for the unnamed one, else as in the path: no colons, no type."""
 
@@ -192,9 +200,9 @@ class Vfs(Protocol):
     def open(self, path: Path) -> Handle:
         """FileNotFoundError: the last component (or the stream) is missing. PathNotFound: one before it is."""
 
-    def look(self, path: Path) -> FileInfo | None:
+    def look(self, path: Path) -> Sight | None:
         """What ``open`` would know of a file, and nothing stays open; None where only ``open`` can tell: it is not there under exactly this
-        name, may not be read, or has xattrs.
+        name, or may not be read.
         """
 
     def create(self, path: Path, new: NewFile, parent: Handle | None = None) -> Handle:

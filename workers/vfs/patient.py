@@ -12,7 +12,7 @@ from typing import Final
 
 from smbd.smb2.names import Match, Path
 from workers.baton import away
-from workers.vfs.interface import FileInfo, FsInfo, Handle, NewFile, StreamInfo, Vfs
+from workers.vfs.interface import FileInfo, FsInfo, Handle, NewFile, Sight, StreamInfo, Vfs
 
 BATCH: Final = 64  # entries of a directory that are read in one go
 
@@ -148,7 +148,7 @@ class PatientVfs:
     def open(self, path: Path) -> Handle:
         return PatientHandle(away(self.below.open, path))
 
-    def look(self, path: Path) -> FileInfo | None:
+    def look(self, path: Path) -> Sight | None:
         return away(self.below.look, path)
 
     def create(self, path: Path, new: NewFile, parent: Handle | None = None) -> Handle:

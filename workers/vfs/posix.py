@@ -20,7 +20,7 @@ from smbd.smb2.names import DATA, INDEX_ALLOCATION, Match, Path, display
 from smbd.smb2.status import SmbError
 from workers.vfs import attributes, dosattrib, streamstore
 from workers.vfs.handle import SERVED, PosixHandle
-from workers.vfs.interface import FileInfo, FsInfo, Handle, NewFile, PathNotFound
+from workers.vfs.interface import FileInfo, FsInfo, Handle, NewFile, PathNotFound, Sight
 from workers.vfs.resolver import READ, Resolver, join
 from workers.vfs.root import RESERVED, Root, VfsSettings, displayed, is_reserved
 from workers.vfs.streams import StreamHandle
@@ -85,25 +85,29 @@ class PosixVfs:
         place = (path.base if path.stream or path.type else path, real, link)
         return PosixHandle(fd, readable, place, self.root)
 
-    def look(self, path: Path) -> FileInfo | None:
+    def look(self, path: Path) -> Sight | None:
         if is_reserved(path) or path.stream or path.type:
             return None
         root = self.root
+        real = "/".join(path.components).encode()
         try:
-            fd = files.open_beneath(root.fd, "/".join(path.components).encode() or b".", READ)
+            fd = files.open_beneath(root.fd, real or b".", READ)
         except OSError:
             return None
         try:
-            if root.attributes.names(fd):
-                return None
-            st = files.stat_fd(fd)
+            if not root.attributes.names(fd):
+                st = files.stat_fd(fd)
+                hidden = root.settings.hide_dot_files and path.name[:1] == "."
+                return Sight(attributes.file_info(st, None, hidden)) if st.mode & 0o170000 in SERVED else None
+            handle = PosixHandle(files.dup(fd), True, (path, real, False), root)
+            try:
+                return Sight(handle.opened, handle.security(), handle.ea_size())
+            finally:
+                handle.close()
         except OSError:
             return None
         finally:
             files.close(fd)
-        if st.mode & 0o170000 not in SERVED:
-            return None
-        return attributes.file_info(st, None, root.settings.hide_dot_files and path.name[:1] == ".")
 
     # Making
 
