@@ -305,8 +305,10 @@ class Master:
     def _watch_listeners(self, listeners: Iterable[socket.socket]) -> None:
         if self._family.homeless:
             return  # whoever connects meanwhile waits in the listener's queue
+        resting = [listener for _, listener in self._resting]  # woken in their time
         for one in listeners:
-            self._reactor.add(one.fileno(), partial(self._accept, one))
+            if one not in resting:
+                self._reactor.add(one.fileno(), partial(self._accept, one))
 
     def _close_listener(self, place: tuple[str, int]) -> None:
         one = self._listeners.pop(place)
