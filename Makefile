@@ -3,6 +3,7 @@
 # make test      everything: ruff, mypy, import layers, tests (ARGS='-k config' for some of the tests)
 # make lint      ruff and mypy only
 # make conformance   smbtorture's smb2 suites        make bench   the load generator, beside Samba and impacket       (ARGS=...)
+# make combinations   the tests from outside in each named combination of port, data path, pool mode and server mode (ARGS='pocket plain')
 # make compile   the same sources compiled by mypyc, in build/compiled    make test-compiled   tests of that form
 # make claims    the published designs' claims on this code: formats, pools, fragmentation    make scale   with 1 to 500 clients, beside Samba
 # make profile   where a worker's time goes: a flame graph of WORKLOAD='read 4K w16' PROTECTION=plain
@@ -29,7 +30,7 @@ WORKLOAD ?= read 4K w16
 PROTECTION ?= plain
 PACKAGES := smbclient samba samba-common-bin samba-testsuite acl attr
 
-.PHONY: help install spy serve packages lint test ci conformance bench fuzz clean compile test-compiled profile shortfalls claims scale figures
+.PHONY: help install spy serve packages lint test ci conformance bench fuzz clean compile test-compiled profile shortfalls claims scale figures combinations
 
 help:
 	@sed -n '/^$$/q; s/^# //p' Makefile
@@ -78,6 +79,9 @@ compile: install
 test-compiled: compile packages
 	@cd $(COMPILED) && MILLPOND_COMPILED=1 $(CURDIR)/$(BIN)/python -m pytest -n 2 tests/test_compiled.py tests/process tests/fuzz \
 	  tests/interop/test_smbclient.py tests/interop/test_smbprotocol.py tests/smbd/smb2 $(ARGS)
+
+combinations: install packages
+	@$(BIN)/python -m tests.combinations $(ARGS)
 
 # py-spy comes with an extra of its own: nothing else needs it.
 spy: install

@@ -2,7 +2,8 @@
 
 Owns: the process, its private directory and its log. ``MILLPOND_TEST_SERVER=samba`` puts Samba's smbd in its place (as root), to
 tell a fault of a test from a fault of the server. ``MILLPOND_TEST_SETTINGS='pool mode = static; server mode = threaded'`` runs any live
-test in another form of the server: [global] parameters that a test's own settings go before.
+test in another form of the server: [global] parameters that a test's own settings go before. ``MILLPOND_COMBINATION`` names a whole row of
+them (``tests.combinations``).
 Invariant: ``finish`` fails when the server does not end by itself with status 0, leaves a process behind, or logged a traceback.
 """
 
@@ -23,6 +24,7 @@ import psutil
 from bench.load.account import tree
 from bench.load.peers import ACCOUNT, ROOT, Millpond, Samba
 from smbd.smb2 import status
+from tests import combinations
 from tests.wire_client import Offer, SocketTransport, WireClient
 
 KIND = os.environ.get("MILLPOND_TEST_SERVER", "millpond")
@@ -50,9 +52,9 @@ class _Samba(Samba):
 
 
 def given_settings() -> dict[str, str]:
-    """What ``MILLPOND_TEST_SETTINGS`` says."""
+    """What ``MILLPOND_COMBINATION`` and ``MILLPOND_TEST_SETTINGS`` say; the second goes before the first."""
     pairs = (entry.partition("=") for entry in os.environ.get(_SETTINGS, "").split(";") if entry.strip())
-    return {name.strip(): value.strip() for name, _, value in pairs}
+    return combinations.chosen() | {name.strip(): value.strip() for name, _, value in pairs}
 
 
 class Server:
