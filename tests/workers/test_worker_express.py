@@ -190,6 +190,20 @@ def test_what_is_usual_takes_the_short_way(tmp_path: Path, protection: str, monk
     twin.end()
 
 
+@pytest.mark.parametrize("form", ["user", "kernel"])
+def test_large_ones_take_the_short_way(tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    twin = Twin.make(tmp_path)
+    client, worker, opened = twin.clients[0], twin.workers[0], twin.ids(0)[0]
+    monkeypatch.setattr(worker, "leaves_from", 40_000 if form == "kernel" else 1 << 30)
+    short_only(monkeypatch)
+    assert client.read_data(opened, 100, 65536) == CONTENT[100:65636]
+    assert client.read_data(opened, 65536, 65536) == CONTENT[65536:]
+    assert client.write(opened, 1, CONTENT[:65536]).status == status.SUCCESS
+    monkeypatch.undo()
+    assert (twin.folders[0] / "a").read_bytes()[:65537] == CONTENT[:1] + CONTENT[:65536]
+    twin.end()
+
+
 def test_a_close_deletes_what_is_to_be_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     twin = Twin.make(tmp_path)
     client = twin.clients[0]
