@@ -2,7 +2,7 @@
 
 Owns: the baton. Whoever has it may touch what the worker has: the loop's thread, which keeps it except while it waits in ``poll``, or an
 errand, which keeps it except while it asks the disk (``Errand.away``). Invariants: one has it, never two; an errand that wants it while the
-loop's thread is at work gets it at that one's next turn, in the order of asking.
+loop's thread is busy gets it at that one's next turn, in the order of asking.
 
 So a handler on a thread is a coroutine whose waits are its calls of the file system: between two of them nothing else happens, across one
 of them anything may, and what has to stay as it is across them is protected as it is across an ``await`` (``workers.patience``).
@@ -14,9 +14,10 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from time import monotonic
-from typing import TypeVar
+from typing import Final, TypeVar
 
 T = TypeVar("T")
+POLITE: Final = 0.0005  # seconds for which an errand waits for the loop to wait by itself: to wake it, and be handed the baton, costs more
 
 
 class Abandoned(BaseException):
@@ -69,7 +70,7 @@ class Baton:
 
     def take(self) -> None:
         """Wait for it. ``Abandoned`` when the loop is over."""
-        if self._loop_waits or not self._held.acquire(blocking=False):
+        if self._loop_waits or not self._held.acquire(timeout=POLITE):
             turn = threading.Lock()
             turn.acquire()
             self._wanting.append(turn)

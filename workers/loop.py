@@ -365,7 +365,7 @@ class Loop:
     def _poll_lending(self, baton: Baton) -> list[tuple[int, int]]:
         """Wait; errands go on meanwhile."""
         patience = self._patience()
-        self._wakes = math.inf if patience is None else time.monotonic() + patience
+        self._wakes = self._timers[0][0] if self._timers else math.inf
         baton.lend()
         try:
             return self._poller.poll(patience, MOST_EVENTS)

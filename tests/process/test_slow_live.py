@@ -407,6 +407,22 @@ def test_a_client_that_comes_back_while_the_disk_hangs(server: Server, both: Bot
     again.close_connection()
 
 
+def test_a_kick_while_the_disk_hangs(server: Server, both: Both, disk: SlowDisk) -> None:
+    """Nobody finds the session any more, and the administrator does not wait; what it had open ends with the call that is under way."""
+    opened = both.open("kicked")
+    disk.hold("WRITE")
+    sent = both.send(Command.WRITE, write_body(opened, 0, X))
+    disk.expect("asked WRITE")
+    begun = monotonic()
+    done = server.command("kick", f"{both.client.session_id:x}")
+    assert done.returncode == 0, done.stderr
+    assert monotonic() - begun < 8
+    assert both.client.create("more").status == status.USER_SESSION_DELETED
+    disk.go()
+    assert both.answer(sent).status == status.SUCCESS
+    eventually(lambda: not server.status("opens")["opens"], what="an open outlives its session")
+
+
 def test_a_killed_worker_takes_its_errands_with_it(server: Server, both: Both, disk: SlowDisk) -> None:
     opened = both.open("killed")
     disk.hold("WRITE")
