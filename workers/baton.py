@@ -130,12 +130,25 @@ class Errand:
             return call(*args)  # an abandoned errand gives back what it has
         self._baton.give()
         begun = monotonic()
+        value: T | None = None
         try:
-            return call(*args)
+            value = call(*args)
+            return value
         finally:
             took = monotonic() - begun
-            self._baton.take()
+            try:
+                self._baton.take()
+            except Abandoned:
+                _give_back(value)
+                raise
             self._took(took)
+
+
+def _give_back(value: object) -> None:
+    """What was opened for nobody: in a process that goes on its descriptor would stay for ever."""
+    close = getattr(value, "close", None)
+    if close is not None:
+        close()
 
 
 def away(call: Callable[..., T], *args: object) -> T:

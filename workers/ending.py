@@ -54,10 +54,18 @@ def end_tree(worker: Worker, tree: TreeConnect) -> Completion[None] | None:
 
 
 async def _end_tree_later(worker: Worker, tree: TreeConnect) -> None:
-    await tree.quiet()
-    await errand(worker, tree, partial(_close_opens, worker, tree))
-    tree.ended = True
-    tree.close_when_idle()
+    try:
+        await tree.quiet()
+        await errand(worker, tree, partial(_close_opens, worker, tree))
+    except GeneratorExit:
+        # The loop is over, and the disk has let go of its threads only after that: a process that goes on keeps no descriptor of them.
+        if tree.identity is not None:
+            identity.assume(tree.identity)
+        _close_opens(worker, tree)
+        raise
+    finally:
+        tree.ended = True
+        tree.close_when_idle()
 
 
 def _close_opens(worker: Worker, tree: TreeConnect) -> None:

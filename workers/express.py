@@ -368,8 +368,8 @@ class Express:
             return None
         tree = opened.tree
         session = tree.session
-        if tree.tree_id != tree_id or session.session_id != session_id or session.state is not State.VALID:
-            return None
+        if session.session_id != session_id or session.state is not State.VALID or session.trees.get(tree_id) is not tree:
+            return None  # also: a tree connect that ends, and waits for a slow disk to close what is open
         return opened
 
     def _reserve(self, size: int, sealed: Channel | None) -> tuple[memoryview, int]:

@@ -85,9 +85,9 @@ class Glances(Express):
 
     def take(self, view: memoryview, start: int, end: int, sealed: Channel | None) -> bool:
         """See ``Express.take``."""
-        if view[start + COMMAND_AT] != _CREATE:
+        if end - start < _LEAST or view[start + COMMAND_AT] != _CREATE:
             return super().take(view, start, end, sealed)
-        if self.off or end - start < _LEAST:
+        if self.off:
             return False
         try:
             look = _read(view, start, end)

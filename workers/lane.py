@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from queue import SimpleQueue
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 from time import monotonic
 
 from pools.port import files, processes
@@ -52,8 +53,9 @@ class Lane:
 
     def close(self, until: float) -> int:
         """Let the threads end; how many had not by ``until`` (of the monotonic clock). What has not begun, does not."""
-        while not self._jobs.empty():
-            self._jobs.get()
+        with suppress(Empty):
+            while True:  # not until it is empty: a thread may take the last one in between
+                self._jobs.get_nowait()
         for _ in self._threads:
             self._jobs.put(None)
         return sum(not ended(max(0.0, until - monotonic())) for ended in self._threads)

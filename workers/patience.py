@@ -17,6 +17,7 @@ from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from smbd.smb2.credits import Disconnect
 from smbd.smb2.status import SmbError
 from workers import identity
 from workers.disk import LONG, Overdue
@@ -189,6 +190,8 @@ def _tell(request: Request) -> None:
             request.pend()
         except SmbError:
             return
+        except Disconnect as gone:
+            request.worker.hang_up(str(gone))
 
 
 def settle(worker: Worker, disk: Disk) -> None:

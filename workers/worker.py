@@ -243,7 +243,7 @@ class Worker(Traffic):
         orphan = opened.orphan
         if not opened.in_flight and orphan is not None:
             opened.orphan = None
-            if opened.tree.slow:
+            if opened.tree.slow and not self.closed:  # at the end of all no thread begins anything new
                 self.loop.in_thread(orphan.close, opened.tree.disk.name)
             else:
                 orphan.close()

@@ -7,6 +7,7 @@ import pytest
 from smbd.smb2 import status
 from smbd.smb2.constants import SESSION_FLAG_IS_GUEST, SESSION_FLAG_IS_NULL, Command
 from smbd.smb2.messages import control
+from tests.wire_client import Closed
 from tests.workers.house import ALICE, BOB, House, log_on, token_of
 from workers.worker import MAX_LOGONS
 
@@ -88,3 +89,16 @@ def test_one_client_has_so_many_logons_under_way(house: House) -> None:
     waiting = next(number for number in house.worker_of(client).sessions if number != client.session_id)
     assert log_on(client, "mallory", session_id=waiting).status == status.LOGON_FAILURE
     assert client.session_setup_raw(b"more").status == status.MORE_PROCESSING_REQUIRED
+
+
+def test_a_frame_too_short_for_anything_at_the_very_end_of_the_buffer(house: House) -> None:
+    """It ends the connection as any other that is too short."""
+    client = house.client()
+    worker = house.worker_of(client)
+    client.echo()
+    assert worker.receiver.buffer is not None
+    size = len(worker.receiver.buffer.view)
+    client.transport.send(b"\x85\0\0\0" * (size // 4 - 2) + b"\0\0\0\4\xfeSMB")
+    with pytest.raises(Closed):
+        client.receive()
+    assert worker.ended

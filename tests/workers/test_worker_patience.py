@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from queue import SimpleQueue
 from time import monotonic
 
 import pytest
@@ -156,6 +157,20 @@ def test_a_lane_makes_a_thread_only_when_it_has_too_few(monkeypatch: pytest.Monk
     assert lane.close(monotonic() + 10) == 0
 
 
+def test_a_job_that_a_thread_takes_while_the_lane_is_closed_is_not_waited_for() -> None:
+    lane, closed = Lane("share", 1), threading.Event()
+
+    class Contended(SimpleQueue[Callable[[], None] | None]):
+        def empty(self) -> bool:
+            """Not yet; and then a thread has taken the last one."""
+            return False
+
+    lane._jobs = Contended()
+    closing = threading.Thread(target=lambda: (lane.close(monotonic()), closed.set()), daemon=True)
+    closing.start()
+    assert closed.wait(10)
+
+
 def test_a_lane_that_hangs_is_left() -> None:
     lane, go, begun = Lane("share", 2), threading.Event(), threading.Event()
 
@@ -288,6 +303,26 @@ def test_an_errand_that_comes_back_too_late_gives_back_what_it_has(monkeypatch: 
     back.set()
     assert over.wait(10)
     assert done == ["gave back"]
+
+
+def test_what_was_opened_for_an_errand_that_nobody_awaits_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loops, "CLOSE_PATIENCE", 0.0)
+    loop, there, back, closed = Loop(1), threading.Event(), threading.Event(), threading.Event()
+
+    class Opened:
+        def close(self) -> None:
+            closed.set()
+
+    def opening() -> Opened:
+        there.set()
+        assert back.wait(10)
+        return Opened()
+
+    run(loop, [lambda: away(opening)])
+    turn_until(loop, there.is_set)
+    assert loop.close() == 1
+    back.set()
+    assert closed.wait(10)
 
 
 # -- there and back -------------------------------------------------------------------------------------------------------------------

@@ -78,18 +78,30 @@ def tree_connect(request: Request, body: TreeConnectRequest) -> bytes | Coroutin
 async def _connect_later(request: Request, tree: TreeConnect, path: str) -> bytes:
     """The share's folder is opened on an errand; the session may have ended meanwhile."""
     worker = request.worker
-    await errand(worker, tree, partial(open_root, worker, tree, path))
-    if worker.sessions.get(tree.session.session_id) is not tree.session:
-        tree.ended = True
-        tree.close_when_idle()
-        raise SmbError(status.USER_SESSION_DELETED)
+    try:
+        await errand(worker, tree, partial(open_root, worker, tree, path))
+        if worker.sessions.get(tree.session.session_id) is not tree.session:
+            raise SmbError(status.USER_SESSION_DELETED)
+    except BaseException:
+        _undo(tree)
+        raise
     return _connected(request, tree)
+
+
+def _undo(tree: TreeConnect) -> None:
+    """It is not entered: its folder is closed again."""
+    tree.ended = True
+    tree.close_when_idle()
 
 
 def _connected(request: Request, tree: TreeConnect) -> bytes:
     """Enter the tree connect; its response."""
     fit(tree)
-    request.worker.add_tree(tree)
+    try:
+        request.worker.add_tree(tree)
+    except BaseException:
+        _undo(tree)
+        raise
     request.answer_tree = tree.tree_id
     if request.chain is not None:
         request.chain.tree_id = tree.tree_id

@@ -1,0 +1,155 @@
+"""The end of opens, tree connects and whole connections while a slow disk has something under way: nobody finds them, nothing stays."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pools.pool import PoolExhausted
+from smbd.smb2 import constants as c
+from smbd.smb2 import status
+from smbd.smb2.constants import Command
+from smbd.smb2.status import SmbError
+from tests.wire_client import FileId, Request, WireClient, query_info_body, read_body
+from tests.workers.house import House
+from workers import patience
+from workers import worker as workers
+from workers.transport.send import Sender
+from workers.vfs.handle import PosixHandle
+from workers.vfs.interface import FileInfo
+from workers.vfs.patient import unwrapped
+from workers.worker import Worker
+
+CONTENT = b"what is in it"
+
+
+class Hung:
+    """A call of the file system that does not come back before ``back`` is set; ``there``: it has been made."""
+
+    def __init__(self) -> None:
+        self.there, self.back = threading.Event(), threading.Event()
+
+    def wait(self) -> None:
+        self.there.set()
+        assert self.back.wait(10)
+
+
+@pytest.fixture
+def opened(client: WireClient, folder: Path) -> FileId:
+    (folder / "file").write_bytes(CONTENT)
+    return client.open("file")
+
+
+@pytest.fixture
+def worker(house: House, client: WireClient) -> Worker:
+    return house.worker_of(client)
+
+
+@pytest.fixture
+def asked(house: House, client: WireClient, worker: Worker, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Hung]:
+    """The share becomes slow, and a question about a new file is under way on an errand."""
+
+    def ask() -> Hung:
+        other = client.open("other")
+        (disk,) = worker.disks.values()
+        disk.doubt()
+        hung, real = Hung(), PosixHandle.info
+
+        def info(self: PosixHandle) -> FileInfo:
+            hung.wait()
+            return real(self)
+
+        monkeypatch.setattr(PosixHandle, "info", info)
+        client.send(Request(Command.QUERY_INFO, query_info_body(other, c.INFO_FILE, 5)))
+        house.turn_until(hung.there.is_set)
+        return hung
+
+    return ask
+
+
+def handles_of(worker: Worker) -> list[PosixHandle]:
+    found = [unwrapped(one.handle) for one in worker.opens.values() if one.handle is not None]
+    return [one for one in found if isinstance(one, PosixHandle)]
+
+
+def test_a_tree_connect_that_ends_is_not_found_by_a_read(client: WireClient, opened: FileId, asked: Callable[[], Hung]) -> None:
+    """Its files stay open for as long as an errand that came before; no request gets at them by the short way either."""
+    assert client.read_data(opened, 0, 100) == CONTENT
+    hung = asked()
+    disconnect = client.send(Request(Command.TREE_DISCONNECT, b"\4\0\0\0"))[0]
+    assert client.call(Command.READ, read_body(opened, 0, 100)).status == status.NETWORK_NAME_DELETED
+    hung.back.set()
+    assert client.receive(disconnect).status == status.SUCCESS
+
+
+def test_a_reading_that_comes_back_when_the_client_has_left(
+    house: House, client: WireClient, worker: Worker, opened: FileId, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its descriptor is given back by then: the process may be one that goes on."""
+    (disk,) = worker.disks.values()
+    disk.doubt()
+    hung = Hung()
+
+    def pread_into(self: PosixHandle, view: memoryview, offset: int, nowait: bool = False) -> int:
+        if nowait:
+            raise BlockingIOError
+        hung.wait()
+        return 0
+
+    monkeypatch.setattr(PosixHandle, "pread_into", pread_into)
+    client.send(Request(Command.READ, read_body(opened, 0, 100)))
+    house.turn_until(hung.there.is_set)
+    (handle,) = handles_of(worker)
+    worker.close()
+    hung.back.set()
+    worker.loop.close(patiently=True)
+    assert handle.fd == -1
+
+
+def test_what_a_disk_kept_from_being_closed_in_time_is_closed_later(
+    worker: Worker, opened: FileId, asked: Callable[[], Hung], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hung = asked()
+    monkeypatch.setattr(workers, "CLOSING", 0.0)
+    handles = handles_of(worker)
+    assert len(handles) == 2
+    worker.close()
+    hung.back.set()
+    worker.loop.close(patiently=True)
+    assert [handle.fd for handle in handles] == [-1, -1]
+    assert not worker.opens
+
+
+@pytest.mark.parametrize("slow", [False, True])
+def test_a_tree_connect_for_which_there_is_no_room_leaves_no_descriptor(
+    client: WireClient, worker: Worker, monkeypatch: pytest.MonkeyPatch, slow: bool
+) -> None:
+    def refuse(tree: object) -> None:
+        raise SmbError(status.INSUFFICIENT_RESOURCES)
+
+    monkeypatch.setattr(worker, "add_tree", refuse)
+    if slow:
+        (disk,) = worker.disks.values()
+        disk.doubt()
+        client.tree_connect("data")  # which makes the lane, and what wakes the loop
+    before = len(os.listdir("/proc/self/fd"))
+    assert client.tree_connect("data").status == status.INSUFFICIENT_RESOURCES
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_client_that_cannot_be_told_that_it_takes_a_while_is_dropped(
+    worker: Worker, asked: Callable[[], Hung], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Sender, size: int) -> None:
+        raise PoolExhausted(size)
+
+    hung = asked()
+    (request,) = worker.engine.waiting.values()
+    monkeypatch.setattr(Sender, "room", full)
+    patience._tell(request)
+    assert worker.ended
+    hung.back.set()
