@@ -7,13 +7,16 @@ Owns: what a name may look like ([MS-FSCC] 2.1.5, [MS-SMB2] 2.2.13) and what mat
 from __future__ import annotations
 
 import re
-from codecs import utf_16_le_decode, utf_16_le_encode
+from codecs import lookup, utf_16_le_decode, utf_16_le_encode
 from collections.abc import Callable
 from typing import NamedTuple
 
 from pools.layout import Readable
 from smbd.smb2 import status
 from smbd.smb2.status import SmbError
+
+# Loaded now, while the process may read its library: a worker that acts for a user would look for this module with the user's rights.
+lookup("utf-16-le")
 
 COMPONENT_MAX = 255  # UTF-16 units; the file system's own limit (255 bytes on most) is met by its errno
 PATH_MAX = 32767

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import subprocess
+import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -80,3 +82,12 @@ def test_a_client_that_is_not_served_well_ends(config: Config, monkeypatch: pyte
     monkeypatch.setattr(rehearsal, "main", deaf)
     assert not rehearse(config)
     assert "could not be warmed up" in caplog.text
+
+
+def test_the_wires_encoding_is_there_before_the_first_fork() -> None:
+    """A worker that acts for a user may have no right to read the library's folder any more."""
+    found = subprocess.run(
+        [sys.executable, "-c", "import sys, smbd.__main__; print('encodings.utf_16_le' in sys.modules)"],
+        capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    assert found.stdout == "True\n"
