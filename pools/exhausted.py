@@ -1,6 +1,6 @@
 """The error of a pool that has nothing left.
 
-Owns: ``PoolExhausted``. A module of its own because the compiled form (see compile.py) can hold no class that derives from a builtin one.
+Owns: ``PoolExhausted``. A module of its own because the compiled form (see setup.py) can hold no class that derives from a builtin one.
 """
 
 from __future__ import annotations

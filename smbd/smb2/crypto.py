@@ -148,7 +148,8 @@ class SessionCipher:
 class Channel:
     """What protects a session's messages on one connection: the signing key, the session's cipher, what is required.
 
-    ``signer`` is None for guest and anonymous sessions, which have no key. ``nonce_role`` is 1 on the server's side, 0 on the client's.
+    ``signer`` is None for guest and anonymous sessions, which have no key. ``guarded``: everything after the logon
+    has to be signed or encrypted.
     """
 
     __slots__ = (
