@@ -106,7 +106,6 @@ class PosixHandle:
     def made(self, writable: bool) -> None:
         """It was created just now, with a descriptor of this kind."""
         self._writable = writable
-        self.root.attributes.fresh(self.fd)
 
     def refresh(self) -> None:
         """What was learnt at the open is out of date: creating set more than the file."""

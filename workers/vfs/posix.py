@@ -137,6 +137,7 @@ class PosixVfs:
         shown = path.base if as_given else displayed(parent).child(name)
         handle = None
         try:
+            self.root.attributes.fresh(fd)  # before anything is read of it
             handle = PosixHandle(fd, True, (shown, join(parent, name.encode()), False), self.root)
             handle.made(not directory)
             self._dress(handle, new)

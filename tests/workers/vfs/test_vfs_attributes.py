@@ -6,10 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pools.port import choice
 from pools.port.linux.attributes import Xattrs
+from pools.port.posix.attributes import SideAttributes
 from smbd.smb2.fscc import pack_full_eas
 from workers.vfs import attributes, dosattrib, ntacl
 from workers.vfs.dosattrib import DosInfo
+from workers.vfs.posix import PosixVfs
 
 CREATION = 0x01D0112233445566
 SD = bytes.fromhex(
@@ -105,3 +108,22 @@ def test_an_attribute_that_is_no_ea_is_not_one(share, monkeypatch):
     assert pack_full_eas(handle.eas(), 1 << 20).complete
     assert handle.ea_size() > 0
     handle.close()
+
+
+def test_a_new_file_has_nothing_of_one_that_another_program_removed(share, monkeypatch):
+    """Where attributes are kept by number, and numbers are used again: here at once."""
+    before = choice.in_use()
+    choice.use("posix")
+    try:
+        share.vfs.close()
+        share.vfs = PosixVfs(str(share.root))
+        monkeypatch.setattr(SideAttributes, "_names", lambda self, device, inode: (b"00", b"number"))
+        share.put("old", b"x", attributes=0x22)
+        share.put("old:stream", b"secret")
+        (share.root / "old").unlink()
+        handle = share.make("new")
+        assert handle.opened.attributes == 0x20
+        assert [stream.name for stream in handle.streams()] == [""]
+        handle.close()
+    finally:
+        choice.use(before)
