@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-from pools.buffer import CLASSES, LARGEST
-from pools.plan import make_plan, plan_bytes
+from pools.buffer import CAPACITIES, CLASSES, LARGEST
+from pools.plan import Plan, make_plan, plan_bytes
 from pools.port import choice
 from smbd.config.known import WITHOUT_EFFECT
 from smbd.config.model import Config, ConfigError, ConfigWarning, Parameter, Share, derived, parameters
@@ -204,6 +204,16 @@ class _Builder:
             self.lines.errors.append(ConfigError(self.globals.file, 0, text))
         elif not static and begins + 2 * CLASSES[LARGEST].slab_bytes > limit:
             self._about(self.globals, f"{which} = {limit >> 20}M: not enough for a request of 8M and its answer, which will be refused")
+        elif static:
+            self._judge_static(config, plan)
+
+    def _judge_static(self, config: Config, plan: Plan) -> None:
+        """Nothing can be had later: what clients may ask for needs a buffer from the start."""
+        largest = max(capacity for capacity, slabs in zip(CAPACITIES, plan.static, strict=True) if slabs)
+        if largest < max(config.smb2_max_read, config.smb2_max_write, config.smb2_max_trans):
+            way_out = "more of them, or smaller smb2 max read, write and trans"
+            text = f"pool static slabs: the largest buffer is {largest >> 10}K, larger reads and writes will be refused: {way_out}"
+            self._about(self.globals, text)
 
     def _warn(self, setting: Setting, text: str) -> None:
         self.lines.warnings.append(ConfigWarning(setting.file, setting.line, text))

@@ -284,3 +284,12 @@ def test_every_setting_carries_a_line_of_the_text(text: str) -> None:
 def test_a_ceiling_too_low_for_the_largest_request_is_warned_about() -> None:
     assert "not enough for a request of 8M" in str(parse("pool ceiling = 4M", "f").warnings[0])
     assert parse("pool ceiling = 32M", "f").warnings == ()
+
+
+def test_static_slabs_too_small_for_the_largest_request_are_warned_about() -> None:
+    text = "pool mode = static\npool static slabs = 4K:1 64K:2"
+    (warning,) = parse(text, "f").warnings
+    assert "the largest buffer is 64K, larger reads and writes will be refused" in str(warning)
+    assert parse(f"{text} 8M:1", "f").warnings == ()
+    assert parse(text + "".join(f"\nsmb2 max {what} = 64K" for what in ("read", "write", "trans")), "f").warnings == ()
+    assert parse(text.replace("static\n", "dynamic\n"), "f").warnings == ()
