@@ -24,7 +24,7 @@ from smbd.smb2.header import HEADER_SIZE
 from smbd.smb2.messages import file as wire_file
 from smbd.smb2.messages import session as wire_session
 from smbd.smb2.messages import tree as wire_tree
-from tests.server import SHARE, Server, eventually
+from tests.server import SHARE, Server, eventually, given_settings
 from tests.wire_client import (
     FileId,
     Request,
@@ -39,7 +39,10 @@ from tests.wire_client import (
     write_body,
 )
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a file system")
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a file system"),
+    pytest.mark.skipif(given_settings().get("port") == "posix", reason="where threads share one identity there are no errands"),
+]
 
 STANDARD, END_OF_FILE, RENAME, DISPOSITION = 5, 20, 10, 13  # [MS-FSCC] 2.4
 THREADS = 4  # of a share: `vfs threads`
@@ -366,6 +369,7 @@ def test_a_client_that_leaves_while_the_disk_is_asked(server: Server, both: Both
     eventually(lambda: not server.status("opens")["opens"], what="an open outlives its client")
 
 
+@pytest.mark.skipif(given_settings().get("server mode") == "threaded", reason="a thread stays until the disk answers")
 def test_a_worker_whose_disk_hangs_does_not_stay(server: Server, both: Both, disk: SlowDisk) -> None:
     """Its client has gone; the disk never answers. What it had open is given up, and who comes later finds the file free."""
     opened = both.open("stuck")
