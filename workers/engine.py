@@ -311,11 +311,10 @@ class Engine:
 class _ChainRun(Chain):
     """One compound on its way: elements in order, replies gathered until the end or until the last element pends."""
 
-    __slots__ = ("_at", "_buffer", "_elements", "_engine", "_first", "_gathered", "_replies", "_running")
+    __slots__ = ("_at", "_elements", "_engine", "_first", "_gathered", "_replies", "_running")
 
     def __init__(self, engine: Engine, elements: Sequence[Element]) -> None:
         super().__init__()
-        self._buffer: Buffer | None = None
         self._engine = engine
         self._elements = elements
         self._at = 0  # the element that comes next
@@ -374,10 +373,10 @@ class _ChainRun(Chain):
     def _ends(self, request: Request, handler: Coroutine[Any, None, Answer | bytes]) -> bool:
         """Step a handler that may wait; whether it came to its end at once."""
         engine = self._engine
-        if self._buffer is None:
-            self._buffer = engine.worker.receiver.buffer
-            assert self._buffer is not None
-            self._buffer.hold()  # elements to come are read after the transport has moved on
+        if self.buffer is None:
+            self.buffer = engine.worker.receiver.buffer
+            assert self.buffer is not None
+            self.buffer.hold()  # elements to come are read after the transport has moved on
 
         def ended(value: Any, error: BaseException | None) -> None:
             engine.forget(request)
@@ -424,7 +423,7 @@ class _ChainRun(Chain):
 
     def let_go(self) -> None:
         """Nothing more is read from the frame."""
-        buffer, self._buffer = self._buffer, None
+        buffer, self.buffer = self.buffer, None
         if buffer is not None:
             buffer.release()
 

@@ -113,11 +113,11 @@ async def _elsewhere(handler: Callable[[Request, Any], Any], request: Request, b
 
 
 def _keep(request: Request) -> Buffer | None:
-    """The receive buffer moves on: a small request is copied out of it, a large one keeps it."""
-    if len(request.view) <= KEPT or request.chain is not None:
+    """The receive buffer moves on: a small request is copied out of it, a large one keeps it. All that a disk makes wait is the pool's."""
+    if len(request.view) <= KEPT:
         request.view = memoryview(bytes(request.view))
         return None
-    buffer = request.worker.receiver.buffer
+    buffer = request.worker.receiver.buffer if request.chain is None else request.chain.buffer
     assert buffer is not None
     buffer.hold()
     return buffer

@@ -54,12 +54,14 @@ class Answer:
 class Chain:
     """What related elements of a compound inherit from the element before ([MS-SMB2] 3.3.5.2.7.2).
 
-    ``glance`` is an open that is not entered in the shared state: see ``closes_soon``.
+    ``glance`` is an open that is not entered in the shared state: see ``closes_soon``. ``buffer`` is where the frame lies; the compound
+    holds it from the first element that waits on.
     """
 
-    __slots__ = ("glance", "last", "open", "session_id", "status", "tree_id")
+    __slots__ = ("buffer", "glance", "last", "open", "session_id", "status", "tree_id")
 
     def __init__(self) -> None:
+        self.buffer: Buffer | None = None
         self.last = False
         self.glance: Open | None = None
         self.reset()

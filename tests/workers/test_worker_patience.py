@@ -11,12 +11,13 @@ from time import monotonic
 import pytest
 
 import workers.request
+from pools.pool import MallocPool
 from smbd.smb2 import constants as c
 from smbd.smb2 import status
 from smbd.smb2.connection import Element
 from smbd.smb2.constants import Command
-from tests.wire_client import LAST, Request, WireClient, close_body, create_body, query_info_body, write_body
-from tests.workers.house import House
+from tests.wire_client import LAST, Request, WireClient, charge_of, close_body, create_body, query_info_body, write_body
+from tests.workers.house import ALICE, House, Wire, log_on
 from workers import loop as loops
 from workers import patience
 from workers.baton import away
@@ -24,6 +25,7 @@ from workers.disk import LONG, OVERDUE, WHILE, Disk, Overdue
 from workers.engine import Engine
 from workers.lane import Lane
 from workers.loop import Completion, Loop
+from workers.vfs.handle import PosixHandle
 from workers.vfs.patient import PatientHandle, PatientVfs
 from workers.vfs.posix import PosixVfs
 from workers.worker import Worker
@@ -473,3 +475,41 @@ def test_reading_what_was_written_before(house: House, client: WireClient, clock
     sent = [client.send(Request(Command.WRITE, write_body(opened, 0, b"%04d" % number)))[0] for number in range(20)]
     assert client.read_data(opened, 0, 4) == b"0019"
     assert [client.receive(one).status for one in sent] == [status.SUCCESS] * 20
+
+
+def test_what_a_disk_makes_wait_is_the_pools(house: House, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Large WRITEs at the end of compounds, each told that it takes a while: when the pool has no more, no more is read."""
+    monkeypatch.setattr(patience, "INTERIM", 0.0)
+    client, worker = house.join(MallocPool(house.segment.row(31), 3 << 20))
+    client.negotiate()
+    log_on(client, ALICE)
+    client.tree_connect("data")
+    opened, size, count = client.open("file"), 1 << 19, 12
+    while client.credits < 200:
+        client.echo(credits=100)
+    (disk,) = worker.disks.values()
+    disk.doubt()
+    back, real = threading.Event(), PosixHandle.pwrite
+    wire = client.transport
+    assert isinstance(wire, Wire)
+
+    def pwrite(self: PosixHandle, view: memoryview | bytes, offset: int) -> int:
+        assert back.wait(10)
+        return real(self, view, offset)
+
+    monkeypatch.setattr(PosixHandle, "pwrite", pwrite)
+    echo, body = Request(Command.ECHO, b"\4\0\0\0"), write_body(opened, 0, bytes(size))
+    sent = b"".join(
+        len(pdu).to_bytes(4, "big") + pdu
+        for pdu in (client.pack([echo, Request(Command.WRITE, body, charge=charge_of(size))]) for _ in range(count))
+    )
+    sending = threading.Thread(target=wire.sock.sendall, args=(sent,))
+    wire.sock.setblocking(True)
+    sending.start()
+    house.turn_until(lambda: worker.paused)
+    assert 0 < len(worker.engine.waiting) < count
+    back.set()
+    wire.sock.setblocking(False)
+    answers = [client.receive() for _ in range(2 * count)]
+    sending.join()
+    assert {answer.status for answer in answers} == {status.SUCCESS}
