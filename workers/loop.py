@@ -32,6 +32,7 @@ READ = port.READABLE | port.HANGUP
 WRITE = port.WRITABLE
 MOST_EVENTS = 64  # of one wait; room for them is made each time
 PRUNE_AT = 256  # timers in the heap
+MOST_AT_ONCE = 1024  # calls made before descriptors are looked at again
 CLOSE_PATIENCE = 5.0  # seconds for which VFS threads are waited for at the end: a disk that hangs may never let them go
 SWITCH_INTERVAL = 0.0002  # seconds for which a busy engine keeps a VFS thread waiting: 5 ms, Python's own value, at each hand-over
 
@@ -388,8 +389,11 @@ class Loop:
             heapq.heappop(timers)[2].fire()
 
     def _run_soon(self) -> None:
+        """Whatever is due at once, and what comes of it; not for ever, or nobody else would have a turn."""
         queue = self._soon
-        while queue:
+        left = MOST_AT_ONCE
+        while queue and left:
+            left -= 1
             queue.popleft()()
 
     def turn_until(self, over: Callable[[], bool], seconds: float) -> bool:

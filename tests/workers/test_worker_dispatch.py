@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from pools.buffer import CLASSES, class_for
 from pools.layout import WireError
-from pools.pool import MallocPool, PoolExhausted
+from pools.pool import Buffer, MallocPool, PoolExhausted
 from smbd.smb2 import constants as c
 from smbd.smb2 import status
 from smbd.smb2.connection import Disconnect
@@ -199,6 +201,33 @@ def test_a_read_waits_for_a_buffer(make_house: Callable[..., House], folder: Pat
     taken.release()
     assert len(client.receive(first).view) == MEBIBYTE + 80
     assert len(client.receive(second).view) == MEBIBYTE + 80
+
+
+def test_half_a_request_that_waits_for_a_buffer_leaves_the_last_one_alone(make_house: Callable[..., House]) -> None:
+    house = make_house()
+    pool = MallocPool(house.segment.row(31), 8 * CLASSES[class_for(65536)].stride, debug=True)
+    client, worker = house.join(pool)
+    client.negotiate()
+    log_on(client, ALICE)
+    pdu = client.pack([Request(Command.ECHO, b"\4\0\0\0")])
+    frame = len(pdu).to_bytes(4, "big") + pdu
+    client.transport.send(frame[:10])
+    house.turn_until(lambda: worker.receiver.in_progress)
+    held = worker.receiver.buffer
+    taken: list[Buffer] = []
+    assert held is not None
+    held.hold()  # as a WRITE before it does, whose disk is slow
+    worker.sender.trim()
+    with suppress(PoolExhausted):
+        while True:
+            taken.append(pool.allocate(65536))
+    taken.pop().release()
+    client.transport.send(frame[10:20])
+    house.turn_until(lambda: worker.paused or worker.receiver.buffer is not held)
+    client.transport.send(frame[20:])
+    for buffer in (held, *taken):
+        buffer.release()
+    assert client.receive().status == status.SUCCESS
 
 
 def test_a_file_closed_under_a_read_that_waits(make_house: Callable[..., House], folder: Path) -> None:

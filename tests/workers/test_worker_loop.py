@@ -143,6 +143,17 @@ def test_an_error_goes_to_the_owner(loop: Loop) -> None:
     assert isinstance(error, KeyError)
 
 
+def test_what_comes_of_itself_again_and_again_leaves_others_their_turn(loop: Loop) -> None:
+    def again() -> None:
+        loop.soon(again)
+
+    fired: list[str] = []
+    again()
+    loop.later(0, lambda: fired.append("a timer"))
+    loop.turn()
+    assert fired == ["a timer"]
+
+
 def test_timers_fire_in_order_and_cancelled_ones_do_not(loop: Loop) -> None:
     fired: list[str] = []
     loop.later(0.002, lambda: fired.append("later"))

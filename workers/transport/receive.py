@@ -66,6 +66,14 @@ class Receiver:
         """Whether part of a frame has arrived and the rest has not."""
         return self._end > self._start
 
+    @property
+    def has_frame(self) -> bool:
+        """Whether a whole frame has arrived. ``WireError`` when the stream makes no sense."""
+        if self._end <= self._start:
+            return False
+        want = self._want or self._frame_size()
+        return 0 < want <= self._end - self._start
+
     def fill(self) -> Fill:
         """Read once from the socket."""
         if not self._make_room():

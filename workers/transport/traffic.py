@@ -167,7 +167,8 @@ class Traffic:
     def _execute(self) -> bool:
         """Every whole frame, for as long as there are buffers for replies; False when they have to be waited for."""
         receiver, sender, engine = self.receiver, self.sender, self.engine
-        while receiver.in_progress:
+        # Not before a whole frame is here: a pause gives a buffer for replies back, which wakes whoever waits for one, and that may be we.
+        while receiver.has_frame:
             if self.ended or not (sender.prepare() or self._spare()):
                 return False
             frame = receiver.frame()
