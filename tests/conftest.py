@@ -68,13 +68,8 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
     """A server with default settings, shared by a module's tests."""
-    running = Server()
-    try:
-        running.start()
-        yield running
-        running.finish()
-    finally:
-        running.discard()
+    with Server().running() as made:
+        yield made
 
 
 @pytest.fixture

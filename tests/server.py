@@ -16,7 +16,9 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, ClassVar
 
 import psutil
@@ -101,6 +103,16 @@ class Server:
         self._runs = False
         self.peer.stop()
         self.peer.remove()
+
+    @contextmanager
+    def running(self) -> Iterator[Server]:
+        """Started; finished unless something was wrong, discarded in any case."""
+        try:
+            self.start()
+            yield self
+            self.finish()
+        finally:
+            self.discard()
 
     # -- what it is --------------------------------------------------------------------------------------------------------------
 
@@ -197,3 +209,15 @@ def tool(name: str) -> str:
     path = shutil.which(name)
     assert path, f"{name} is not installed: 'make packages' as root installs it"
     return path
+
+
+@contextmanager
+def stand_in(program: str, directory: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that a command takes for the server in ``directory``: it says "up", and ends when its standard input does."""
+    argv = [sys.executable, "-c", program, str(directory)]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)}) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"up\n"
+        yield process
+        assert process.stdin is not None
+        process.stdin.close()

@@ -20,14 +20,10 @@ def server() -> Iterator[Server]:
     """A server at port 445 of a loopback address of its own: smbcacls knows no other port."""
     if os.geteuid() and LOWEST_FREE_PORT > 445:
         pytest.skip("smbcacls knows only port 445, which takes root here")
-    running = Server()
-    running.on_port_445()
-    try:
-        running.start()
-        yield running
-        running.finish()
-    finally:
-        running.discard()
+    made = Server()
+    made.on_port_445()
+    with made.running():
+        yield made
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

@@ -23,14 +23,9 @@ def control(server: Server) -> Path:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    made = Server()
-    try:
-        made.start()
+    with Server().running() as made:
         eventually(control(made).exists)  # clients are accepted without waiting for srvsvc
         yield made
-        made.finish()
-    finally:
-        made.discard()
 
 
 def test_a_kicked_session_is_gone_and_others_go_on(server: Server) -> None:

@@ -25,13 +25,8 @@ READ = c.FILE_READ_DATA | c.FILE_READ_ATTRIBUTES
 
 @pytest.fixture(scope="module")
 def posix() -> Iterator[Server]:
-    running = Server(settings={"port": "posix"})
-    try:
-        running.start()
-        yield running
-        running.finish()
-    finally:
-        running.discard()
+    with Server(settings={"port": "posix"}).running() as made:
+        yield made
 
 
 @pytest.fixture

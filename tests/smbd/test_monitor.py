@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +17,7 @@ from smbd.config import parse
 from smbd.monitor import SECTIONS, as_text, take
 from smbd.monitor.snapshot import unix_time
 from smbd.monitor.tables import duration, size
+from tests.server import stand_in
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -69,13 +68,8 @@ def lock_directory() -> Iterator[Path]:
 
 @pytest.fixture
 def server(lock_directory: Path) -> Iterator[subprocess.Popen[bytes]]:
-    argv = [sys.executable, "-c", SERVER, str(lock_directory)]
-    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)}) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"up\n"
+    with stand_in(SERVER, lock_directory) as process:
         yield process
-        assert process.stdin is not None
-        process.stdin.close()
 
 
 def test_a_snapshot_holds_what_lives(server: subprocess.Popen[bytes], lock_directory: Path) -> None:

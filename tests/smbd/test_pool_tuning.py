@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from smbd.config import load
 from smbd.monitor import recording
 from smbd.monitor.recording import ClassSample, Head, Recording, RecordingError, Sample, Writer
 from smbd.tuning import pools
+from tests.server import eventually, stand_in
 
 ROOT = Path(__file__).resolve().parents[2]
 KIB, MIB = 1 << 10, 1 << 20
@@ -224,13 +224,8 @@ def counters(tmp_path: Path) -> CounterSegment:
 
 @pytest.fixture
 def server(tmp_path: Path, counters: CounterSegment) -> Iterator[subprocess.Popen[bytes]]:
-    argv = [sys.executable, "-c", SERVER, str(tmp_path)]
-    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)}) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"up\n"
+    with stand_in(SERVER, tmp_path) as process:
         yield process
-        assert process.stdin is not None
-        process.stdin.close()
 
 
 @pytest.fixture
@@ -291,7 +286,7 @@ def test_the_recording_ends_with_the_server(server: subprocess.Popen[bytes], con
     file = tmp_path / "r.jsonl"
     argv = [sys.executable, "-m", "smbd", "record", "--config", config, "--output", str(file), "--time", "1h", "--interval", "0.1"]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, cwd=ROOT, text=True) as command:
-        _until(lambda: file.exists() and file.stat().st_size > 0)
+        eventually(lambda: file.exists() and file.stat().st_size > 0, timeout=20)
         server.kill()
         said, _ = command.communicate(timeout=20)
     assert command.returncode == 0
@@ -303,19 +298,12 @@ def test_ctrl_c_keeps_what_there_is(server: subprocess.Popen[bytes], config: str
     file = tmp_path / "r.jsonl"
     argv = [sys.executable, "-m", "smbd", "record", "--config", config, "--output", str(file), "--time", "1h", "--interval", "0.1"]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, cwd=ROOT, text=True) as command:
-        _until(lambda: file.exists() and file.stat().st_size > 0)
+        eventually(lambda: file.exists() and file.stat().st_size > 0, timeout=20)
         command.send_signal(signal.SIGINT)
         said, _ = command.communicate(timeout=20)
     assert command.returncode == 0
     assert "until Ctrl-C" in said
     assert recording.read(file).samples
-
-
-def _until(holds: Any) -> None:
-    deadline = time.monotonic() + 20
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 @pytest.mark.parametrize(

@@ -149,17 +149,6 @@ def test_looks_are_shared_and_a_server_that_has_ended_is_said(web: Web) -> None:
 # -- the commands ------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    made = Server()
-    try:
-        made.start()
-        yield made
-        made.finish()
-    finally:
-        made.discard()
-
-
 def test_top_shows_a_live_server(server: Server) -> None:
     client = server.client()
     client.write(client.open("watched"), 0, b"x")
