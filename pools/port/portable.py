@@ -37,6 +37,11 @@ def create_memory_file(path: str, size: int) -> int:
     with suppress(FileNotFoundError):
         os.unlink(path)
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    return sized(fd, size)
+
+
+def sized(fd: int, size: int) -> int:
+    """``fd``, now of ``size`` bytes; closed when that fails."""
     try:
         os.ftruncate(fd, size)
     except OSError:

@@ -36,12 +36,7 @@ def create_shared_memory(size: int, likely_use: int) -> int:
     fd = _posix_shared_memory() if _room_for(likely_use) else None
     if fd is None:
         fd = os.memfd_create("millpond", os.MFD_CLOEXEC)
-    try:
-        os.ftruncate(fd, size)
-    except OSError:
-        os.close(fd)
-        raise
-    return fd
+    return portable.sized(fd, size)
 
 
 def _room_for(likely_use: int) -> bool:

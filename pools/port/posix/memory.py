@@ -28,12 +28,7 @@ def create_shared_memory(size: int, likely_use: int) -> int:
     del likely_use
     fd, path = tempfile.mkstemp(prefix="millpond-")
     os.unlink(path)
-    try:
-        os.ftruncate(fd, size)
-    except OSError:
-        os.close(fd)
-        raise
-    return fd
+    return portable.sized(fd, size)
 
 
 def commit(fd: int, offset: int, length: int) -> None:
