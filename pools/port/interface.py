@@ -379,6 +379,10 @@ class Files(Protocol):
     """Operations on files. A name beside a directory's descriptor is a single component, never a path, unless it says so."""
 
     @property
+    def WARM(self) -> int:
+        """The flag of ``preadv``."""
+
+    @property
     def PATH_ONLY(self) -> int:
         """For ``open_beneath`` and ``open``: a descriptor that need only name the file, not read it. 0 where there is no such thing: such a
         descriptor then reads, and what may not be read cannot be opened.
@@ -426,11 +430,10 @@ class Files(Protocol):
     def pread(self, fd: int, length: int, offset: int, /) -> bytes:
         """Less at the end of file."""
 
-    def preadv(self, fd: int, buffers: Sequence[WriteableBuffer], offset: int, /) -> int:
-        """Less at the end of file."""
-
-    def preadv_warm(self, fd: int, buffers: Sequence[WriteableBuffer], offset: int) -> int:
-        """As ``preadv``, of what is in memory: BlockingIOError, or less, where a disk would be asked. EOPNOTSUPP where nobody can tell."""
+    def preadv(self, fd: int, buffers: Sequence[WriteableBuffer], offset: int, flags: int = 0, /) -> int:
+        """Less at the end of file. ``WARM``: of what is in memory; BlockingIOError, or less, where a disk would be asked, EOPNOTSUPP where
+        nobody can tell.
+        """
 
     def is_cached(self, fd: int, offset: int, length: int) -> bool | None:
         """Whether each page of a range is in memory, or on its way there; None where the system does not say."""

@@ -31,18 +31,14 @@ class Disk:
         self.asked = threading.Event()
         self.real = files.preadv
         monkeypatch.setattr(files, "preadv", self.preadv)
-        monkeypatch.setattr(files, "preadv_warm", self.preadv_warm)
 
-    def preadv(self, fd: int, buffers: list[memoryview], offset: int) -> int:
+    def preadv(self, fd: int, buffers: list[memoryview], offset: int, flags: int = 0) -> int:
+        if flags & files.WARM and not self.spins.is_set():
+            raise BlockingIOError
         if not self.spins.is_set():
             self.asked.set()
             assert self.spins.wait(30)
-        return self.real(fd, buffers, offset)
-
-    def preadv_warm(self, fd: int, buffers: list[memoryview], offset: int) -> int:
-        if not self.spins.is_set():
-            raise BlockingIOError
-        return self.real(fd, buffers, offset)
+        return self.real(fd, buffers, offset, flags)
 
 
 @pytest.fixture

@@ -203,7 +203,7 @@ class PosixHandle:
 
     def _pread_warm(self, view: memoryview, offset: int) -> int:
         try:
-            done = files.preadv_warm(self.fd, (view,), offset)
+            done = files.preadv(self.fd, (view,), offset, files.WARM)
         except OSError as error:
             if error.errno != errno.EOPNOTSUPP:
                 raise
@@ -245,7 +245,7 @@ class PosixHandle:
 
     def _is_byte_warm(self, offset: int) -> bool:
         try:
-            files.preadv_warm(self.fd, _probe, offset)
+            files.preadv(self.fd, _probe, offset, files.WARM)
         except BlockingIOError:
             return False
         except OSError as error:

@@ -15,18 +15,16 @@ import os
 import pathlib
 import struct
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from pools.port import portable
 from pools.port.interface import Attributes, Place, Stat
 from pools.port.linux.attributes import ATTRIBUTES
 
-if TYPE_CHECKING:
-    from _typeshed import WriteableBuffer
-
 PATH_ONLY = os.O_PATH
+WARM = os.RWF_NOWAIT
 
 # Calls that need nothing of Linux's.
 close = portable.close
@@ -191,11 +189,6 @@ def stat_at(directory: int, name: bytes) -> Stat:
     if _statx_free(directory, name, _AT_SYMLINK_NOFOLLOW, _STATX_WANTED, _scratch.address) != 0:
         raise _raise(name)
     return Stat._make(_STATX.unpack_from(_scratch.buffer))
-
-
-def preadv_warm(fd: int, buffers: Sequence[WriteableBuffer], offset: int) -> int:
-    """RWF_NOWAIT."""
-    return os.preadv(fd, buffers, offset, os.RWF_NOWAIT)
 
 
 def is_cached(fd: int, offset: int, length: int) -> bool | None:

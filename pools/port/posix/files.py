@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 PATH_ONLY = os.O_NONBLOCK | os.O_NOCTTY  # for reading, but never waiting for what a pipe or a device may wait for
+WARM = 1
 
 close = portable.close
 data_ranges = portable.data_ranges
@@ -42,7 +43,6 @@ mkdir = portable.mkdir
 move_path = portable.move_path
 open = portable.open
 pread = portable.pread
-preadv = portable.preadv
 pwrite = portable.pwrite
 read = portable.read
 readv = portable.readv
@@ -288,9 +288,11 @@ def _renamed_by_link(source: int, name: bytes, target: int, new_name: bytes) -> 
     return True
 
 
-def preadv_warm(fd: int, buffers: Sequence[WriteableBuffer], offset: int) -> int:
+def preadv(fd: int, buffers: Sequence[WriteableBuffer], offset: int, flags: int = 0, /) -> int:
     """Nobody says what is in memory."""
-    raise _not_here()
+    if flags:
+        raise _not_here()
+    return os.preadv(fd, buffers, offset)
 
 
 def preallocate(fd: int, size: int) -> None:

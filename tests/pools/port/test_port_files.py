@@ -289,7 +289,7 @@ def test_what_cannot_be_done_is_said_as_file_systems_say_it(port: Port, tmp_path
         lambda: port.files.punch_hole(fd, 0, 4096),
         lambda: port.files.zero_range(fd, 0, 4096),
         lambda: port.files.copy_range(fd, fd, 4096, 0, 32768),
-        lambda: port.files.preadv_warm(fd, (bytearray(1),), 0),
+        lambda: port.files.preadv(fd, (bytearray(1),), 0, port.files.WARM),
     )
     for call in calls:
         try:
