@@ -237,14 +237,17 @@ class Engine:
 
     def _reply(self, request: Request, answer: Answer | bytes) -> None:
         """Queue the answer to a single request."""
-        usual = request.seal is None and request.after_reply is None
-        if usual and not (request.async_id or request.answer_session or request.answer_tree):
+        if request.after_reply is None and not (request.async_id or request.answer_session or request.answer_tree):
             if isinstance(answer, bytes):
                 self._succeed(request, answer)
                 return
-            if answer.buffer is not None and answer.status == status.SUCCESS and answer.channel is None:
+            plain = answer.status == status.SUCCESS and answer.channel is None and answer.preauth is None and answer.file is None
+            if plain and answer.buffer is None:
+                self._succeed(request, answer.body)
+                return
+            if plain and answer.buffer is not None:
                 header = request.header
-                granted = self.worker.grant(header.credit, header.credit_charge), request.sign
+                granted = self.worker.grant(header.credit, header.credit_charge), request.sign, request.seal
                 data = pack_success_in_place(answer.buffer.view, (HEADROOM, answer.length), answer.body, header, granted)
                 self.worker.sender.queue(data, answer.buffer)
                 return
@@ -259,13 +262,14 @@ class Engine:
 
     def _succeed(self, request: Request, body: bytes) -> None:
         """The usual answer, without the objects that an unusual one needs."""
-        header, worker = request.header, self.worker
+        header, worker, seal = request.header, self.worker, request.seal
+        before, behind = (TRANSPORT_SIZE, 0) if seal is None else (FRONT, BEHIND)
         try:
-            buffer, start = worker.sender.room(TRANSPORT_SIZE + HEADER_SIZE + len(body))
+            buffer, start = worker.sender.room(before + HEADER_SIZE + len(body) + behind)
         except PoolExhausted:
             raise Disconnect("no buffer for a reply") from None
-        granted = worker.grant(header.credit, header.credit_charge), request.sign
-        worker.sender.queue(pack_success(buffer.view, start, header, body, granted), buffer)
+        granted = worker.grant(header.credit, header.credit_charge), request.sign, seal
+        worker.sender.queue(pack_success(buffer.view, start + before, header, body, granted), buffer)
 
     def send_in_place(self, request: Request, answer: Answer, buffer: Buffer) -> None:
         """Queue an answer whose payload lies in ``buffer``: header and fixed part go in front of it."""

@@ -130,19 +130,19 @@ def pack_in_place(
     return _finish(view, first, end, seal)
 
 
-def pack_success(view: memoryview, start: int, header: Header, body: bytes, granted: tuple[int, Channel | None]) -> memoryview:
-    """The response of SUCCESS to a single request, not sealed, from ``start`` on, transport length first: ``pack_replies`` in one go.
+Granted = tuple[int, Channel | None, Channel | None]
+"""What a response takes with it: the credits, the channel that signs it and the one that seals it."""
 
-    ``granted``: the credits, and the channel that signs. ``view`` needs 68 bytes and ``body``.
-    """
-    first = start + TRANSPORT_SIZE
+
+def pack_success(view: memoryview, first: int, header: Header, body: bytes, granted: Granted) -> memoryview:
+    """The response of SUCCESS to a single request, from ``first`` on; the bytes to send. ``pack_replies`` in one go, with its needs."""
     end = first + HEADER_SIZE + len(body)
     view[first + HEADER_SIZE : end] = body
     return _succeed(view, first, end, header, granted)
 
 
 def pack_success_in_place(
-    view: memoryview, payload: tuple[int, int], fixed: bytes, header: Header, granted: tuple[int, Channel | None]
+    view: memoryview, payload: tuple[int, int], fixed: bytes, header: Header, granted: Granted
 ) -> memoryview:
     """The same with ``fixed`` in front of the ``payload`` (start, length) that lies in ``view``: ``pack_in_place`` in one go."""
     start, length = payload
@@ -151,10 +151,10 @@ def pack_success_in_place(
     return _succeed(view, body - HEADER_SIZE, start + length, header, granted)
 
 
-def _succeed(view: memoryview, first: int, end: int, header: Header, granted: tuple[int, Channel | None]) -> memoryview:
-    credits, channel = granted
+def _succeed(view: memoryview, first: int, end: int, header: Header, granted: Granted) -> memoryview:
+    credits, channel, seal = granted
     flags = header.flags & _ECHOED | FLAGS_SERVER_TO_REDIR
-    signer = None if channel is None else channel.signer
+    signer = None if channel is None or seal is not None else channel.signer
     if signer is not None:
         flags |= FLAGS_SIGNED
     HEADER.pack_into(
@@ -164,8 +164,7 @@ def _succeed(view: memoryview, first: int, end: int, header: Header, granted: tu
     if signer is not None:
         element = view[first:end]
         element[48:64] = signer(element)
-    _TRANSPORT_LENGTH.pack_into(view, first - TRANSPORT_SIZE, end - first)
-    return view[first - TRANSPORT_SIZE : end]
+    return _finish(view, first, end, seal)
 
 
 def pack_ahead(view: memoryview, start: int, fixed: bytes, reply: Reply, following: int) -> memoryview:

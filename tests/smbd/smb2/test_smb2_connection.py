@@ -410,12 +410,25 @@ def test_the_short_way_packs_what_the_long_one_does(signed: bool, size: int) -> 
     body = bytes(range(256)) * 4
     reply = Reply(header, 0, body[:size], 7, keys)
     long, short = memoryview(bytearray(2000)), memoryview(bytearray(2000))
-    assert pack_success(short, 9, header, body[:size], (7, keys)) == pack_replies(long, 13, [reply])
+    assert pack_success(short, 13, header, body[:size], (7, keys, None)) == pack_replies(long, 13, [reply])
     assert short.tobytes() == long.tobytes()
     for view in (long, short):
         view[300 : 300 + size] = body[:size]
     fixed = file.READ_RESPONSE.pack(17, 80, 0, size, 0, 0)
-    assert pack_success_in_place(short, (300, size), fixed, header, (7, keys)) == pack_in_place(long, 300, size, fixed, reply)
+    assert pack_success_in_place(short, (300, size), fixed, header, (7, keys, None)) == pack_in_place(long, 300, size, fixed, reply)
+
+
+def test_the_short_way_seals_what_the_long_one_does() -> None:
+    client, server = session()
+    keys = channel(server, client)
+    header = HEADER.unpack(client.pack([Request(Command.READ, b"", flags=0x30, charge=3)]))
+    view = memoryview(bytearray(2000))
+    server.answers.append(bytes(pack_success(view, FRONT, header, b"body", (7, None, keys))))
+    server.answers.append(bytes(pack_replies(view, FRONT, [Reply(header, 0, b"body", 7)], keys)))
+    short, long = client.receive(), client.receive()
+    assert bytes(short.view) == bytes(long.view)
+    assert short.encrypted
+    assert long.encrypted
 
 
 def test_oplock_break_notification() -> None:
