@@ -213,7 +213,7 @@ class Config:
     pool_reserve_slabs: tuple[tuple[int, int], ...] = _par(_pairs(usual_reserve(_POOL_CLASSES)), _SLABS)
     pool_static_slabs: tuple[tuple[int, int], ...] = _par(_pairs(usual_static(_POOL_CLASSES)), _SLABS)
     merge_memory: bool = _par(False, values.boolean)
-    port: str = _par(choice.DEFAULT, values.choice({word: word for word in choice.NAMES}))
+    port: str = _par(choice.DEFAULT, values.choice({word: word for word in choice.NAMES}, "the TCP port is 'smb ports'"))
     data_path: str = _par("auto", values.choice({word: word for word in ("auto", "user", "kernel")}))
     data_path_read_threshold: int = _par(256 * KIB, values.size())  # 0: never
     data_path_write_threshold: int = _par(MIB, values.size())  # 0: never

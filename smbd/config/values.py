@@ -114,8 +114,10 @@ def size(lowest: int = 0, highest: int = 2**62) -> Kind:
     return Kind(read, _show_size, "a size: bytes, or a number with K, M or G")
 
 
-def choice(values: Mapping[str, Any]) -> Kind:
-    """One of several words, each with the value it stands for; the first word of a value is the one shown."""
+def choice(values: Mapping[str, Any], hint: str = "") -> Kind:
+    """One of several words, each with the value it stands for; the first word of a value is the one shown. ``hint``: of what else
+    somebody may have meant, for the error.
+    """
     shown: dict[Any, str] = {}
     for word, value in values.items():
         shown.setdefault(value, word)
@@ -126,7 +128,7 @@ def choice(values: Mapping[str, Any]) -> Kind:
         try:
             return known[" ".join(text.casefold().split())]
         except KeyError:
-            raise ValueError(f"'{text}' is none of: {wanted}") from None
+            raise ValueError(f"'{text}' is none of: {wanted}" + (f" ({hint})" if hint else "")) from None
 
     return Kind(read, lambda value: shown[value], wanted, plain=False)
 

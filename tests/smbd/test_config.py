@@ -95,6 +95,7 @@ def test_include_that_is_missing_or_depends_on_the_client_is_a_warning() -> None
         ("smb ports = 0", "f:1: smb ports = 0: 0 is not between 1 and 65535"),
         ("[x]\npath = /tmp\ncreate mask = 0999", "f:3: create mask = 0999: '0999' is not an octal mode"),
         ("server mode = either", "f:1: server mode = either: 'either' is none of: forked, threaded"),
+        ("port = 4450", "f:1: port = 4450: '4450' is none of: linux, posix (the TCP port is 'smb ports')"),
         ("pool mode = elastic", "f:1: pool mode = elastic: 'elastic' is none of: dynamic, static, malloc"),
         ("pool classes = 4K 48K", "f:1: pool classes = 4K 48K: 48K is none of: 4K 8K 16K"),
         ("pool classes = 4K 8M", "f: pool classes: 64K is missing"),
