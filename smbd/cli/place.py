@@ -93,7 +93,8 @@ def looking() -> Iterator[None]:
 
 def master(config: Config) -> int:
     """The master's process id; ``StartError`` when the server does not run."""
-    found = holder(config.lock_directory)
+    with looking():
+        found = holder(config.lock_directory)
     if not found:
         raise StartError(f"no server runs with {Path(config.pid_directory) / PID_FILE}: start it with 'millpond run' or 'millpond serve'")
     return found

@@ -374,6 +374,17 @@ def test_stop_waits_for_the_end(
     assert "no server runs with" in fails(capsys, "stop", "--config", str(config_file))
 
 
+@pytest.mark.parametrize("command", [["status"], ["top"], ["kick", "1"], ["reload"], ["stop"], ["record"], ["tune", "pools"]])
+def test_a_server_of_somebody_else_is_left_to_him(
+    config_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    def denied(path: Path, flags: int) -> int:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("smbd.cli.place.files.open", denied)
+    assert f"{LOCK_FILE}: belongs to another user: do this as that user or as root" in fails(capsys, *command, "--config", str(config_file))
+
+
 def test_a_server_is_found_without_being_named(runtime: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("smbd.cli.place.DEFAULT_CONFIG", str(runtime / "none.conf"))
     assert "name a server with --config FILE or --port N" in fails(capsys, "status")
