@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
     from smbd.sharing import FileKey, Opened
     from smbd.smb2.names import Path
-    from workers.loop import Completion
     from workers.opening import Wish
     from workers.patience import Turns
     from workers.session import Session
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 class Enumeration:
     """Where a QUERY_DIRECTORY stands: its pattern, what is still to come and the entry that did not fit."""
 
-    __slots__ = ("entries", "large", "pattern", "pending", "started", "turn")
+    __slots__ = ("entries", "large", "pattern", "pending", "started", "turns")
 
     def __init__(self, pattern: str, entries: Iterator[tuple[str, FileInfo]]) -> None:
         self.pattern = pattern
@@ -33,7 +32,7 @@ class Enumeration:
         self.pending: tuple[str, FileInfo] | None = None
         self.started = False  # whether anything has been returned
         self.large = False  # to be read on a VFS thread
-        self.turn: Completion[None] | None = None  # of the last page asked for there: the next one comes after it
+        self.turns: Turns | None = None  # of the pages asked for there
 
 
 class Open:

@@ -78,10 +78,11 @@ def may_wait(handler: Callable[[Request, Any], Any]) -> Callable[[Request, Any],
     def run(request: Request, body: Any) -> Any:
         tree = request.tree
         if tree.slow and not _trusted(request):
-            return _elsewhere(handler, request, body)
+            return patiently(request, _elsewhere(handler, request, body))
         begun = monotonic()
         try:
-            return handler(request, body)
+            result = handler(request, body)
+            return patiently(request, result) if isinstance(result, Coroutine) else result
         finally:
             took = monotonic() - begun
             if took > LONG:
@@ -124,8 +125,7 @@ def _keep(request: Request) -> Buffer | None:
 
 
 async def on_errand(request: Request, call: Callable[[], T]) -> T:
-    """``call()`` on a thread of the share's lane, as the tree's user, in the request's turn; the client hears that it takes a while."""
-    timer = request.worker.loop.later(INTERIM, partial(_tell, request))
+    """``call()`` on a thread of the share's lane, as the tree's user, in the request's turn."""
     opened = request.open if request.has_open() else None
     tree = request.tree
     tree.begin_errand()
@@ -134,7 +134,6 @@ async def on_errand(request: Request, call: Callable[[], T]) -> T:
             return await _now(request, call)
         return await in_turn(opened, lambda: _now(request, call))
     finally:
-        timer.cancel()
         tree.end_errand()
 
 
@@ -181,6 +180,15 @@ async def _to_its_end(made: Errand, done: Completion[T]) -> T:
             if not made.begun:
                 made.withdrawn = True
                 raise
+
+
+async def patiently(request: Request, work: Coroutine[Any, None, T]) -> T:
+    """What ``work`` comes to; when it takes a while the client hears that."""
+    timer = request.worker.loop.later(INTERIM, partial(_tell, request))
+    try:
+        return await work
+    finally:
+        timer.cancel()
 
 
 def _tell(request: Request) -> None:

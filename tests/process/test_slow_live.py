@@ -323,6 +323,20 @@ def test_more_hang_than_there_are_threads(both: Both, disk: SlowDisk) -> None:
     assert [both.answer(one).status for one in sent] == [status.SUCCESS] * len(sent)
 
 
+@pytest.mark.parametrize("what", ["read", "flush", "list", "disconnect", "write through"])
+def test_a_client_hears_that_the_disk_takes_its_time(both: Both, disk: SlowDisk, what: str) -> None:
+    """Whatever it is that waits: a client that hears nothing gives its connection up."""
+    operation, command, body_of = HUNG[what]
+    body = body_of(both)
+    disk.hold(operation)
+    sent = both.send(command, body)
+    interim = both.client.receive(sent, interim=True)
+    assert interim.status == status.PENDING
+    both.is_served()
+    disk.go()
+    assert both.answer(sent).status == status.SUCCESS
+
+
 def test_a_client_hears_that_its_request_is_under_way(both: Both, disk: SlowDisk) -> None:
     disk.hold("CREATE")
     sent = both.send(Command.CREATE, create_body("late"))

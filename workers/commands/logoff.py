@@ -8,6 +8,7 @@ from typing import Any
 from smbd.smb2.messages.session import LOGOFF_RESPONSE, LOGOFF_STRUCTURE_SIZE, LogoffRequest
 from workers.ending import end_session
 from workers.loop import Completion
+from workers.patience import patiently
 from workers.request import Request
 
 RESPONSE = LOGOFF_RESPONSE.pack(LOGOFF_STRUCTURE_SIZE, 0)
@@ -18,7 +19,7 @@ def logoff(request: Request, body: LogoffRequest) -> bytes | Coroutine[Any, None
     session, worker = request.session, request.worker
     worker.engine.cancel_session(session.session_id)
     waits = end_session(worker, session)
-    return _when_closed(waits) if waits else RESPONSE
+    return patiently(request, _when_closed(waits)) if waits else RESPONSE
 
 
 async def _when_closed(waits: list[Completion[None]]) -> bytes:

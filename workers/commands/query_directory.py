@@ -21,8 +21,8 @@ from smbd.smb2.messages.directory import (
 from smbd.smb2.names import has_wildcards, matcher, parse_text
 from smbd.smb2.status import SmbError
 from workers import access
-from workers.loop import Completion
 from workers.open import Enumeration, Open
+from workers.patience import Turns
 from workers.request import Answer, Request
 from workers.vfs.interface import FileInfo, Handle
 
@@ -66,11 +66,9 @@ async def fill_elsewhere(request: Request, body: QueryDirectoryRequest, enumerat
 
     A CLOSE that comes while a page is read does not take it away: it was asked for later.
     """
-    before, mine = enumeration.turn, Completion[None]()
-    enumeration.turn = mine
+    turns = enumeration.turns = enumeration.turns or Turns()
+    await turns.take()
     try:
-        if before is not None:
-            await before
         buffer = await request.obtain(min(body.output_buffer_length, ROOM))
         try:
             listing = _listing(body, buffer)
@@ -80,7 +78,7 @@ async def fill_elsewhere(request: Request, body: QueryDirectoryRequest, enumerat
             raise
         return _answer(enumeration, listing, buffer)
     finally:
-        mine.finish(None)
+        turns.give()
 
 
 def position(request: Request, opened: Open, pattern: str, flags: int, names_only: bool) -> Enumeration:

@@ -12,7 +12,7 @@ from smbd.smb2.constants import CHANNEL_NONE
 from smbd.smb2.messages.file import READ_RESPONSE, READ_RESPONSE_STRUCTURE_SIZE, ReadRequest
 from smbd.smb2.status import SmbError
 from workers.commands import pipe
-from workers.patience import Turns
+from workers.patience import Turns, patiently
 from workers.request import Answer, Request
 
 DATA_OFFSET = 80  # header and fixed response
@@ -74,7 +74,7 @@ def read_file(request: Request, body: ReadRequest, buffer: Buffer) -> Answer | C
             view = buffer.view[HEADROOM : HEADROOM + body.length]
             return _answer(request, body, buffer, handle.pread_into(view, body.offset, True) if body.length else 0)
         except BlockingIOError:
-            return read_cold(request, body, buffer)
+            return patiently(request, read_cold(request, body, buffer))
     except BaseException:
         buffer.release()
         raise

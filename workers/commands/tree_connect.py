@@ -36,7 +36,7 @@ from smbd.smb2.status import SmbError
 from workers.admission import admit, open_root
 from workers.ending import end_tree
 from workers.loop import Completion
-from workers.patience import errand, fit
+from workers.patience import errand, fit, patiently
 from workers.request import Request
 from workers.tree import TreeConnect
 
@@ -68,7 +68,7 @@ def tree_connect(request: Request, body: TreeConnectRequest) -> bytes | Coroutin
     path = admit(worker, tree)
     tree.disk = worker.disk(share, path)
     if tree.disk.slow:
-        return _connect_later(request, tree, path)
+        return patiently(request, _connect_later(request, tree, path))
     begun = monotonic()
     open_root(worker, tree, path)
     tree.disk.held_up(monotonic() - begun)
@@ -153,7 +153,7 @@ def tree_disconnect(request: Request, body: TreeDisconnectRequest) -> bytes | Co
     """End the tree connect and its opens."""
     request.worker.engine.cancel_tree(request.tree)
     done = end_tree(request.worker, request.tree)
-    return DISCONNECTED if done is None else _disconnected(done)
+    return DISCONNECTED if done is None else patiently(request, _disconnected(done))
 
 
 async def _disconnected(done: Completion[None]) -> bytes:

@@ -25,6 +25,7 @@ from smbd.smb2.messages.ioctl import (
 )
 from smbd.smb2.status import SmbError
 from workers import changes
+from workers.loop import Cancelled
 from workers.open import Open
 from workers.request import Request
 from workers.vfs.errors import smb_error
@@ -95,21 +96,26 @@ async def _run(request: Request, source: Open, target: Open, chunks: list[SrvCop
     """Chunk after chunk, each on a VFS thread; a failure tells how far it came."""
     done = total = 0
     code = status.SUCCESS
-    for chunk in chunks:
-        try:
-            copied = await _one(request, source, target, chunk)
-        except SmbError as error:
-            code = error.status
-            break
-        except OSError as error:
-            code = smb_error(error).status
-            break
-        done += 1
-        total += copied
+    try:
+        for chunk in chunks:
+            total += await _one(request, source, target, chunk)
+            done += 1
+    except SmbError as error:
+        code = error.status
+    except OSError as error:
+        code = smb_error(error).status
+    except Cancelled:
+        _tell(request, target, total)
+        raise
+    _tell(request, target, total)
+    return SRV_COPYCHUNK_RESPONSE.pack(done, 0, total), code
+
+
+def _tell(request: Request, target: Open, total: int) -> None:
+    """What was copied stands, whatever ended it."""
     if total:
         request.worker.breaks.data_changed(target)
         changes.modified(request.worker, target, FILE_NOTIFY_CHANGE_SIZE | FILE_NOTIFY_CHANGE_LAST_WRITE)
-    return SRV_COPYCHUNK_RESPONSE.pack(done, 0, total), code
 
 
 async def _one(request: Request, source: Open, target: Open, chunk: SrvCopychunk) -> int:
