@@ -105,9 +105,12 @@ def look(counters: CounterSegment, began: float, interval: float = 0.0) -> tuple
     )  # fmt: skip
     workers = [reading for reading in rows if ROLES[reading.words["role"]] == "worker"]
     requests, requested = _sums([reading.histogram for reading in rows]), _sums([reading.requested for reading in rows])
+    held = list(map(_leased_bytes, workers))
+    # The master writes its figures down once a second; what is held beyond them has been leased since.
+    leased = max(words["leased_bytes"], sum(held) - words["reserved"])
     sample = Sample(
-        max(0.0, time.time() - began), len(workers), max(map(_leased_bytes, workers), default=0),
-        words["leased_bytes"], words["reserved"], words["lease_waits"], words["lease_refusals"], requests, requested,
+        max(0.0, time.time() - began), len(workers), max(held, default=0),
+        leased, words["reserved"], words["lease_waits"], words["lease_refusals"], requests, requested,
         {CAPACITIES[number]: _class_sample(number, rows, workers) for number in range(len(CLASSES))},
     )  # fmt: skip
     return head, sample

@@ -241,6 +241,9 @@ def test_a_look_adds_all_rows_up(counters: CounterSegment) -> None:
     assert (one.connections, one.requests, one.requested) == (2, {1 << 15: 2000}, {1 << 15: 64_000_000})
     assert one.classes[65536] == ClassSample(leased=33, high_water=117, reserve=1, users=2)
     assert one.largest == 17 * CLASSES[PDU].slab_bytes
+    assert one.leased_bytes == 33 * CLASSES[PDU].slab_bytes  # which the master has not written down yet
+    counters.row(0).set("leased_bytes", 34 * CLASSES[PDU].slab_bytes)
+    assert recording.look(counters, 0.0)[1].leased_bytes == 34 * CLASSES[PDU].slab_bytes
 
 
 def test_recorded_looked_at_written(
