@@ -116,6 +116,8 @@ def serve(room: Room) -> None:
             pool.close()
         finally:
             left = loop.close(patiently=room.outlived)
+            if room.outlived:
+                worker.let_go()
             if left:
                 log.warning("%s: %d calls of the file system did not end in time", room.address, left)
 

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from pools.pool import Buffer, BufferPool
     from workers.mailbox import Mailbox
     from workers.tree import TreeConnect
+    from workers.vfs.interface import Handle
 
 T = TypeVar("T")
 MAX_SESSIONS = 1024
@@ -111,6 +112,7 @@ class Worker(Traffic):
         self.sessions: dict[int, Session] = {}
         self.opens: dict[int, Open] = {}
         self.disks: dict[str, Disk] = {}  # by share, as far as they were used
+        self._orphans: set[Handle] = set()  # handles whose open has ended, which a VFS thread is to close
         self.max_read = self.max_write = self.max_transact = BATCH
         # `data path`: from how many bytes on a plain payload leaves, and lands, without entering the process.
         self.leaves_from, self.lands_from = data_path_thresholds(config)
@@ -244,10 +246,21 @@ class Worker(Traffic):
         if not opened.in_flight and orphan is not None:
             opened.orphan = None
             if opened.tree.slow and not self.closed:  # at the end of all no thread begins anything new
-                self.loop.in_thread(orphan.close, opened.tree.disk.name)
+                self._orphans.add(orphan)
+                self.loop.in_thread(partial(self._close_orphan, orphan), opened.tree.disk.name)
             else:
                 orphan.close()
         opened.tree.close_when_idle()
+
+    def _close_orphan(self, orphan: Handle) -> None:
+        """On a VFS thread."""
+        self._orphans.discard(orphan)
+        orphan.close()
+
+    def let_go(self) -> None:
+        """After the end of the loop and its threads: close what they did not come to any more."""
+        while self._orphans:
+            self._close_orphan(self._orphans.pop())
 
     async def obtain(self, size: int) -> Buffer:
         """A buffer for ``size`` bytes, when the pool has one. PoolExhausted when it never can."""

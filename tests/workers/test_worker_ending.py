@@ -16,8 +16,10 @@ from smbd.smb2.constants import Command
 from smbd.smb2.status import SmbError
 from tests.wire_client import FileId, Request, WireClient, query_info_body, read_body
 from tests.workers.house import House
+from workers import loop as loops
 from workers import patience
 from workers import worker as workers
+from workers.lane import Lane
 from workers.transport.send import Sender
 from workers.vfs.handle import PosixHandle
 from workers.vfs.interface import FileInfo
@@ -107,6 +109,49 @@ def test_a_reading_that_comes_back_when_the_client_has_left(
     worker.close()
     hung.back.set()
     worker.loop.close(patiently=True)
+    assert handle.fd == -1
+
+
+def test_a_file_that_no_thread_came_to_close(
+    house: House, client: WireClient, worker: Worker, opened: FileId, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was closed while it was read; when the reading was over, all threads of the share were at the disk for others."""
+    (disk,) = worker.disks.values()
+    other = client.open("other")
+    disk.doubt()
+    first, others = Hung(), Hung()
+    there, outlive = threading.Semaphore(0), Lane.outlive
+
+    def relieved(self: Lane) -> None:
+        others.back.set()
+        outlive(self)
+
+    def pread_into(self: PosixHandle, view: memoryview, offset: int, nowait: bool = False) -> int:
+        if nowait:
+            raise BlockingIOError
+        there.release()
+        (others if offset else first).wait()
+        return 0
+
+    monkeypatch.setattr(PosixHandle, "pread_into", pread_into)
+    handle = handles_of(worker)[0]
+    client.send(Request(Command.READ, read_body(opened, 0, 100)))
+    house.turn_until(lambda: there.acquire(blocking=False))
+    assert client.close(opened).status == status.SUCCESS
+    for offset in (1, 2):
+        client.send(Request(Command.READ, read_body(other, offset, 100)))
+    first.back.set()
+    for _ in range(2):
+        house.turn_until(lambda: there.acquire(blocking=False))
+    house.turn_until(lambda: bool(worker._orphans))
+    assert handle.fd != -1
+    monkeypatch.setattr(workers, "CLOSING", 0.0)
+    monkeypatch.setattr(loops, "CLOSE_PATIENCE", 0.0)
+    monkeypatch.setattr(Lane, "outlive", relieved)
+    worker.close()
+    worker.loop.close(patiently=True)
+    assert handle.fd != -1
+    worker.let_go()
     assert handle.fd == -1
 
 
