@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from queue import SimpleQueue
+from random import Random
 from time import monotonic
 
 import pytest
@@ -16,7 +17,18 @@ from smbd.smb2 import constants as c
 from smbd.smb2 import status
 from smbd.smb2.connection import Element
 from smbd.smb2.constants import Command
-from tests.wire_client import LAST, Request, WireClient, charge_of, close_body, create_body, query_info_body, write_body
+from tests.wire_client import (
+    LAST,
+    Request,
+    WireClient,
+    charge_of,
+    close_body,
+    create_body,
+    query_info_body,
+    read_body,
+    set_info_body,
+    write_body,
+)
 from tests.workers.house import ALICE, House, Wire, log_on
 from workers import loop as loops
 from workers import patience
@@ -513,3 +525,56 @@ def test_what_a_disk_makes_wait_is_the_pools(house: House, monkeypatch: pytest.M
     answers = [client.receive() for _ in range(2 * count)]
     sending.join()
     assert {answer.status for answer in answers} == {status.SUCCESS}
+
+
+class Model:
+    """One file as requests in their order leave it. ``send`` sends one at random and does the same here."""
+
+    def __init__(self, client: WireClient, name: str) -> None:
+        self.client, self.name = client, name
+        self.opened = client.open(name)
+        self.content = bytearray()
+        self.sent: list[int] = []
+
+    def send(self, random: Random) -> None:
+        what, at = random.randrange(5), random.randrange(60)
+        if what < 2:
+            data = random.randbytes(random.randrange(1, 20))
+            self.content = self.content.ljust(at, b"\0")
+            self.content[at : at + len(data)] = data
+            request = Request(Command.WRITE, write_body(self.opened, at, data))
+        elif what == 2:
+            self.content = self.content[:at].ljust(at, b"\0")
+            request = Request(Command.SET_INFO, set_info_body(self.opened, c.INFO_FILE, 20, at.to_bytes(8, "little")))
+        elif what == 3:
+            request = Request(Command.READ, read_body(self.opened, 0, 100))
+        else:
+            request = Request(Command.QUERY_INFO, query_info_body(self.opened, c.INFO_FILE, 5))
+        self.sent += self.client.send(request)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_many_requests_under_way_at_once(house: House, client: WireClient, clock: Clock, folder: Path, seed: int) -> None:
+    """Of one open in their order, of several at once, compounds among them; each is answered, and the files are as they should be."""
+    random = Random(seed)
+    disk_of(house.worker_of(client), clock).doubt()
+    while client.credits < 400:
+        client.echo(credits=200)
+    models = [Model(client, f"file {number}") for number in range(4)]
+    looks: list[int] = []
+    for _ in range(200):
+        random.choice(models).send(random)
+        if random.randrange(10) == 0:
+            name = create_body(random.choice(models).name, access=c.FILE_READ_ATTRIBUTES, disposition=c.FILE_OPEN)
+            query, close = query_info_body(LAST, c.INFO_FILE, 5), close_body(LAST)
+            related = c.FLAGS_RELATED_OPERATIONS
+            looks += client.send(
+                Request(Command.CREATE, name), Request(Command.QUERY_INFO, query, related), Request(Command.CLOSE, close, related)
+            )
+    for model in models:
+        allowed = status.SUCCESS, status.END_OF_FILE
+        assert all(client.receive(one).status in allowed for one in model.sent)
+        assert (folder / model.name).read_bytes() == bytes(model.content)
+        assert client.close(model.opened).status == status.SUCCESS
+    assert all(client.receive(one).status == status.SUCCESS for one in looks)
+    assert not house.worker_of(client).opens
