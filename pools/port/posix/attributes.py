@@ -3,7 +3,7 @@
 Owns: ``.millpond/attributes/XX/KEY`` beneath one root, for each file with attributes one record with all of them. KEY is the file's inode
 number, with its device's in front where that is not the root's. Invariants: a record is replaced whole, under its directory's lock, so a
 reader sees all of one state; who may not read or write the file may not read or write what is kept of it, as with attributes that a file
-system keeps; the directory is root's alone where the server is root.
+system keeps; the directory is root's alone where the server is root, and one that is somebody else's is never used.
 
 A file that is renamed or linked keeps its record; one that is removed or made by this server loses it. When something else removes a file,
 its record stays until a file of that number is made here; where systems tell the birth time, a record of an earlier file counts as absent.
@@ -97,7 +97,7 @@ class SideAttributes:
     def gone(self, key: tuple[int, int]) -> None:
         """See ``interface.Attributes``."""
         bucket, name = self._names(*key)
-        with suppress(FileNotFoundError), self._as_root(), self._directory(bucket) as directory:
+        with suppress(FileNotFoundError, PermissionError), self._as_root(), self._directory(bucket) as directory:
             os.unlink(name, dir_fd=directory)
 
     # Where they lie
@@ -119,6 +119,7 @@ class SideAttributes:
                 inner = os.open(name, _STEP, dir_fd=at)
                 os.close(at)
                 at = inner
+                _check_ours(at)
             yield at
         finally:
             os.close(at)
@@ -136,8 +137,8 @@ class SideAttributes:
         try:
             with self._as_root(), self._directory(bucket) as directory:
                 return self._parsed(directory, key, found)
-        except FileNotFoundError:
-            return {}
+        except (FileNotFoundError, PermissionError):
+            return {}  # what somebody else has put there counts for nothing
 
     def _read(self, found: os.stat_result, name: str) -> bytes | None:
         value = self._load(found).get(name)
@@ -178,6 +179,13 @@ class SideAttributes:
         except OSError:
             os.unlink(draft, dir_fd=directory)
             raise
+
+
+def _check_ours(directory: int) -> None:
+    """Who may write to the share's root may have made the directory before us, with records to his liking: PermissionError."""
+    found = os.fstat(directory)
+    if found.st_uid != os.geteuid() or found.st_mode & 0o022:
+        raise PermissionError(errno.EPERM, "belongs to somebody else, or others may write there: remove it", ".millpond/attributes")
 
 
 def _birth(found: os.stat_result) -> int:

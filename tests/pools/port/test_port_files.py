@@ -6,7 +6,7 @@ import errno
 import os
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import pytest
 from pools.port import choice
 from pools.port.choice import Port
 from pools.port.interface import NO_ATTRIBUTE, Place
+from pools.port.posix.attributes import SideAttributes
 
 READ = os.O_RDONLY | os.O_NONBLOCK
 
@@ -402,8 +403,6 @@ def test_many_writers_of_one_files_attributes(port: Port, root: tuple[Path, int]
 
 
 def test_a_spoilt_record_is_an_absent_one(root: tuple[Path, int]) -> None:
-    from pools.port.posix.attributes import SideAttributes
-
     path, fd = root
     store = SideAttributes(fd, nullcontext)
     store.set(fd, "user.one", b"1")
@@ -414,3 +413,20 @@ def test_a_spoilt_record_is_an_absent_one(root: tuple[Path, int]) -> None:
         assert store.get(fd, "user.one") is None
     record.write_bytes(whole)
     assert store.get(fd, "user.one") == b"1"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+@pytest.mark.parametrize("spoil", [lambda path: os.chown(path, 50_001, -1), lambda path: path.chmod(0o777)], ids=["his", "everybody's"])
+@pytest.mark.parametrize("which", [".millpond", ".millpond/attributes"])
+def test_records_that_others_could_have_made_count_for_nothing(root: tuple[Path, int], spoil: Callable[[Path], None], which: str) -> None:
+    path, fd = root
+    store = SideAttributes(fd, nullcontext)
+    file = os.open(path / "a" / "b" / "file", os.O_RDONLY)
+    store.set(file, "security.NTACL", b"everything to everybody")
+    spoil(path / which)
+    assert store.get(file, "security.NTACL") is None
+    assert store.names(file) == []
+    with pytest.raises(PermissionError):
+        store.set(file, "security.NTACL", b"mine")
+    store.fresh(file)  # nor do they keep a file from being made or removed
+    os.close(file)
