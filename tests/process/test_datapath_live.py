@@ -93,7 +93,7 @@ def test_writes_behind_each_other(server: Server) -> None:
 
 
 def test_what_the_kernel_cannot_encrypt_is_said_once(make_server: Callable[..., Server]) -> None:
-    server = make_server()
+    server = make_server(settings={"data path": "auto", "port": "linux"})
     server.client()
     server.client()
     assert server.log.count("AF_ALG") == bool(port.sockets.no_kernel_cipher())

@@ -18,10 +18,12 @@ from impacket.dcerpc.v5 import srvs, transport
 from bench.load.peers import ACCOUNT
 from smbd.smb2 import constants as c
 from smbd.smb2 import status
-from tests.server import OTHER, SHARE, Server, eventually
+from tests.server import OTHER, SHARE, Server, eventually, given_settings
 from tests.wire_client import Closed, WireClient
 
 CLIENTS = 40
+pytestmark = pytest.mark.skipif(given_settings().get("port") == "posix", reason="port = posix serves forked alone")
+
 SIZE = 2 << 20
 STEP = 256 << 10
 ROUNDS = 50
