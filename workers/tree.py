@@ -78,6 +78,7 @@ class TreeConnect:
         quiet, self._quiet = (None, self._quiet) if self.errands else (self._quiet, None)
         if quiet is not None:
             quiet.finish(None)
+        self.close_when_idle()
 
     async def quiet(self) -> None:
         """Wait until no errand is under way. Only whoever ends the tree connect asks, once no request finds it any more."""
@@ -87,7 +88,7 @@ class TreeConnect:
 
     def close_when_idle(self) -> None:
         """Close the share's root once the tree connect has ended and no thread works beneath it any more."""
-        if self.ended and not self.in_flight and self.vfs is not None:
+        if self.ended and not self.in_flight and not self.errands and self.vfs is not None:
             self.vfs.close()
             self.vfs = None
 

@@ -19,11 +19,13 @@ from tests.workers.house import House
 from workers import loop as loops
 from workers import patience
 from workers import worker as workers
+from workers.ending import end_open
 from workers.lane import Lane
 from workers.transport.send import Sender
 from workers.vfs.handle import PosixHandle
-from workers.vfs.interface import FileInfo
+from workers.vfs.interface import FileInfo, Handle
 from workers.vfs.patient import unwrapped
+from workers.vfs.posix import PosixVfs
 from workers.worker import Worker
 
 CONTENT = b"what is in it"
@@ -86,6 +88,40 @@ def test_a_tree_connect_that_ends_is_not_found_by_a_read(client: WireClient, ope
     assert client.call(Command.READ, read_body(opened, 0, 100)).status == status.NETWORK_NAME_DELETED
     hung.back.set()
     assert client.receive(disconnect).status == status.SUCCESS
+
+
+def test_the_folder_stays_open_for_whoever_still_deletes_in_it(
+    house: House, client: WireClient, worker: Worker, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An open that somebody else closes while its tree connect ends: its file is deleted beneath the share, and nowhere else."""
+    client.open("kept")
+    client.open("doomed", options=c.FILE_DELETE_ON_CLOSE)
+    (disk,) = worker.disks.values()
+    disk.doubt()
+    (first, doomed), closing, deleting = worker.opens.values(), Hung(), Hung()
+    held, close, unlink = first.handle, PosixHandle.close, PosixVfs.unlink
+    assert held is not None
+
+    def slowly_closed(self: PosixHandle) -> None:
+        if self is unwrapped(held):
+            closing.wait()
+        close(self)
+
+    def slowly_unlinked(self: PosixVfs, handle: Handle) -> None:
+        deleting.wait()
+        unlink(self, handle)
+
+    monkeypatch.setattr(PosixHandle, "close", slowly_closed)
+    monkeypatch.setattr(PosixVfs, "unlink", slowly_unlinked)
+    disconnect = client.send(Request(Command.TREE_DISCONNECT, b"\4\0\0\0"))[0]
+    house.turn_until(closing.there.is_set)
+    end_open(worker, doomed)
+    house.turn_until(deleting.there.is_set)
+    closing.back.set()
+    assert client.receive(disconnect).status == status.SUCCESS
+    deleting.back.set()
+    house.turn_until(lambda: doomed.tree.vfs is None)
+    assert not (folder / "doomed").exists()
 
 
 def test_a_reading_that_comes_back_when_the_client_has_left(
