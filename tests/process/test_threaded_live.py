@@ -21,9 +21,9 @@ from smbd.smb2 import status
 from tests.server import OTHER, SHARE, Server, eventually, given_settings
 from tests.wire_client import Closed, WireClient
 
-CLIENTS = 40
 pytestmark = pytest.mark.skipif(given_settings().get("port") == "posix", reason="port = posix serves forked alone")
 
+CLIENTS = 40
 SIZE = 2 << 20
 STEP = 256 << 10
 ROUNDS = 50
