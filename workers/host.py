@@ -17,6 +17,7 @@ import logging
 import os.path
 import socket
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -29,6 +30,7 @@ from pools.arena import Arena
 from pools.counters import ROLES, TXN_SINCE, Row
 from pools.queue import MASTER, RELOAD, Endpoint, Message, Service
 from smbd.child import SHARING_DIRECTORY, WORKER, Child, pool_ceiling
+from smbd.config import Config
 from smbd.config_messages import unpack_config
 from smbd.host_messages import ENDED, ENDED_LAYOUT, HAND_OVER, HandOver, unpack_hand_over
 from smbd.sharing import Environment, Sharing
@@ -68,6 +70,7 @@ class Host:
         self._tidying = False
         # A message to all workers is the same bytes for each: one configuration in memory, not one a thread.
         self._unpack = lru_cache(maxsize=1)(unpack_config)
+        self._unpacking = threading.Lock()  # who comes second finds it done
 
     def serve(self, service: Service) -> None:
         """The main thread's life."""
@@ -82,7 +85,11 @@ class Host:
 
     def reload(self, message: Message) -> None:
         """RELOAD: for clients that come from now on; those that are here hear of it themselves."""
-        self._config = self._unpack(bytes(message.payload))
+        self._config = self._shared(message.payload)
+
+    def _shared(self, payload: bytes | memoryview) -> Config:
+        with self._unpacking:
+            return self._unpack(bytes(payload))
 
     # births
 
@@ -123,7 +130,7 @@ class Host:
             row=row,
             sharing=Sharing(self._environment, handed.slot, handed.generation, clock, counters.is_alive),
             title=port.processes.name_thread,
-            unpack=lambda payload: self._unpack(bytes(payload)),
+            unpack=self._shared,
             outlived=True,
         )
 
