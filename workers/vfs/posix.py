@@ -129,7 +129,7 @@ class PosixVfs:
         parent_fd, parent = place
         directory = new.directory or path.type == INDEX_ALLOCATION
         name = path.name
-        self._check_ours(parent_fd, name)
+        _check_ours(name)
         self._check_free(parent_fd, name)
         fd = self._make(parent_fd, name, directory)
         self._resolver.names.changed(parent_fd, None, name)
@@ -147,11 +147,6 @@ class PosixVfs:
                 handle.close()
             raise
         return handle
-
-    def _check_ours(self, directory: int, name: str) -> None:
-        """A symlink may lead to the root, where our own directory is nobody else's to make."""
-        if is_reserved(Path((name,))) and os.path.samestat(files.fstat(directory), files.fstat(self.root.fd)):
-            raise PermissionError(errno.EACCES, RESERVED)
 
     def _check_free(self, directory: int, name: str) -> None:
         stored = self._resolver.spelling(directory, name)
@@ -290,7 +285,7 @@ class PosixVfs:
             raise PermissionError(errno.EACCES, "the share's root")
         new_name = target.name.encode()
         with self._located(base) as (source_fd, name), self._resolver.directory(target.components[:-1]) as (target_fd, parent):
-            self._check_ours(target_fd, target.name)
+            _check_ours(target.name)
             existing = self._existing(target_fd, target.name)
             if existing is not None and self._same(target_fd, existing, base):
                 self._respell(base, (source_fd, name), (target_fd, existing, new_name), replace)
@@ -385,7 +380,7 @@ class PosixVfs:
         if is_reserved(target) or base.directory or not target.components:
             raise SmbError(status.FILE_IS_A_DIRECTORY if base.directory else status.ACCESS_DENIED)
         with self._located(base) as (source_fd, name), self._resolver.directory(target.components[:-1]) as (target_fd, _):
-            self._check_ours(target_fd, target.name)
+            _check_ours(target.name)
             existing = self._existing(target_fd, target.name)
             if existing is not None:
                 if not replace:
@@ -402,12 +397,11 @@ class PosixVfs:
         directory = _posix(handle)
         directory.activate(True, False)
         fd = directory.fd
-        at_root = not directory.real or (directory.link and os.path.samestat(files.fstat(fd), files.fstat(self.root.fd)))
         with files.scandir(fd) as found:
             for entry in found:
                 name = entry.name
                 shown = display(name)
-                if (match is not None and not match(shown)) or (at_root and name == RESERVED):
+                if (match is not None and not match(shown)) or name.casefold() == RESERVED:
                     continue
                 if names_only and (entry.is_file(follow_symlinks=False) or entry.is_dir(follow_symlinks=False)):
                     yield shown, _NAMELESS
@@ -470,3 +464,9 @@ def _posix(handle: Handle) -> PosixHandle:
     if isinstance(handle, PosixHandle):
         return handle
     raise SmbError(status.INVALID_PARAMETER)
+
+
+def _check_ours(name: str) -> None:
+    """Wherever a symlink has led: a directory of this name is nobody else's to make."""
+    if is_reserved(Path((name,))):
+        raise PermissionError(errno.EACCES, RESERVED)

@@ -78,7 +78,7 @@ class Resolver:
             raise FileNotFoundError(errno.ENOENT, "the share's root")
         with self.directory(components[:-1]) as (fd, parent):
             stored = self.spelling(fd, components[-1])
-        if stored is None or (not parent and fold(stored) == fold(RESERVED)):
+        if stored is None or fold(stored) == fold(RESERVED):
             raise FileNotFoundError(errno.ENOENT, components[-1])
         return join(parent, os.fsencode(stored))
 

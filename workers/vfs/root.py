@@ -1,11 +1,12 @@
 """A share's root: its descriptor, its settings, and the way from wire names to disk names beneath it.
 
-Owns: the root descriptor. Invariant: a relative path made here never starts with the reserved directory, in which large streams lie.
+Owns: the root descriptor. Invariant: a relative path made here never leads through a reserved directory, in which large streams lie.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pools.port import files
@@ -46,12 +47,16 @@ class Root:
         found.
         """
         relative = files.where(fd, Place(self.fd, known))
-        return None if relative is None or relative.split(b"/", 1)[0] == RESERVED.encode() else relative
+        return None if relative is None or _is_ours(os.fsdecode(part) for part in relative.split(b"/")) else relative
 
 
 def is_reserved(path: Path) -> bool:
-    """Whether a client asks for what is ours."""
-    return bool(path.components) and path.components[0].casefold() == _RESERVED_FOLDED
+    """Whether a client asks for what is ours. At every depth: another share's root may lie beneath this one."""
+    return _is_ours(path.components)
+
+
+def _is_ours(names: Iterable[str]) -> bool:
+    return any(name.casefold() == _RESERVED_FOLDED for name in names)
 
 
 def displayed(real: bytes) -> Path:

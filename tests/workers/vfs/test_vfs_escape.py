@@ -171,6 +171,21 @@ def test_our_directory_is_not_made_through_a_symlink_to_the_root(share, way, nam
             act(handle, parse_text(f"{way}\\{name}"), True)
     handle.close()
     assert not os.path.lexists(share.root / name)
-    share.put(f"d\\{name}")  # below the root it is a name like any other
+    with pytest.raises(REFUSED):
+        share.put(f"d\\{name}")
     (share.root / ".millpond").mkdir(exist_ok=True)  # where attributes are kept it is there already
     assert ".millpond" not in share.names(way)
+
+
+@pytest.mark.parametrize(
+    "way", ["inner\\.millpond", "inner\\.MILLPOND\\streams", "inner\\.millpond\\streams\\token", "way\\streams\\token", "way"]
+)
+def test_what_a_share_within_this_one_keeps_is_out_of_reach(share, way):
+    """Its root is a folder of ours, its streams lie in a directory of this name there."""
+    inner = share.root / "inner" / ".millpond" / "streams"
+    inner.mkdir(parents=True)
+    (inner / "token").write_bytes(b"another user's stream")
+    (share.root / "way").symlink_to("inner/.millpond")
+    with pytest.raises(REFUSED):
+        share.open(way).close()
+    assert ".millpond" not in share.names("inner")
