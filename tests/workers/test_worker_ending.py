@@ -219,7 +219,7 @@ def test_a_tree_connect_for_which_there_is_no_room_leaves_no_descriptor(
         client.tree_connect("data")  # which makes the lane, and what wakes the loop
     before = len(os.listdir("/proc/self/fd"))
     assert client.tree_connect("data").status == status.INSUFFICIENT_RESOURCES
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before  # fewer: garbage of an earlier test went meanwhile
 
 
 def test_a_client_that_cannot_be_told_that_it_takes_a_while_is_dropped(
