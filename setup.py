@@ -13,11 +13,16 @@ from setuptools import setup
 
 PACKAGES = ("pools", "smbd/sharing", "smbd/smb2", "workers")
 # Not compiled: the port, which is chosen at run time; what runs once; classes that derive from builtin ones, which mypyc does not know; and
-# modules with wire layouts (they call ``Layout``), whose annotations a compiled NamedTuple does not keep.
+# modules with one of MARKS.
 LEFT_OUT = (
     "pools/arena.py", "pools/exhausted.py", "pools/port", "pools/record.py", "workers/host.py", "workers/main.py", "workers/rehearsal",
     "workers/vfs/interface.py",
 )  # fmt: skip
+
+MARKS = (
+    "Layout(",  # wire layouts: a compiled NamedTuple does not keep its annotations
+    "(threading.local)",  # a compiled class derived from it has one set of attributes: one thread's identity would be every thread's
+)
 
 
 def compiled_modules(root: Path) -> list[str]:
@@ -27,7 +32,8 @@ def compiled_modules(root: Path) -> list[str]:
         for path in sorted((root / package).rglob("*.py")):
             name = path.relative_to(root).as_posix()
             left_out = path.name == "__init__.py" or any(name == left or name.startswith(left + "/") for left in LEFT_OUT)
-            if not left_out and "Layout(" not in path.read_text(encoding="utf-8"):
+            text = path.read_text(encoding="utf-8")
+            if not left_out and not any(mark in text for mark in MARKS):
                 found.append(name)
     return found
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
+
+from workers import identity
 
 ROOT = Path(__file__).resolve().parents[1]
 COMPILED = bool(os.environ.get("MILLPOND_COMPILED"))  # set by `make test-compiled`
@@ -43,3 +47,36 @@ def test_what_must_stay_pure_is_left_out() -> None:
     assert not any(name.startswith("pools/port") for name in names)
     assert "workers/main.py" not in names
     assert {"workers/engine.py", "smbd/smb2/connection.py", "pools/pool.py"} <= set(names)
+
+
+def test_what_is_a_threads_own_is_not_compiled() -> None:
+    """mypyc gives a class derived from threading.local one set of attributes for all threads, and says nothing."""
+    compiled = set(compiled_modules())
+    for package in ("pools", "smbd", "workers"):
+        for path in (ROOT / package).rglob("*.py"):
+            names = {base.attr for base in bases(path) if isinstance(base, ast.Attribute)}
+            names |= {base.id for base in bases(path) if isinstance(base, ast.Name)}
+            assert "local" not in names or path.relative_to(ROOT).as_posix() not in compiled, path
+
+
+def bases(path: Path) -> list[ast.expr]:
+    """What the classes of a module derive from."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return [base for node in ast.walk(tree) if isinstance(node, ast.ClassDef) for base in node.bases]
+
+
+def test_an_identity_is_a_threads_own() -> None:
+    """In the form under test: what one thread assumes, no other is taken to have."""
+    ours = identity.current()
+    somebody = identity.Identity(ours.uid + 1, ours.gid + 1)
+    seen = []
+
+    def other() -> None:
+        identity._state.current = somebody
+        seen.append(identity.current())
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    thread.join()
+    assert seen == [somebody]
+    assert identity.current() == ours
