@@ -35,9 +35,10 @@ def _times(processes: list[psutil.Process]) -> Iterator[float]:
 def _scheduled(pid: int) -> float:
     """Seconds that the living threads of a process have run; 0 where the kernel keeps no such sum."""
     total = 0
-    for path in Path(f"/proc/{pid}/task").glob("*/schedstat"):
-        with suppress(OSError, ValueError, IndexError):  # the thread ended between the two looks
-            total += int(path.read_text(encoding="ascii").split()[0])
+    with suppress(OSError):  # the process has ended
+        for path in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+            with suppress(OSError, ValueError, IndexError):  # the thread has
+                total += int(path.read_text(encoding="ascii").split()[0])
     return total / 1e9
 
 
