@@ -44,13 +44,14 @@ class Row(NamedTuple):
 
 
 ROWS = (
-    *(Row("stat w8", protection) for protection in ("plain", "signed", "encrypted")),
-    Row("open-close", "plain"),
-    Row("create-delete", "plain"),
-    Row("list", "plain"),
+    *(Row("echo w1", protection) for protection in ("plain", "signed", "encrypted")),
+    Row("echo w16", "encrypted"),
+    *(Row(f"{direction} 4K w1", protection) for direction in ("read", "write") for protection in ("plain", "encrypted")),
+    *(Row(f"{direction} 4K w16", protection) for direction in ("read", "write") for protection in ("signed", "encrypted")),
+    Row("open-close", "encrypted"),
+    Row("create-delete", "signed"),
+    Row("read 8M", "plain"),
     Row("connect", "plain"),
-    Row("read 4K w1", "plain"),
-    *(Row(f"{direction} 1M", protection) for direction in ("read", "write") for protection in ("signed", "encrypted")),
 )  # fmt: skip
 
 

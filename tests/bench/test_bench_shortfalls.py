@@ -47,11 +47,11 @@ def test_what_could_not_be_recorded_is_named_and_the_rest_is_made(
         return Counter({("f (a.py:1)",): 4}) if asked.protection == "plain" else "no luck"
 
     monkeypatch.setattr(profile, "record", recorded)
-    assert shortfalls.main(["--only", "stat w8", "--directory", str(tmp_path)]) == 1
-    assert "stat w8, signed: no luck" in capsys.readouterr().err
+    assert shortfalls.main(["--only", "echo w1", "--directory", str(tmp_path)]) == 1
+    assert "echo w1, signed: no luck" in capsys.readouterr().err
     (made,) = tmp_path.iterdir()
-    assert made.name == "profile-stat-w8-plain.txt"
-    assert made.read_text().startswith("stat w8, plain; ")
+    assert made.name == "profile-echo-w1-plain.txt"
+    assert made.read_text().startswith("echo w1, plain; ")
     assert "100.0% 100.0%  f (a.py)" in made.read_text()
 
 

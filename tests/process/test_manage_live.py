@@ -63,7 +63,8 @@ def test_nobody_else_may_give_orders(server: Server) -> None:
 @pytest.mark.parametrize("sent", [b"", b"x", ORDER.pack(99, 0, 0), bytes(200)])
 def test_nonsense_is_no_order_and_hurts_nobody(server: Server, sent: bytes) -> None:
     with socket.socket(socket.AF_UNIX) as rude:
-        rude.connect(str(control(server)))
+        # Another test may have ended the service that listens: the next one is about to.
+        eventually(lambda: rude.connect_ex(str(control(server))) == 0, what="nobody listens")
         rude.sendall(sent)
         rude.shutdown(socket.SHUT_WR)
         rude.settimeout(10)
