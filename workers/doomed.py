@@ -12,7 +12,7 @@ import pwd
 from pools.port import credentials
 from smbd.config import Config
 from smbd.sharing import NOBODY, Doomed
-from smbd.sharing.records import Deletion
+from smbd.sharing.values import Deletion
 from smbd.smb2.names import Path
 from workers import identity
 from workers.identity import Identity

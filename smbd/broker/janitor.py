@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from pools.queue import AskBusy
 from smbd.sharing import Doomed, Sharing, Swept, Waiter
 from smbd.sharing.messages import LOCK_WAKE, LOCK_WAKE_LAYOUT, NOTIFY, pack_notify
-from smbd.sharing.records import Deletion
+from smbd.sharing.values import Deletion
 from smbd.smb2.constants import (
     FILE_ACTION_REMOVED,
     FILE_ACTION_REMOVED_STREAM,

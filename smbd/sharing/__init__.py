@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from smbd.sharing.caches import Act
 from smbd.sharing.caching import Operation
-from smbd.sharing.records import (
+from smbd.sharing.store import Environment, prepare, wipe
+from smbd.sharing.sweep import Sharing
+from smbd.sharing.values import (
     NOBODY,
     Acknowledged,
     CacheClaim,
@@ -31,8 +33,6 @@ from smbd.sharing.records import (
     Waiter,
     Watcher,
 )
-from smbd.sharing.store import Environment, prepare, wipe
-from smbd.sharing.sweep import Sharing
 
 __all__ = [
     "NOBODY",

@@ -25,21 +25,13 @@ from smbd.sharing.records import (
     OPEN_STATE,
     OWNER_KEY,
     STREAM_KEY,
-    Acknowledged,
-    CacheKind,
-    Disturbed,
-    FileKey,
     FileState,
-    Notice,
-    OpenClaim,
-    Opened,
-    OpenFlags,
     OpenState,
-    Waiter,
     lock_bucket,
     stream_key,
 )
 from smbd.sharing.store import Transaction, rows, walk
+from smbd.sharing.values import Acknowledged, CacheKind, Disturbed, FileKey, Notice, OpenClaim, Opened, OpenFlags, Waiter
 from smbd.smb2 import status
 from smbd.smb2.constants import FILE_READ_ATTRIBUTES, FILE_WRITE_ATTRIBUTES, READ_CONTROL, SYNCHRONIZE
 from smbd.smb2.status import SmbError

@@ -20,17 +20,13 @@ from smbd.sharing.records import (
     STREAM_KEY,
     WAITER_KEY,
     WAITER_STATE,
-    FileKey,
-    Lock,
-    Range,
-    Unlocked,
-    Waiter,
     lock_bucket,
     lock_key,
     stream_key,
 )
 from smbd.sharing.rules import LockTuple, Owner, access_conflict, lock_conflict, valid_range
 from smbd.sharing.store import WAITER_COUNT, Transaction, rows
+from smbd.sharing.values import FileKey, Lock, Range, Unlocked, Waiter
 from smbd.sharing.watches import Watches
 from smbd.smb2 import status
 from smbd.smb2.status import SmbError

@@ -14,29 +14,20 @@ from collections.abc import Callable, Iterator
 from smbd.sharing.caches import ATTRIBUTES_ONLY, Caches, count_cache, grant_alone
 from smbd.sharing.records import (
     LOCK_ROW,
-    NOBODY,
     OPEN_KEY,
     OPEN_STATE,
     OWNER_KEY,
     STREAM_KEY,
-    CacheKind,
-    Closed,
-    Deletion,
-    FileKey,
     FileState,
-    OpenClaim,
-    Opened,
-    OpenFlags,
     OpenKey,
-    OpenRow,
     OpenState,
-    Waiter,
     pack_strings,
     stream_key,
     unpack_strings,
 )
 from smbd.sharing.rules import SHARED, count, count_named, doom, share_conflict
 from smbd.sharing.store import Transaction, rows, walk
+from smbd.sharing.values import NOBODY, CacheKind, Closed, Deletion, FileKey, OpenClaim, Opened, OpenFlags, OpenRow, Waiter
 from smbd.smb2 import status
 from smbd.smb2.constants import DELETE, FILE_SHARE_DELETE, FILE_WRITE_DATA
 from smbd.smb2.status import SmbError

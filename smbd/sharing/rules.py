@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from smbd.sharing.records import NOBODY, FileState, Range
+from smbd.sharing.records import FileState
+from smbd.sharing.values import NOBODY, Range
 from smbd.smb2.constants import (
     DELETE,
     FILE_APPEND_DATA,

@@ -11,15 +11,14 @@ from smbd.sharing.records import (
     TREE_KEY,
     TREE_STATE,
     SessionKey,
-    SessionRecord,
     SessionState,
     TreeKey,
-    TreeRecord,
     TreeState,
     pack_strings,
     unpack_strings,
 )
 from smbd.sharing.store import Store, Transaction, rows
+from smbd.sharing.values import SessionRecord, TreeRecord
 
 
 class Sessions(Store):

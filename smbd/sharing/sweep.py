@@ -22,20 +22,16 @@ from smbd.sharing.records import (
     TREE_STATE,
     WAITER_STATE,
     WATCH_KEY,
-    Deletion,
-    Doomed,
-    FileKey,
     OpenKey,
     SessionState,
-    Swept,
     TreeState,
-    Waiter,
     WaiterState,
     WatchKey,
     stream_number,
     unpack_strings,
 )
 from smbd.sharing.store import WAITER_COUNT, WATCHER_COUNT, Table, Transaction, rows
+from smbd.sharing.values import Deletion, Doomed, FileKey, Swept, Waiter
 
 BATCH = 16
 """Rows a transaction of a sweep: a quarter of a millisecond during which others wait."""

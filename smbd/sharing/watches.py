@@ -11,9 +11,10 @@ from __future__ import annotations
 from hashlib import blake2b
 from typing import NamedTuple
 
-from smbd.sharing.records import WATCH_KEY, WATCH_STATE, Watcher, WatchKey, WatchState, pack_strings, unpack_strings
+from smbd.sharing.records import WATCH_KEY, WATCH_STATE, WatchKey, WatchState, pack_strings, unpack_strings
 from smbd.sharing.sessions import Sessions
 from smbd.sharing.store import WATCHER_COUNT, Transaction, rows, walk
+from smbd.sharing.values import Watcher
 
 
 def _directory(share: str, path: str) -> bytes:

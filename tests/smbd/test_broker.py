@@ -20,7 +20,7 @@ from smbd.broker.watcher import Watcher
 from smbd.config import Config, Share
 from smbd.sharing import Doomed, FileKey, OpenClaim, Sharing, prepare
 from smbd.sharing.messages import LOCK_WAKE, LOCK_WAKE_LAYOUT, NOTIFY, unpack_notify
-from smbd.sharing.records import Deletion, Range
+from smbd.sharing.values import Deletion, Range
 from smbd.smb2.constants import FILE_ACTION_ADDED, FILE_ACTION_MODIFIED, FILE_ACTION_REMOVED, FILE_ACTION_RENAMED_OLD_NAME
 
 DELETE, READ_DATA, SHARE_ALL = 0x10000, 0x1, 0x7

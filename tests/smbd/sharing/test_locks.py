@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smbd.sharing import FileKey, OpenClaim, Range, Sharing
-from smbd.sharing.records import LOCK_ROW, LOCK_STATE, Waiter
+from smbd.sharing.records import LOCK_ROW, LOCK_STATE
 from smbd.sharing.rules import Owner, access_conflict, lock_conflict, overlap, valid_range
+from smbd.sharing.values import Waiter
 from smbd.smb2 import status
 from smbd.smb2.status import SmbError
 
