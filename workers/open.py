@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from smbd.smb2.names import Path
     from workers.opening import Wish
     from workers.patience import Turns
+    from workers.reliable import Durability
     from workers.session import Session
     from workers.tree import TreeConnect
     from workers.vfs.interface import FileInfo, Handle
@@ -40,6 +41,7 @@ class Open:
 
     __slots__ = (
         "cache",
+        "durability",
         "ended",
         "enumeration",
         "glance",
@@ -76,6 +78,7 @@ class Open:
         self.key: FileKey | None = None
         self.cache: Opened | None = None  # the oplock or lease as its CREATE was told; the shared state knows what became of it
         self.glance: Wish | None = None  # what its CREATE wished for, while it is not entered in the shared state: see opening.claim
+        self.durability: Durability | None = None  # what its CREATE asked for beyond this connection; None: nothing
         self.granted = 0
         self.is_directory = False
         self.write_through = False

@@ -50,6 +50,7 @@ from smbd.smb2.status import SmbError
 from workers import access, changes
 from workers.breaks import NOTHING, Blocked
 from workers.commands.close import close_open, settle
+from workers.reliable import ORDINARY, Wanted, grant
 from workers.vfs.interface import NewFile
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ class Wish:
     security: SecurityDescriptor | None = None
     eas: tuple[tuple[str, bytes], ...] = ()
     cache: CacheClaim = NOTHING
+    wanted: Wanted = ORDINARY
     waiter_id: int = 0
     again: bool = False  # it has waited for others to give up what they cached
     brief: bool = False  # it is only looked at, and closed by the compound that opens it
@@ -201,6 +203,7 @@ def claim(worker: Worker, opened: Open, handle: Handle, wish: Wish, granted: int
     if done.wait:
         raise Blocked(opened.key, wish.waiter_id)
     opened.cache = done
+    grant(opened, wish.wanted)
 
 
 def _disturbs_nobody(worker: Worker, opened: Open, wish: Wish) -> bool:

@@ -16,6 +16,7 @@ from smbd.smb2.constants import (
     FILE_RESERVE_OPFILTER,
     IMPERSONATION_DELEGATE,
 )
+from smbd.smb2.dialects import Dialect
 from smbd.smb2.dtyp import SecurityDescriptor
 from smbd.smb2.fscc import lists
 from smbd.smb2.header import HEADER_SIZE
@@ -23,12 +24,13 @@ from smbd.smb2.messages import create_contexts as contexts
 from smbd.smb2.messages.create import CREATE_REQUEST, CREATE_RESPONSE, CREATE_RESPONSE_STRUCTURE_SIZE, CreateRequest
 from smbd.smb2.names import DATA, parse
 from smbd.smb2.status import SmbError
-from workers import access
+from workers import access, reliable
 from workers.breaks import Blocked, cache_claim, lease_context, level_of, until_free
 from workers.commands import pipe
 from workers.commands.close import close_open
 from workers.open import Open
 from workers.opening import Wish, check_disposition, open_file
+from workers.reliable import Reconnect
 from workers.request import Answer, Request
 
 INVALID_OPTIONS = 0xFF000000
@@ -38,19 +40,21 @@ ALL_SHARED = 0x7
 NAME_MINIMUM = HEADER_SIZE + CREATE_REQUEST.size
 CONTEXTS_AT = HEADER_SIZE + CREATE_RESPONSE.size
 
-Contexts = dict[bytes, memoryview]
+Contexts = reliable.Found
 
 
 def create(request: Request, body: CreateRequest) -> bytes | Coroutine[Any, None, bytes | Answer]:
     """Open or create what the name says, on a disk share or among the pipes."""
-    if body.impersonation_level > IMPERSONATION_DELEGATE:
-        raise SmbError(status.BAD_IMPERSONATION_LEVEL)
     if request.chain is not None:
         request.chain.open = None  # should this fail, what follows must not act on an earlier element's file
     if request.tree.is_pipe:
+        _check_impersonation(body)
         return pipe.open_pipe(request, request.text(body.name_offset, body.name_length))
-    chain = request.variable(body.create_contexts_offset, body.create_contexts_length, NAME_MINIMUM)
-    found = contexts.parse_chain(chain) if len(chain) else {}
+    found = read_contexts(request, body)
+    again = reliable.reconnect_of(found) if found else None
+    if again is not None:
+        return reconnect(request, again, found)  # 3.3.5.9.7, .12: whatever else the request says
+    _check_impersonation(body)
     wish = read_wish(request, body, found)
     if len(request.worker.opens) >= request.worker.config.max_open_files:
         raise SmbError(status.TOO_MANY_OPENED_FILES)
@@ -64,6 +68,28 @@ def create(request: Request, body: CreateRequest) -> bytes | Coroutine[Any, None
         wish.brief = False
         kept = {name: memoryview(bytes(data)) for name, data in found.items()}
         return until_free(request, blocked, partial(open_and_respond, request, wish, kept))
+
+
+def _check_impersonation(body: CreateRequest) -> None:
+    if body.impersonation_level > IMPERSONATION_DELEGATE:
+        raise SmbError(status.BAD_IMPERSONATION_LEVEL)
+
+
+def read_contexts(request: Request, body: CreateRequest) -> reliable.Found:
+    """The contexts that there are in the connection's dialect."""
+    chain = request.variable(body.create_contexts_offset, body.create_contexts_length, NAME_MINIMUM)
+    return reliable.known(contexts.parse_chain(chain), _dialect(request)) if len(chain) else {}
+
+
+def _dialect(request: Request) -> Dialect:
+    dialect = request.worker.connection.dialect
+    assert dialect is not None
+    return dialect
+
+
+def reconnect(request: Request, again: Reconnect, found: reliable.Found) -> bytes:
+    """An open whose connection was lost, asked for on another one."""
+    raise SmbError(status.OBJECT_NAME_NOT_FOUND)  # no handle outlives its connection yet
 
 
 def open_and_respond(request: Request, wish: Wish, found: Contexts) -> bytes:
@@ -101,13 +127,12 @@ def read_wish(request: Request, body: CreateRequest, found: Contexts) -> Wish:
     wish = Wish(path, body.desired_access, body.share_access, body.create_disposition, body.create_options, body.file_attributes)
     if found:
         _apply_contexts(wish, found)
+        wish.wanted = reliable.wanted_of(found, _dialect(request))
     return wish
 
 
 def _apply_contexts(wish: Wish, found: Contexts) -> None:
     """The contexts that shape the file (2.2.13.2.1, .2, .6, .7)."""
-    if contexts.DURABLE_HANDLE_RECONNECT in found or contexts.DURABLE_HANDLE_RECONNECT_V2 in found:
-        raise SmbError(status.OBJECT_NAME_NOT_FOUND)  # no handle outlives its connection yet
     timewarp = found.get(contexts.TIMEWARP_TOKEN)
     if timewarp is not None and contexts.TIMEWARP.unpack(timewarp).timestamp:
         raise SmbError(status.OBJECT_NAME_NOT_FOUND)  # there is no snapshot of any time
@@ -164,4 +189,7 @@ def _response_contexts(request: Request, opened: Open, wish: Wish, found: Contex
     lease = lease_context(opened, wish.cache, found.get(contexts.REQUEST_LEASE))
     if lease:
         made.append((contexts.REQUEST_LEASE, lease))
+    lasting = reliable.response_of(opened.durability)
+    if lasting is not None:
+        made.append(lasting)
     return made

@@ -1,0 +1,180 @@
+"""What lets an open outlive its connection, and what its CREATE is known by: [MS-SMB2] 3.3.5.9.6, .7, .10, .12 and .13.
+
+Owns: the create contexts of durable and persistent opens and of application instances: what a request asks for, what of it is granted, and
+what the client hears. Invariant: an open is durable only if it caches handles (a batch oplock or a lease with HANDLE), or is persistent;
+nothing is granted that no context asked for.
+
+Reconnecting and what happens to an open whose connection is lost are not here; this module only finds out that a reconnect is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import IntEnum
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from pools.layout import WireError
+from smbd.sharing.caching import HANDLE
+from smbd.smb2 import status
+from smbd.smb2.constants import DHANDLE_FLAG_PERSISTENT
+from smbd.smb2.messages import create_contexts as contexts
+from smbd.smb2.status import SmbError
+
+if TYPE_CHECKING:
+    from smbd.smb2.dialects import Dialect
+    from workers.open import Open
+
+DURABLE_TIMEOUT: Final = 16 * 60_000
+"""Milliseconds for which an open of the first version is kept, whose request names no time: what Windows and Samba give."""
+DEFAULT_TIMEOUT: Final = 60_000
+"""3.3.5.9.10: where the request leaves it to the server."""
+LONGEST_TIMEOUT: Final = 300_000
+"""And no longer than this, whatever a request says."""
+NO_GUID: Final = bytes(16)
+_DURABLE_REQUEST_SIZE: Final = 16  # 2.2.13.2.3: all of it reserved
+_RECONNECTS: Final = (contexts.DURABLE_HANDLE_RECONNECT, contexts.DURABLE_HANDLE_RECONNECT_V2)
+_SINCE_300: Final = frozenset({contexts.DURABLE_HANDLE_REQUEST_V2, contexts.DURABLE_HANDLE_RECONNECT_V2, contexts.APP_INSTANCE_ID})
+
+
+class Kind(IntEnum):
+    """By which request an open outlives its connection: DHnQ, DH2Q or FSCTL_LMR_REQUEST_RESILIENCY."""
+
+    NONE = 0
+    DURABLE = 1
+    DURABLE_V2 = 2
+    RESILIENT = 3
+
+
+class AppInstance(NamedTuple):
+    """2.2.13.2.13, .15: whose open it is, wherever it comes from. ``version`` (high, low) is None where none was given."""
+
+    app_id: bytes
+    version: tuple[int, int] | None = None
+
+
+class Wanted(NamedTuple):
+    """What the contexts of a CREATE ask for. ``create_guid`` is ``NO_GUID`` unless it came with DH2Q; ``timeout`` in milliseconds."""
+
+    kind: Kind = Kind.NONE
+    timeout: int = 0
+    persistent: bool = False
+    create_guid: bytes = NO_GUID
+    app: AppInstance | None = None
+
+
+class Reconnect(NamedTuple):
+    """DHnC or DH2C: which open is asked for. ``kind`` is the version of the context, ``create_guid`` ``NO_GUID`` in the first."""
+
+    kind: Kind
+    file_id_persistent: int
+    file_id_volatile: int
+    persistent: bool = False
+    create_guid: bytes = NO_GUID
+
+
+class Durability:
+    """[MS-SMB2] 3.3.1.10 IsDurable, IsPersistent, IsResilient with their timeout (milliseconds), CreateGuid and application instance."""
+
+    __slots__ = ("app", "create_guid", "kind", "persistent", "timeout")
+
+    def __init__(self, wanted: Wanted) -> None:
+        self.kind = Kind.NONE
+        self.persistent = False
+        self.timeout = 0
+        self.create_guid = wanted.create_guid
+        self.app = wanted.app
+
+
+ORDINARY: Final = Wanted()
+
+Found = Mapping[bytes, memoryview]
+
+
+def known(found: Found, dialect: Dialect) -> Found:
+    """The contexts that exist in ``dialect``: what a later one has brought is ignored as any other that nobody knows."""
+    if dialect.smb3 or _SINCE_300.isdisjoint(found):
+        return found
+    return {name: data for name, data in found.items() if name not in _SINCE_300}
+
+
+def reconnect_of(found: Found) -> Reconnect | None:
+    """The open that a CREATE asks for instead of a new one. INVALID_PARAMETER for contexts that exclude each other."""
+    first, second = (found.get(name) for name in _RECONNECTS)
+    if first is None and second is None:
+        return None
+    if contexts.DURABLE_HANDLE_REQUEST_V2 in found or (second is not None and contexts.DURABLE_HANDLE_REQUEST in found):
+        raise SmbError(status.INVALID_PARAMETER)  # 3.3.5.9.7, .10, .12
+    if first is not None:
+        if second is not None or len(first) != contexts.DURABLE_RECONNECT.size:
+            raise SmbError(status.INVALID_PARAMETER)
+        return Reconnect(Kind.DURABLE, *contexts.DURABLE_RECONNECT.unpack(first))
+    assert second is not None
+    if len(second) != contexts.DURABLE_RECONNECT_V2.size:
+        raise SmbError(status.INVALID_PARAMETER)
+    asked = contexts.DURABLE_RECONNECT_V2.unpack(second)
+    persistent = bool(asked.flags & DHANDLE_FLAG_PERSISTENT)
+    return Reconnect(Kind.DURABLE_V2, asked.file_id_persistent, asked.file_id_volatile, persistent, asked.create_guid)
+
+
+def wanted_of(found: Found, dialect: Dialect) -> Wanted:
+    """What a new open is to be. The contexts are ``known`` and hold no reconnect."""
+    app = _app_instance(found, dialect)
+    first, second = found.get(contexts.DURABLE_HANDLE_REQUEST), found.get(contexts.DURABLE_HANDLE_REQUEST_V2)
+    if second is not None:
+        if first is not None or len(second) != contexts.DURABLE_REQUEST_V2.size:
+            raise SmbError(status.INVALID_PARAMETER)
+        asked = contexts.DURABLE_REQUEST_V2.unpack(second)
+        timeout = min(asked.timeout, LONGEST_TIMEOUT) or DEFAULT_TIMEOUT
+        return Wanted(Kind.DURABLE_V2, timeout, bool(asked.flags & DHANDLE_FLAG_PERSISTENT), asked.create_guid, app)
+    if first is not None:
+        if len(first) != _DURABLE_REQUEST_SIZE:
+            raise SmbError(status.INVALID_PARAMETER)
+        return Wanted(Kind.DURABLE, DURABLE_TIMEOUT, app=app)
+    return Wanted(app=app) if app is not None else ORDINARY
+
+
+def _app_instance(found: Found, dialect: Dialect) -> AppInstance | None:
+    """A version without an id says nothing; before 3.1.1 there are none."""
+    instance = found.get(contexts.APP_INSTANCE_ID)
+    if instance is None:
+        return None
+    asked = contexts.APP_INSTANCE.unpack(instance)
+    if asked.structure_size != contexts.APP_INSTANCE.size:
+        raise WireError(f"StructureSize {asked.structure_size} of an application instance")
+    version = found.get(contexts.APP_INSTANCE_VERSION) if dialect.preauth else None
+    if version is None:
+        return AppInstance(asked.app_instance_id)
+    number = contexts.APP_VERSION.unpack(version)
+    return AppInstance(asked.app_instance_id, (number.app_instance_version_high, number.app_instance_version_low))
+
+
+def may_last(wanted: Wanted, *, caches: int, directory: bool, persistent: bool) -> bool:
+    """Whether an open that ``caches`` (bits of 2.2.13.2.8) is granted what it wants. ``persistent``: its share lets it be that."""
+    if wanted.kind is Kind.NONE or directory:
+        return False
+    return bool(caches & HANDLE) or (wanted.persistent and persistent)
+
+
+def grant(opened: Open, wanted: Wanted, *, persistent: bool = False) -> None:
+    """Make an open that has been let in durable if it may be. ``persistent``: its share is continuously available."""
+    if wanted is ORDINARY:
+        return
+    durability = opened.durability = Durability(wanted)
+    cache = opened.cache
+    directory = opened.is_directory
+    if may_last(wanted, caches=0 if cache is None else cache.granted, directory=directory, persistent=persistent):
+        durability.kind = wanted.kind
+        durability.timeout = wanted.timeout
+        durability.persistent = wanted.persistent and persistent
+
+
+def response_of(durability: Durability | None) -> tuple[bytes, bytes] | None:
+    """2.2.14.2.3 and .12: the response context of what was granted."""
+    if durability is None:
+        return None
+    if durability.kind is Kind.DURABLE:
+        return contexts.DURABLE_HANDLE_REQUEST, bytes(8)
+    if durability.kind is Kind.DURABLE_V2:
+        flags = DHANDLE_FLAG_PERSISTENT if durability.persistent else 0
+        return contexts.DURABLE_HANDLE_REQUEST_V2, contexts.DURABLE_RESPONSE_V2.pack(durability.timeout, flags)
+    return None
