@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import ClassVar
 
@@ -146,7 +147,8 @@ class Peer:
         _gone, alive = psutil.wait_procs(list(family.values()), timeout=3)
         self.left_over = [_title(process) for process in alive]
         for process in alive:
-            process.kill()
+            with suppress(psutil.NoSuchProcess):  # it ended by itself after all
+                process.kill()
         if self.process.poll() is None:
             self.process.wait(PATIENCE)
         self.process = None
