@@ -27,6 +27,7 @@ from workers.vfs.posix import PosixVfs
 from workers.vfs.root import VfsSettings
 
 if TYPE_CHECKING:
+    from workers.line import Line
     from workers.session import Session
     from workers.tree import TreeConnect
     from workers.worker import Worker
@@ -40,15 +41,15 @@ def find_share(worker: Worker, name: str, session: Session) -> Share | None:
     return find(worker.config, name, session.require_token().name, _home)
 
 
-def admit(worker: Worker, tree: TreeConnect) -> str:
+def admit(line: Line, tree: TreeConnect) -> str:
     """Let the session into ``tree.share`` or raise ACCESS_DENIED; sets identity and limits. Where the share's folder is for this client."""
-    share, session = tree.share, tree.session
-    if not admitted(share.hosts_allow, share.hosts_deny, worker.client_address):
+    worker, share = line.worker, tree.share
+    if not admitted(share.hosts_allow, share.hosts_deny, line.client_address):
         raise SmbError(status.ACCESS_DENIED)
     if share.max_connections and sum(row.share == share.name for row in worker.sharing.trees()) >= share.max_connections:
         raise SmbError(status.REQUEST_NOT_ACCEPTED)
     identify(worker, tree)
-    return expand(share.path, table(_client(worker, session), share))
+    return expand(share.path, table(_client(line, tree.session), share))
 
 
 def open_root(worker: Worker, tree: TreeConnect, path: str) -> None:
@@ -144,16 +145,16 @@ def _home(user: str) -> str | None:
         return None
 
 
-def _client(worker: Worker, session: Session) -> Client:
+def _client(line: Line, session: Session) -> Client:
     token = session.require_token()
-    config = worker.config
+    config, dialect = line.worker.config, line.connection.dialect
     return Client(
         session_user=token.name,
         user=token.name,
         home=_home(token.name) or "",
         domain=token.domain,
-        address=worker.client_address,
-        protocol="SMB3" if worker.connection.dialect is not None and worker.connection.dialect.smb3 else "SMB2",
+        address=line.client_address,
+        protocol="SMB3" if dialect is not None and dialect.smb3 else "SMB2",
         server=config.netbios_name,
         host=sockets.host_name(),
     )

@@ -34,6 +34,7 @@ from workers.patience import on_errand
 
 if TYPE_CHECKING:
     from smbd.sharing import Acknowledged
+    from workers.line import Line
     from workers.open import Open
     from workers.request import Request
     from workers.worker import Worker
@@ -66,7 +67,7 @@ def cache_claim(request: Request, level: int, lease: memoryview | None) -> Cache
     if level != OPLOCK_LEVEL_LEASE:
         state = STATE_OF_LEVEL.get(level, 0)
         return CacheClaim(CacheKind.OPLOCK, state) if state else NOTHING
-    dialect, choice = request.worker.connection.dialect, request.worker.connection.choice
+    dialect, choice = request.line.connection.dialect, request.line.connection.choice
     if lease is None or dialect is None or choice is None or not choice.capabilities & CAP_LEASING:
         return NOTHING
     if len(lease) == LEASE.size:
@@ -229,34 +230,25 @@ class Breaks:
         opened = next((item for item in worker.opens.values() if item.persistent == notice.file_id), None)
         if opened is None and not notice.lease:
             return  # closed meanwhile: whoever waited has been woken
-        try:
-            if notice.lease:
-                worker.engine.notify(_lease_notification(notice))
-            elif opened is not None:
-                self._tell_oplock(opened, notice.state)
-        except Disconnect as gone:
-            worker.end(f"connection dropped: {gone}")
-            return
+        lines = worker.lines if opened is None else opened.session.channels
+        line = next((line for line in reversed(lines) if not line.ended), None)
+        if line is not None:
+            try:
+                if notice.lease:
+                    line.engine.notify(_lease_notification(notice))
+                elif opened is not None:
+                    _tell_oplock(line, opened, notice.state)
+            except Disconnect as gone:
+                line.end(f"connection dropped: {gone}")
         if notice.deadline:
             pause = max(0.0, (notice.deadline - monotonic_ns()) / NS)
             worker.loop.later(pause, partial(self._expired, notice, opened.key if opened is not None else None))
-
-    def _tell_oplock(self, opened: Open, state: int) -> None:
-        """3.3.4.6."""
-        body = control.OPLOCK_BREAK.pack(
-            control.OPLOCK_BREAK_STRUCTURE_SIZE, LEVEL_OF_STATE[state], 0, 0, opened.persistent, opened.volatile
-        )
-        session = opened.session
-        seal = session.channel if session.encrypt or opened.tree.encrypt else None
-        self._worker.engine.notify(body, session.session_id, seal)
 
     def _expired(self, notice: OplockBreak, key: FileKey | None) -> None:
         """3.3.6.1, 3.3.6.5: not acknowledged in time."""
         worker = self._worker
         if notice.lease:
-            choice = worker.connection.choice
-            assert choice is not None
-            waiters = worker.sharing.expire_lease(choice.client_guid, notice.lease_key, notice.deadline)
+            waiters = worker.sharing.expire_lease(worker.client_guid, notice.lease_key, notice.deadline)
         elif key is not None:
             waiters = worker.sharing.expire_oplock(key, notice.file_id, notice.deadline)
         wake(worker, waiters)
@@ -275,6 +267,16 @@ def _packed(notice: Notice) -> OplockBreak:
     return OplockBreak(
         notice.file_id, notice.deadline, notice.epoch, notice.current, notice.state, int(notice.lease), acknowledge, 0, notice.lease_key
     )
+
+
+def _tell_oplock(line: Line, opened: Open, state: int) -> None:
+    """3.3.4.6."""
+    body = control.OPLOCK_BREAK.pack(
+        control.OPLOCK_BREAK_STRUCTURE_SIZE, LEVEL_OF_STATE[state], 0, 0, opened.persistent, opened.volatile
+    )
+    session = opened.session
+    seal = session.channels[line] if session.encrypt or opened.tree.encrypt else None
+    line.engine.notify(body, session.session_id, seal)
 
 
 def _lease_notification(notice: OplockBreak) -> bytes:

@@ -74,7 +74,7 @@ def answer_of(error: BaseException, request: Request) -> Answer:
 
 def _error_body(data: bytes, request: Request) -> bytes:
     """2.2.2: in 3.1.1 ErrorData is a chain of error contexts, here one with the default id."""
-    dialect = request.worker.connection.dialect
+    dialect = request.line.connection.dialect
     if not data or dialect is None or not dialect.preauth:
         return error_body(data)
     return error_body(ERROR_CONTEXT.pack(len(data), 0) + data, 1)
@@ -126,9 +126,9 @@ def resolve(row: Row, request: Request) -> None:
 
 
 def find_session(request: Request, session_id: int | None) -> Session:
-    """[MS-SMB2] 3.3.5.2.9."""
+    """[MS-SMB2] 3.3.5.2.9: a session of this line. Of another line's, one that has no channel here, this one knows nothing."""
     session = request.worker.sessions.get(session_id) if session_id is not None else None
-    if session is None or session.state is State.IN_PROGRESS:
+    if session is None or session.state is State.IN_PROGRESS or request.line not in session.channels:
         raise SmbError(status.USER_SESSION_DELETED)
     if session.state is State.EXPIRED:
         raise SmbError(status.NETWORK_SESSION_EXPIRED)

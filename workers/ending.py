@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 def end_session(worker: Worker, session: Session) -> list[Completion[None]]:
     """Close what the session has and forget it."""
     worker.sessions.pop(session.session_id, None)
-    worker.connection.channels.pop(session.session_id, None)
+    for line in session.channels:
+        line.connection.channels.pop(session.session_id, None)
+    session.channels.clear()
     waits = [done for tree in list(session.trees.values()) if (done := end_tree(worker, tree)) is not None]
     if session.state is not State.IN_PROGRESS:
         worker.sharing.remove_session(session.session_id)

@@ -3,7 +3,7 @@
 Owns: the order of things. READ, WRITE and ECHO run to their end on the spot, the usual ones by a short way (``express``, ``glance``); a
 handler that waits is a task, which has taken what it needs out of its PDU before its first wait: the receive buffer moves on. Elements of a
 compound run in order, each when the one before has ended. Invariant: every element received is answered exactly once, except CANCEL, which
-never is.
+never is; on a line that has ended, its answer is given back unsent.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     from pools.iovec import FileEntry
     from pools.pool import Buffer
     from smbd.smb2.crypto import Channel
+    from workers.line import Line
     from workers.open import Open
     from workers.tree import TreeConnect
-    from workers.worker import Worker
 
 FRONT = TRANSPORT_SIZE + TRANSFORM_SIZE
 BEHIND = 16  # the authentication tag of a sealed reply
@@ -50,29 +50,30 @@ GATHERED = 1 << 18  # bytes of a compound's replies that are kept together (3.3.
 
 
 class Engine:
-    """Runs requests of one connection. ``waiting`` holds those whose handler has not ended, by MessageId."""
+    """Runs the requests of one line. ``waiting`` holds those whose handler has not ended, by MessageId."""
 
-    __slots__ = ("_async_ids", "_by_async_id", "express", "waiting", "worker")
+    __slots__ = ("_async_ids", "_by_async_id", "express", "line", "waiting", "worker")
 
-    def __init__(self, worker: Worker) -> None:
-        self.worker = worker
-        self.express = Glances(worker)
+    def __init__(self, line: Line) -> None:
+        self.line = line
+        self.worker = line.worker
+        self.express = Glances(line)
         self.waiting: dict[int, Request] = {}
         self._by_async_id: dict[int, Request] = {}
         self._async_ids = itertools.count(1)
 
     def frame(self, view: memoryview, start: int, end: int) -> None:
         """Execute what the frame ``view[start:end]`` holds. ``Disconnect`` and ``WireError`` end the connection."""
-        worker = self.worker
+        connection = self.line.connection
         if view[start] == TRANSFORM_PROTOCOL_ID[0] and end - start >= HEADER_SIZE and view[start : start + 4] == TRANSFORM_PROTOCOL_ID:
-            plain, channel = worker.connection.unseal(view, start, end)
+            plain, channel = connection.unseal(view, start, end)
             if self.express.take(plain, 0, len(plain), channel):
                 return
-            elements = worker.connection.receive_plain(plain, channel)
+            elements = connection.receive_plain(plain, channel)
         elif self.express.take(view, start, end, None):
             return
         else:
-            elements = worker.connection.receive(view, start, end)
+            elements = connection.receive(view, start, end)
         if len(elements) > 1:
             self._compound(elements)
         elif elements[0].header.command == NEGOTIATE and not elements[0].error:
@@ -86,22 +87,22 @@ class Engine:
 
     def announced(self, buffer: Buffer, start: int, end: int, size: int) -> Incoming | None:
         """Whether the payload of a frame, of which ``buffer.view[start:end]`` has come, may go from the socket to its file."""
-        return judge(self.worker, buffer, start, end, size)
+        return judge(self.line, buffer, start, end, size)
 
     def arriving(self, view: memoryview, incoming: Incoming) -> None:
         """Execute a WRITE of which all but the payload is here. When it is refused, the payload is thrown away as it comes."""
-        self._single(self.worker.connection.receive(view)[0], incoming)
+        self._single(self.line.connection.receive(view)[0], incoming)
         if incoming.done is None:
             incoming.discard()
 
     def _negotiate(self, element: Element) -> None:
         """NEGOTIATE is the core's own business ([MS-SMB2] 3.3.5.3, 3.3.5.4)."""
-        self._queue([self.worker.connection.negotiate(element, self.worker.now())], None)
+        self._queue([self.line.connection.negotiate(element, self.worker.now())], None)
 
     # one element
 
     def _single(self, element: Element, incoming: Incoming | None = None) -> None:
-        request = Request(self.worker, element, None)
+        request = Request(self.line, element, None)
         request.incoming = incoming
         if request.header.command == CANCEL:
             if not element.error:
@@ -124,8 +125,8 @@ class Engine:
                     value = self.answer_or_raise(error, request)
                 self._reply(request, value)
             except Disconnect as gone:
-                self.worker.hang_up(str(gone))
-            self.worker.flush_soon()
+                self.line.hang_up(str(gone))
+            self.line.flush_soon()
 
         request.task = self.worker.loop.spawn(result, ended)
 
@@ -174,6 +175,11 @@ class Engine:
             if request.async_id and request.has_tree(tree) and not request.ends_with_open:
                 request.cancel()
 
+    def abandon(self) -> None:
+        """[MS-SMB2] 3.3.7.1: the line has ended. What may wait for ever is cancelled; the rest ends by itself, and nobody hears of it."""
+        for request in list(self.waiting.values()):
+            request.cancel()
+
     # compounds
 
     def _compound(self, elements: Sequence[Element]) -> None:
@@ -191,6 +197,8 @@ class Engine:
         chain = request.chain
         if chain is not None and not chain.last:
             raise SmbError(status.INTERNAL_ERROR)  # what Windows answers in the middle of a compound
+        if self.line.closed:
+            raise SmbError(status.CANCELLED)
         if len(self._by_async_id) >= ASYNC_LIMIT:
             raise SmbError(status.INSUFFICIENT_RESOURCES)
         if chain is not None:
@@ -200,7 +208,7 @@ class Engine:
         self._by_async_id[request.async_id] = request
         self.waiting[request.header.message_id] = request
         self._queue([self._element(request, status.PENDING, ERROR_BODY, None)], request.seal)
-        self.worker.flush_soon()
+        self.line.flush_soon()
 
     def make_reply(self, request: Request, answer: Answer | bytes) -> Reply:
         """The element that answers ``request``. An answer's payload buffer is copied: only single replies leave in place."""
@@ -219,7 +227,7 @@ class Engine:
         header = request.header
         granted = 0
         if not request.async_id or code == status.PENDING:
-            granted = self.worker.grant(header.credit, header.credit_charge)
+            granted = self.line.grant(header.credit, header.credit_charge)
         reply = Reply(header, code, body, granted, None if code == status.PENDING else channel or request.sign)
         chain = request.chain
         if chain is not None and header.flags & FLAGS_RELATED_OPERATIONS:
@@ -237,6 +245,9 @@ class Engine:
 
     def _reply(self, request: Request, answer: Answer | bytes) -> None:
         """Queue the answer to a single request."""
+        if self.line.closed:
+            _give_back(answer)
+            return
         if request.after_reply is None and not (request.async_id or request.answer_session or request.answer_tree):
             if isinstance(answer, bytes):
                 self._succeed(request, answer)
@@ -247,9 +258,9 @@ class Engine:
                 return
             if plain and answer.buffer is not None:
                 header = request.header
-                granted = self.worker.grant(header.credit, header.credit_charge), request.sign, request.seal
+                granted = self.line.grant(header.credit, header.credit_charge), request.sign, request.seal
                 data = pack_success_in_place(answer.buffer.view, (HEADROOM, answer.length), answer.body, header, granted)
-                self.worker.sender.queue(data, answer.buffer)
+                self.line.sender.queue(data, answer.buffer)
                 return
         if isinstance(answer, Answer) and answer.file is not None:
             self._send_file(request, answer, answer.file)
@@ -262,25 +273,28 @@ class Engine:
 
     def _succeed(self, request: Request, body: bytes) -> None:
         """The usual answer, without the objects that an unusual one needs."""
-        header, worker, seal = request.header, self.worker, request.seal
+        header, line, seal = request.header, self.line, request.seal
         before, behind = (TRANSPORT_SIZE, 0) if seal is None else (FRONT, BEHIND)
         try:
-            buffer, start = worker.sender.room(before + HEADER_SIZE + len(body) + behind)
+            buffer, start = line.sender.room(before + HEADER_SIZE + len(body) + behind)
         except PoolExhausted:
             raise Disconnect("no buffer for a reply") from None
-        granted = worker.grant(header.credit, header.credit_charge), request.sign, seal
-        worker.sender.queue(pack_success(buffer.view, start + before, header, body, granted), buffer)
+        granted = line.grant(header.credit, header.credit_charge), request.sign, seal
+        line.sender.queue(pack_success(buffer.view, start + before, header, body, granted), buffer)
 
     def send_in_place(self, request: Request, answer: Answer, buffer: Buffer) -> None:
         """Queue an answer whose payload lies in ``buffer``: header and fixed part go in front of it."""
+        if self.line.closed:
+            buffer.release()
+            return
         reply = self._element(request, answer.status, b"", answer.channel)
         data = pack_in_place(buffer.view, HEADROOM, answer.length, answer.body, reply, seal=request.seal)
-        self.worker.sender.queue(data, buffer)
+        self.line.sender.queue(data, buffer)
 
     def _send_file(self, request: Request, answer: Answer, entry: FileEntry) -> None:
         """Queue an answer whose payload is a range of a file: it follows header and fixed part, and never enters the process."""
         reply = self._element(request, answer.status, b"", answer.channel)
-        sender = self.worker.sender
+        sender = self.line.sender
         try:
             buffer, start = sender.room(FRONT + reply_size([answer.body]))
         except PoolExhausted:
@@ -290,9 +304,11 @@ class Engine:
         sender.queue_file(entry)
 
     def _queue(self, replies: Sequence[Reply], seal: Channel | None) -> None:
+        if self.line.closed:
+            return
         size = reply_size([reply.body for reply in replies])
         try:
-            buffer, start = self.worker.sender.room(FRONT + size + BEHIND)
+            buffer, start = self.line.sender.room(FRONT + size + BEHIND)
         except PoolExhausted:
             if len(replies) > 1:
                 for reply in replies:  # 3.3.4.1.3: they may as well leave one by one
@@ -300,16 +316,25 @@ class Engine:
                 return
             # Without its answer the client would wait for ever, and the credits would be gone: better it comes back.
             raise Disconnect("no buffer for a reply") from None
-        self.worker.sender.queue(pack_replies(buffer.view, start + FRONT, replies, seal), buffer)
+        self.line.sender.queue(pack_replies(buffer.view, start + FRONT, replies, seal), buffer)
 
     def notify(self, body: bytes, session_id: int = 0, seal: Channel | None = None) -> None:
         """An oplock or lease break, which is nobody's response (3.3.4.6, 3.3.4.7)."""
         self._queue([Reply.notification(int(Command.OPLOCK_BREAK), body, session_id)], seal)
-        self.worker.flush_soon()
+        self.line.flush_soon()
 
     def send_chain(self, request: Request, replies: Sequence[Reply]) -> None:
         """Queue the replies of a compound, protected as its first request was."""
         self._queue(replies, request.seal)
+
+
+def _give_back(answer: Answer | bytes) -> None:
+    """Nobody is there to hear it."""
+    if isinstance(answer, Answer):
+        if answer.buffer is not None:
+            answer.buffer.release()
+        if answer.file is not None:
+            answer.file.free()
 
 
 class _ChainRun(Chain):
@@ -337,7 +362,7 @@ class _ChainRun(Chain):
             self.last = self._at == len(elements)
             if not element.header.flags & FLAGS_RELATED_OPERATIONS:
                 self.reset()
-            request = Request(engine.worker, element, self)
+            request = Request(engine.line, element, self)
             if self._first is None:
                 self._first = request
             if element.header.command == CANCEL:
@@ -378,7 +403,7 @@ class _ChainRun(Chain):
         """Step a handler that may wait; whether it came to its end at once."""
         engine = self._engine
         if self.buffer is None:
-            self.buffer = engine.worker.receiver.buffer
+            self.buffer = engine.line.receiver.buffer
             assert self.buffer is not None
             self.buffer.hold()  # elements to come are read after the transport has moved on
 
@@ -395,9 +420,9 @@ class _ChainRun(Chain):
                 if at_once:
                     raise
                 self.let_go()
-                engine.worker.hang_up(str(gone))
+                engine.line.hang_up(str(gone))
             if not at_once:
-                engine.worker.flush_soon()
+                engine.line.flush_soon()
 
         engine.waiting[request.header.message_id] = request
         task = request.task = Task(engine.worker.loop, handler, ended)

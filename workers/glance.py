@@ -97,7 +97,7 @@ class Glances(Express):
 
     def _answer(self, view: memoryview, look: _Look, sealed: Channel | None) -> bool:
         worker = self._worker
-        connection = worker.connection
+        connection = self._line.connection
         session = worker.sessions.get(look.session_id)
         if session is None or session.state is not State.VALID:
             return False
@@ -125,7 +125,7 @@ class Glances(Express):
 
     def _in_order(self, elements: tuple[_Element, _Element, _Element]) -> bool:
         """Whether their ids are the very next of the window: see ``_in_turn``."""
-        window = self._worker.connection.credits
+        window = self._line.connection.credits
         expected = window.low
         for element in elements:
             if element.message_id != expected:
@@ -177,15 +177,15 @@ class Glances(Express):
         out[at + _CLOSE_RESPONSE.size : at + _CLOSED] = _PADDING
         if sealed is None:
             _sign(out, (first, first + second, at, at + _CLOSED), look.elements, channel)
-        worker.sender.append(protect(out, first, at + _CLOSED, None, sealed))
+        self._line.sender.append(protect(out, first, at + _CLOSED, None, sealed))
 
     def _heads(self, look: _Look, following: tuple[int, int, int], sealed: Channel | None) -> list[tuple[bytes | int, ...]]:
         """The fields of the three headers; the credits are taken and granted."""
-        worker = self._worker
-        window, multi = worker.connection.credits, worker.connection.multi_credit
+        line = self._line
+        window, multi = line.connection.credits, line.connection.multi_credit
         last = look.elements[2]
         window.low = last.message_id + ((last.charge or 1) if multi else 1)
-        ceiling = 1 if worker.paused else ALL_CREDITS
+        ceiling = 1 if line.paused else ALL_CREDITS
         heads: list[tuple[bytes | int, ...]] = []
         for element, command, size in zip(look.elements, _COMMANDS, following, strict=True):
             granted = window.grant(element.credit, ceiling, (element.charge or 1) if multi else 1)

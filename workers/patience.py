@@ -118,7 +118,7 @@ def _keep(request: Request) -> Buffer | None:
     if len(request.view) <= KEPT:
         request.view = memoryview(bytes(request.view))
         return None
-    buffer = request.worker.receiver.buffer if request.chain is None else request.chain.buffer
+    buffer = request.line.receiver.buffer if request.chain is None else request.chain.buffer
     assert buffer is not None
     buffer.hold()
     return buffer
@@ -199,7 +199,7 @@ def _tell(request: Request) -> None:
         except SmbError:
             return
         except Disconnect as gone:
-            request.worker.hang_up(str(gone))
+            request.line.hang_up(str(gone))
 
 
 def settle(worker: Worker, disk: Disk) -> None:

@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from pools.pool import Buffer
     from smbd.smb2.connection import Element
     from smbd.smb2.crypto import Channel, PreauthHash
+    from workers.line import Line
     from workers.loop import Task
     from workers.open import Open
     from workers.session import Session
     from workers.transport.incoming import Incoming
     from workers.tree import TreeConnect
-    from workers.worker import Worker
 
 CREDIT_UNIT = 65536
 
@@ -100,6 +100,7 @@ class Request:
         "ends_with_open",
         "header",
         "incoming",
+        "line",
         "open",
         "seal",
         "session",
@@ -116,8 +117,9 @@ class Request:
     tree: TreeConnect
     open: Open
 
-    def __init__(self, worker: Worker, element: Element, chain: Chain | None) -> None:
-        self.worker = worker
+    def __init__(self, line: Line, element: Element, chain: Chain | None) -> None:
+        self.line = line
+        self.worker = line.worker
         self.header: Header = element.header
         self.view: memoryview = element.view
         self.channel: Channel | None = element.channel
@@ -150,7 +152,7 @@ class Request:
     def check_charge(self, payload: int) -> None:
         """[MS-SMB2] 3.3.5.2.5: the credits charged must cover what is sent or asked for."""
         if payload > CREDIT_UNIT:
-            self.worker.connection.check_charge(self.header, payload, 0)
+            self.line.connection.check_charge(self.header, payload, 0)
 
     def has_open(self) -> bool:
         """Whether the request was resolved to an Open."""
@@ -162,7 +164,7 @@ class Request:
 
     def pend(self) -> None:
         """Tell the client that the answer will take a while ([MS-SMB2] 3.3.4.2). Call once, before the first long wait."""
-        self.worker.engine.pend(self)
+        self.line.engine.pend(self)
 
     def resume(self) -> None:
         """After a wait: act as the tree's user again, unless open, tree connect or session have ended meanwhile."""

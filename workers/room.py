@@ -190,7 +190,7 @@ def _route(worker: Worker, mailbox: Mailbox, unpack: Callable[[bytes | memoryvie
     def close_session(message: Message) -> None:
         session = worker.sessions.get(CLOSE_SESSION_LAYOUT.unpack(message.payload).session_id)
         if session is not None:
-            worker.engine.cancel_session(session.session_id)
+            worker.cancel_session(session.session_id)
             end_session(worker, session)
         code = status.SUCCESS if session is not None else status.USER_SESSION_DELETED
         mailbox.answer(message, STATUS_ANSWER.pack(code))

@@ -1,7 +1,8 @@
-"""Sessions of one connection ([MS-SMB2] 3.3.1.8).
+"""Sessions of one client ([MS-SMB2] 3.3.1.8).
 
 Owns: who is logged on, with which keys, and the tree connects and opens made under it.
-Invariant: a session that is not ``VALID`` reaches no share; ``channel`` is None until its keys exist.
+Invariant: a session that is not ``VALID`` reaches no share; ``channels`` is empty until its keys exist, and has a line if and only if that
+line's connection has the session's channel.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from smbd.smb2.crypto import Channel, PreauthHash
     from smbd.smb2.dtyp import Token
+    from workers.line import Line
     from workers.tree import TreeConnect
 
 
@@ -28,7 +30,7 @@ class Session:
 
     __slots__ = (
         "busy",
-        "channel",
+        "channels",
         "conversation",
         "encrypt",
         "is_anonymous",
@@ -48,7 +50,7 @@ class Session:
         self.conversation = conversation  # of the authenticator; a new one with each reauthentication
         self.started = started  # FILETIME
         self.state = State.IN_PROGRESS
-        self.channel: Channel | None = None
+        self.channels: dict[Line, Channel] = {}  # 3.3.1.8 ChannelList, the oldest first
         self.token: Token | None = None
         self.trees: dict[int, TreeConnect] = {}
         self.preauth: PreauthHash | None = None  # while keys are still to be made from it

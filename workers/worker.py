@@ -1,7 +1,8 @@
 """One client, one process: what a worker has, and its life from accept to exit.
 
-Owns: the tables of sessions, tree connects and opens, and everything that must be given back at the end. Invariant: whatever way the
-connection ends, ``close`` runs once: opens are closed with their users' identities, records removed, buffers returned.
+Owns: the client's lines, the tables of sessions, tree connects and opens, and everything that must be given back at the end. Invariants: a
+session lives as long as it has a channel on one of the lines; whatever way the last line ends, ``close`` runs once: opens are closed with
+their users' identities, records removed, buffers returned.
 """
 
 from __future__ import annotations
@@ -16,13 +17,11 @@ from typing import TYPE_CHECKING, TypeVar
 
 from pools import port
 from pools.counters import BYTES_READ, BYTES_WRITTEN, COMMANDS_AT, ERRORS, REQUESTS
-from pools.pool import HEADROOM, MAX_CAPACITY
 from pools.port import files
 from smbd.accounts import IdMap
 from smbd.config import Config, Share
 from smbd.sharing import SessionRecord, Sharing, TreeRecord
 from smbd.smb2 import status
-from smbd.smb2.connection import Connection
 from smbd.smb2.credits import Disconnect
 from smbd.smb2.status import SmbError
 from workers import admission, identity
@@ -30,19 +29,19 @@ from workers.breaks import Breaks
 from workers.commands.change_notify import Notices
 from workers.disk import Disk, Overdue
 from workers.ending import end_session
-from workers.engine import Engine
+from workers.line import Line
 from workers.loop import Cancelled, Completion, Loop, Timer
 from workers.open import Open
 from workers.patience import settle
 from workers.session import Session, State
-from workers.transport.receive import BATCH, FRAME_LENGTH
-from workers.transport.traffic import Traffic
+from workers.transport.receive import BATCH
 
 if TYPE_CHECKING:
     import socket
 
     from pools.counters import Row
     from pools.pool import Buffer, BufferPool
+    from smbd.smb2.connection import Connection
     from workers.mailbox import Mailbox
     from workers.tree import TreeConnect
     from workers.vfs.interface import Handle
@@ -52,7 +51,6 @@ MAX_SESSIONS = 1024
 MAX_LOGONS = 64  # under way at once: as many as the authenticator takes of one process
 MAX_TREES = 4096
 LARGEST = 8 << 20
-ALL_CREDITS = 65535
 EPOCH = 116444736000000000  # FILETIME of 1970
 TICK = 1.0
 QUIET_TICK = 10.0  # of a worker whose client has asked for nothing since the last one
@@ -85,13 +83,12 @@ async def _to_its_end(completion: Completion[T]) -> T:
     return value
 
 
-class Worker(Traffic):
-    """The state of one connection's process. Its parts reach each other through it."""
+class Worker:
+    """The state of one client's process. Its parts reach each other through it."""
 
     def __init__(
         self, config: Config, *, slot: int, generation: int, loop: Loop, pool: BufferPool, row: Row, sharing: Sharing, ids: IdMap
     ) -> None:
-        super().__init__()
         self.config = config
         self.slot = slot
         self.generation = generation
@@ -103,9 +100,11 @@ class Worker(Traffic):
         self.log = logging.getLogger("millpond.worker")
         self.mailbox: Mailbox
         self.title: Callable[[str], None] = port.processes.set_title  # by which the system shows who is served
-        self.connection: Connection
-        self.client_address = ""
-        self.engine = Engine(self)
+        self.ended = False  # the loop is to be left
+        self.closed = False  # everything was given back
+        self.lines: list[Line] = []
+        self.client_address = ""  # of the first line
+        self.client_guid = bytes(16)  # the same on all lines
         self.notices = Notices(self)
         self.breaks = Breaks(self)
         self.file_id_base = (slot & 0xFFFF) << 48 | (generation & 0xFFFF) << 32
@@ -125,44 +124,65 @@ class Worker(Traffic):
         self._claimed = port.processes.claimed()
         self._ticked = 0  # REQUESTS at the last tick
         self._ticker: Timer | None = None
-        self._known = False  # somebody was logged on when this was last asked
         self._quiet_since = time.monotonic()
         self.counters = row.words
 
     # life
 
-    def attach(self, sock: socket.socket, address: str, connection: Connection) -> None:
-        """Take the client's socket and start serving it."""
-        self.client_address = address
-        self.connection = connection
-        self.open_traffic(sock)
-        self.loop.later(self.config.session_setup_timeout, self._expect_session)
-        self._ticker = self.loop.later(TICK, self._tick)
+    def attach(self, sock: socket.socket, address: str, connection: Connection) -> Line:
+        """Take one of the client's sockets and start serving it."""
+        self.client_address = self.client_address or address
+        line = Line(self, sock, address, connection)
+        self.lines.append(line)
+        if self._ticker is None:
+            self._ticker = self.loop.later(TICK, self._tick)
+        return line
 
-    def _expect_session(self) -> None:
-        """Again and again: a connection on which nobody is logged on ends; one on which somebody was, at the next time."""
-        known = any(session.state is not State.IN_PROGRESS for session in self.sessions.values())
-        if not known and not self._known:
-            self.end("no session in time")
+    def line_ended(self, line: Line) -> None:
+        """A line ended: with the last one the client is gone; before, the others go on without it."""
+        if all(one.ended for one in self.lines):
+            self._leave()
+        else:
+            self.loop.soon(partial(self._drop, line))  # what is in the middle of using it comes to its end first
+
+    def _drop(self, line: Line) -> None:
+        """[MS-SMB2] 3.3.7.1: its channels end, and with their last one sessions."""
+        if line.closed:
             return
-        self._known = known
-        self.loop.later(self.config.session_setup_timeout, self._expect_session)
+        self.lines.remove(line)
+        line.shut()
+        for session in list(self.sessions.values()):
+            if session.channels.pop(line, None) is not None and not session.channels:
+                self.cancel_session(session.session_id)
+                end_session(self, session)
+
+    def cancel_session(self, session_id: int) -> None:
+        """The session ends: every request of it that waits is cancelled, on whatever line it came."""
+        for line in self.lines:
+            line.engine.cancel_session(session_id)
+
+    def cancel_tree(self, tree: TreeConnect) -> None:
+        """The tree connect ends: likewise."""
+        for line in self.lines:
+            line.engine.cancel_tree(tree)
 
     def _tick(self) -> None:
         now = time.monotonic()
         self.row.set("heartbeat", time.monotonic_ns())
         self._excuse()
-        self.trim()
+        for line in self.lines:
+            line.trim()
         self.pool.tick(now)
         self._mind_deadtime(now)
         asked = self.counters[REQUESTS]
-        quiet = asked == self._ticked and not self.paused and not self.engine.busy
+        quiet = asked == self._ticked and not any(line.paused or line.engine.busy for line in self.lines)
         self._ticked = asked
         self._ticker = self.loop.later(min(QUIET_TICK, max(TICK, self.config.pool_decay)) if quiet else TICK, self._tick)
 
     def hurry(self) -> None:
         """A buffer is awaited: the pool asks for it again after a second, however quiet the client was."""
-        self.sender.trim()
+        for line in self.lines:
+            line.sender.trim()
         if self._ticker is not None and self._ticker.due > time.monotonic() + TICK:
             self._ticker.cancel()
             self._ticker = self.loop.later(TICK, self._tick)
@@ -176,21 +196,26 @@ class Worker(Traffic):
             self.end("idle for longer than deadtime")
 
     def end(self, reason: str) -> None:
+        """Every line ends."""
+        for line in self.lines:
+            line.end(reason)
+        self._leave()
+
+    def _leave(self) -> None:
         """Leave the loop; ``close`` does the rest."""
-        if not self.ended:
-            self.ended = True
-            self.log.info("%s: %s", self.client_address, reason)
+        self.ended = True
         self.loop.stop()
 
     def drain(self) -> None:
         """The server stops: no new requests are read; what is under way is answered, as far as it needs no client, then the end."""
-        self.draining = True
-        self.rewatch()
+        for line in self.lines:
+            line.draining = True
+            line.rewatch()
         self._drained()
 
     def _drained(self) -> None:
         """Whoever waits for another client, or for this one to read, gets no more than the master's patience."""
-        if self.sender.backlog or self.engine.busy:
+        if any(line.sender.backlog or line.engine.busy for line in self.lines):
             self.loop.later(DRAIN_TURN, self._drained)
         else:
             self.end("the server stops")
@@ -204,11 +229,13 @@ class Worker(Traffic):
         if self.closed:
             return
         self.closed = True
-        self.stop_traffic()
+        for line in self.lines:
+            line.stop_traffic()
         waits = [done for session in list(self.sessions.values()) for done in end_session(self, session)]
         if not self.loop.turn_until(lambda: all(done.done for done in waits), CLOSING):
             self.log.warning("%s: a disk does not answer; what is open there is left as it is", self.client_address)
-        self.close_traffic()
+        for line in self.lines:
+            line.close_traffic()
 
     # waiting
 
@@ -304,27 +331,26 @@ class Worker(Traffic):
         self.sessions[session_id] = session
         return session
 
-    def session_established(self, session: Session) -> None:
-        """Its user is known: larger frames and batches are welcome from now on."""
-        self.sharing.add_session(self._session_record(session))
-        if session.token is not None and not session.is_anonymous:
-            self.receiver.one_at_a_time = False
-            self.receiver.announce_from = self.lands_from if self.lands_from < NEVER else 0
-        largest = max(self.connection.settings.max_write_size, self.connection.settings.max_transact_size)
-        self.receiver.limit = min(largest + BATCH, HEADROOM + MAX_CAPACITY - FRAME_LENGTH)  # no buffer holds more
-        self._raise_limits()
+    def session_established(self, session: Session, line: Line) -> None:
+        """Its user is known: larger frames and batches are welcome on ``line`` from now on."""
+        self.sharing.add_session(self._session_record(session, line))
+        choice = line.connection.choice
+        assert choice is not None
+        self.client_guid = choice.client_guid
+        line.welcome(self.lands_from if self.lands_from < NEVER else 0, proven=session.token is not None and not session.is_anonymous)
+        self._raise_limits(line.connection)
         self.row.add("sessions")
         self.describe()
 
-    def _raise_limits(self) -> None:
-        """What one request may carry, as the negotiation said."""
-        settings = self.connection.settings
-        most = LARGEST if self.connection.multi_credit else BATCH
+    def _raise_limits(self, connection: Connection) -> None:
+        """What one request may carry, as the negotiation said: the same on every line, as the dialect is."""
+        settings = connection.settings
+        most = LARGEST if connection.multi_credit else BATCH
         self.max_read = min(settings.max_read_size, most)
         self.max_write = min(settings.max_write_size, most)
         self.max_transact = min(settings.max_transact_size, most)
 
-    def identity_changed(self, session: Session) -> None:
+    def identity_changed(self, session: Session, line: Line) -> None:
         """A reauthentication. On a share the new user may not enter, what is open stays usable as it was granted; nothing more opens."""
         for tree in list(session.trees.values()):
             if tree.is_pipe:
@@ -333,11 +359,11 @@ class Worker(Traffic):
                 admission.identify(self, tree)
             except SmbError:
                 admission.shut(tree)
-        self.sharing.add_session(self._session_record(session))
+        self.sharing.add_session(self._session_record(session, line))
         self.describe()
 
-    def _session_record(self, session: Session) -> SessionRecord:
-        token, choice = session.require_token(), self.connection.choice
+    def _session_record(self, session: Session, line: Line) -> SessionRecord:
+        token, choice = session.require_token(), line.connection.choice
         assert choice is not None
         assert choice.dialect is not None
         return SessionRecord(
@@ -355,8 +381,8 @@ class Worker(Traffic):
             user=token.name,
             domain=token.domain,
             sid=str(token.user_sid),
-            client=self.client_address,
-            machine=self.client_address,
+            client=line.client_address,
+            machine=line.client_address,
         )
 
     # tree connects
@@ -408,19 +434,11 @@ class Worker(Traffic):
         if self.opens.pop(opened.volatile, None) is not None:
             self.row.add("opens", -1)
 
-    # clock, credits and counters
+    # clock and counters
 
     def now(self) -> int:
         """FILETIME."""
         return time.time_ns() // 100 + EPOCH
-
-    def grant(self, requested: int, charged: int) -> int:
-        """Credits for a response to a request that cost ``charged``. One at a time while a large buffer is awaited, and to strangers:
-        who has no session yet asks one thing after the other, and cannot fill the authenticator's queue.
-        """
-        connection = self.connection
-        ceiling = 1 if self.paused or not connection.channels else ALL_CREDITS
-        return connection.credits.grant(requested, ceiling, (charged or 1) if connection.multi_credit else 1)
 
     def count_request(self, command: int) -> None:
         """One request of ``command`` was dispatched."""

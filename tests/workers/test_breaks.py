@@ -117,9 +117,9 @@ def test_a_break_for_an_earlier_process_of_the_slot_is_nobodys(house: House, cli
     answers: list[Message] = []
     mail.answer = lambda message, payload=b"": answers.append(message)  # type: ignore[attr-defined]
     stale = notice._replace(file_id=notice.file_id ^ 1 << 32, lease=lease)
-    queued = worker.sender.backlog
+    queued = worker.lines[0].sender.backlog
     worker.breaks.arrived(Message(OPLOCK_BREAK.number, 17, 1, 5, OPLOCK_BREAK_LAYOUT.pack(*stale)))
-    assert worker.sender.backlog == queued
+    assert worker.lines[0].sender.backlog == queued
     worker.breaks.arrived(Message(OPLOCK_BREAK.number, 17, 1, 6, OPLOCK_BREAK_LAYOUT.pack(*notice)))
     assert client.receive(c.UNSOLICITED_MESSAGE_ID).parse(control.OPLOCK_BREAK).oplock_level == c.OPLOCK_LEVEL_II
     assert [message.id for message in answers] == [5, 6]

@@ -299,11 +299,11 @@ def test_a_drip_does_not_keep_a_connection(make_house: Callable[..., House], fol
     worker = house.worker_of(client)
     client.transport.send(write_frame(client, opened, 0, CONTENT)[:200_000])
     house.turn_until(lambda: (folder / "file").stat().st_size > 0)
-    assert worker._stall is not None
+    assert worker.lines[0]._stall is not None
     client.transport.send(b"x")
     house.turn()
-    assert worker._stall is not None
-    worker._mind_progress()  # as the timer does when the time is up: one byte is no progress
+    assert worker.lines[0]._stall is not None
+    worker.lines[0]._mind_progress()  # as the timer does when the time is up: one byte is no progress
     assert worker.ended
 
 

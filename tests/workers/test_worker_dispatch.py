@@ -172,7 +172,7 @@ def test_large_reads_in_a_compound_leave_on_their_own(house: House, client: Wire
     assert [[answer.header.message_id for answer in frame] for frame in frames] == [[number] for number in ids]
     assert [frame[0].status for frame in frames] == [status.SUCCESS] * 5
     worker = house.worker_of(client)
-    worker.trim()
+    worker.lines[0].trim()
     assert worker.pool.in_use() == 1
 
 
@@ -197,7 +197,7 @@ def test_a_read_waits_for_a_buffer(make_house: Callable[..., House], folder: Pat
     (first,) = client.send(Request(Command.READ, read_body(opened, 0, MEBIBYTE), charge=16))
     (second,) = client.send(Request(Command.READ, read_body(opened, 0, MEBIBYTE), charge=16))
     assert client.echo().status == status.SUCCESS  # others are served meanwhile
-    assert worker.engine.busy
+    assert worker.lines[0].engine.busy
     taken.release()
     assert len(client.receive(first).view) == MEBIBYTE + 80
     assert len(client.receive(second).view) == MEBIBYTE + 80
@@ -212,18 +212,18 @@ def test_half_a_request_that_waits_for_a_buffer_leaves_the_last_one_alone(make_h
     pdu = client.pack([Request(Command.ECHO, b"\4\0\0\0")])
     frame = len(pdu).to_bytes(4, "big") + pdu
     client.transport.send(frame[:10])
-    house.turn_until(lambda: worker.receiver.in_progress)
-    held = worker.receiver.buffer
+    house.turn_until(lambda: worker.lines[0].receiver.in_progress)
+    held = worker.lines[0].receiver.buffer
     taken: list[Buffer] = []
     assert held is not None
     held.hold()  # as a WRITE before it does, whose disk is slow
-    worker.sender.trim()
+    worker.lines[0].sender.trim()
     with suppress(PoolExhausted):
         while True:
             taken.append(pool.allocate(65536))
     taken.pop().release()
     client.transport.send(frame[10:20])
-    house.turn_until(lambda: worker.paused or worker.receiver.buffer is not held)
+    house.turn_until(lambda: worker.lines[0].paused or worker.lines[0].receiver.buffer is not held)
     client.transport.send(frame[20:])
     for buffer in (held, *taken):
         buffer.release()
@@ -246,7 +246,7 @@ def test_a_file_closed_under_a_read_that_waits(make_house: Callable[..., House],
     assert client.close(opened).status == status.SUCCESS
     taken.release()
     assert client.receive(reading).status == status.FILE_CLOSED
-    house.worker_of(client).trim()
+    house.worker_of(client).lines[0].trim()
     assert pool.in_use() == 1  # the transport's own
 
 
@@ -285,7 +285,7 @@ def test_drain_answers_what_is_under_way(house: House, client: WireClient, monke
 
     put(monkeypatch, lambda request, body: later())
     (slow,) = client.send(Request(Command.ECHO, ECHO))
-    house.turn_until(lambda: worker.engine.busy)
+    house.turn_until(lambda: worker.lines[0].engine.busy)
     worker.drain()
     assert client.receive(slow).status == status.SUCCESS
     house.turn_until(lambda: worker.ended)

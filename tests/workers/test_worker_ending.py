@@ -229,7 +229,7 @@ def test_a_client_that_cannot_be_told_that_it_takes_a_while_is_dropped(
         raise PoolExhausted(size)
 
     hung = asked()
-    (request,) = worker.engine.waiting.values()
+    (request,) = worker.lines[0].engine.waiting.values()
     monkeypatch.setattr(Sender, "room", full)
     patience._tell(request)
     assert worker.ended

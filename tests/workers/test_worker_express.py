@@ -57,7 +57,7 @@ class Twin:
                 (folder / name).write_bytes(CONTENT)
         short, long = (House(folder, share_text=share) for folder in folders)
         (one, fast), (two, slow) = short.join(), long.join()
-        slow.engine.express.off = True
+        slow.lines[0].engine.express.off = True
         twin = cls(folders, (short, long), (one, two), (fast, slow))
         for client in twin.clients:
             assert client.negotiate(offer()).status == status.SUCCESS
@@ -91,7 +91,7 @@ class Twin:
 
     def counts(self, side: int) -> list[int]:
         words = self.workers[side].counters
-        self.workers[side].engine.turn_over(monotonic())
+        self.workers[side].lines[0].engine.turn_over(monotonic())
         return [words[REQUESTS], words[BYTES_READ], words[BYTES_WRITTEN], *words[COMMANDS_AT : COMMANDS_AT + COMMANDS]]
 
     def check(self) -> None:
@@ -99,7 +99,8 @@ class Twin:
         for name in ("a", "b"):
             assert (self.folders[0] / name).read_bytes() == (self.folders[1] / name).read_bytes()
         assert self.counts(0) == self.counts(1)
-        windows = [(one.connection.credits.low, one.connection.credits.high, one.connection.credits.used) for one in self.workers]
+        granted = [worker.lines[0].connection.credits for worker in self.workers]
+        windows = [(one.low, one.high, one.used) for one in granted]
         assert windows[0] == windows[1]
         positions = [[one.position for one in worker.opens.values()] for worker in self.workers]
         assert positions[0] == positions[1]

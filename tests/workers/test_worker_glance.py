@@ -38,7 +38,7 @@ def trusted(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(params=[False, True], ids=["short", "long"], autouse=True)
 def way(request: pytest.FixtureRequest, house: House, client: WireClient) -> None:
     """Without the short way every test says the same."""
-    house.worker_of(client).engine.express.off = request.param
+    house.worker_of(client).lines[0].engine.express.off = request.param
 
 
 @pytest.fixture
@@ -143,7 +143,7 @@ def test_the_descriptor_is_not(house: House, client: WireClient, folder: Path) -
     other = house.client()
     assert level_of(other.create("f", oplock=c.OPLOCK_LEVEL_BATCH)) == c.OPLOCK_LEVEL_BATCH
     client.send(*glance("f", STAT | c.READ_CONTROL))
-    engine = house.worker_of(client).engine
+    engine = house.worker_of(client).lines[0].engine
     house.turn_until(lambda: bool(engine.waiting))
     house.worker_of(other).close()  # its opens, and what it cached, end with it
     assert [client.receive().status for _ in range(3)] == SUCCESS
@@ -226,7 +226,7 @@ def test_both_ways_answer_alike(
     take = Glances.take
     monkeypatch.setattr(Glances, "take", lambda *args: (taken.append(take(*args)), taken[-1])[1])
     short, long = house.client(), house.client()
-    house.worker_of(long).engine.express.off = True
+    house.worker_of(long).lines[0].engine.express.off = True
     for one in (short, long):
         one.sign, one.seal = protection == "signed", protection == "encrypted"
         while one.credits < 300:

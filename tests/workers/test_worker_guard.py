@@ -72,11 +72,11 @@ def test_a_user_may_prove_himself_again_or_give_up_his_name(strangers: House) ->
 def test_a_connection_that_was_logged_off_does_not_stay(house: House) -> None:
     client = house.client()
     worker = house.worker_of(client)
-    worker._expect_session()
+    worker.lines[0]._expect_session()
     assert client.logoff().status == status.SUCCESS
-    worker._expect_session()
+    worker.lines[0]._expect_session()
     assert not worker.ended  # it may log on again
-    worker._expect_session()
+    worker.lines[0]._expect_session()
     assert worker.ended
 
 
@@ -96,8 +96,8 @@ def test_a_frame_too_short_for_anything_at_the_very_end_of_the_buffer(house: Hou
     client = house.client()
     worker = house.worker_of(client)
     client.echo()
-    assert worker.receiver.buffer is not None
-    size = len(worker.receiver.buffer.view)
+    assert worker.lines[0].receiver.buffer is not None
+    size = len(worker.lines[0].receiver.buffer.view)
     client.transport.send(b"\x85\0\0\0" * (size // 4 - 2) + b"\0\0\0\4\xfeSMB")
     with pytest.raises(Closed):
         client.receive()

@@ -466,7 +466,7 @@ def test_a_compound_on_a_disk_that_becomes_slow_in_the_middle_of_it(
             disk.doubt()
         return real(self, request, element)
 
-    worker.engine.express.off = True
+    worker.lines[0].engine.express.off = True
     monkeypatch.setattr(Engine, "start", start)
     answers = client.compound(
         Request(Command.CREATE, create_body("file", access=c.FILE_READ_ATTRIBUTES, disposition=c.FILE_OPEN)),
@@ -518,8 +518,8 @@ def test_what_a_disk_makes_wait_is_the_pools(house: House, monkeypatch: pytest.M
     sending = threading.Thread(target=wire.sock.sendall, args=(sent,))
     wire.sock.setblocking(True)
     sending.start()
-    house.turn_until(lambda: worker.paused)
-    assert 0 < len(worker.engine.waiting) < count
+    house.turn_until(lambda: worker.lines[0].paused)
+    assert 0 < len(worker.lines[0].engine.waiting) < count
     back.set()
     wire.sock.setblocking(False)
     answers = [client.receive() for _ in range(2 * count)]

@@ -57,7 +57,7 @@ def test_a_wrong_user_leaves_nothing(house: House) -> None:
     client.negotiate()
     assert log_on(client, "mallory").status == status.LOGON_FAILURE
     assert worker.sessions == {}
-    assert worker.receiver.one_at_a_time
+    assert worker.lines[0].receiver.one_at_a_time
     assert client.tree_connect("data").status == status.USER_SESSION_DELETED
 
 
@@ -224,10 +224,10 @@ def test_a_bad_signature(house: House, client: WireClient) -> None:
 def test_without_a_session_in_time_the_connection_ends(house: House) -> None:
     client, worker = house.join()
     client.negotiate()
-    worker._expect_session()
+    worker.lines[0]._expect_session()
     assert worker.ended
     other = house.client()
-    house.worker_of(other)._expect_session()
+    house.worker_of(other).lines[0]._expect_session()
     assert other.echo().status == status.SUCCESS
 
 

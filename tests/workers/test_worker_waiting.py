@@ -70,7 +70,7 @@ def test_a_cancelled_lock(house: House, client: WireClient, by_message: bool) ->
     assert final(client, waiting).status == status.CANCELLED
     client.lock(first, (0, 1, UNLOCK))
     assert client.lock(first, (0, 1, AT_ONCE)).status == status.SUCCESS  # nobody got it meanwhile
-    assert not house.worker_of(client).engine.waiting
+    assert not house.worker_of(client).lines[0].engine.waiting
 
 
 def test_a_lock_whose_file_is_closed(house: House, client: WireClient) -> None:
@@ -158,14 +158,14 @@ def test_a_cancelled_notification(house: House, client: WireClient) -> None:
     waiting = pending(client, Command.CHANGE_NOTIFY, notify_body(folder_open(client), ALL_CHANGES))
     client.cancel(0, waiting.async_id)
     assert final(client, waiting).status == status.CANCELLED
-    assert not house.worker_of(client).engine.waiting
+    assert not house.worker_of(client).lines[0].engine.waiting
 
 
 def test_a_change_and_a_cancel_in_the_same_turn(house: House, client: WireClient) -> None:
     opened = folder_open(client)
     waiting = pending(client, Command.CHANGE_NOTIFY, notify_body(opened, ALL_CHANGES))
     worker = house.worker_of(client)
-    (request,) = worker.engine.waiting.values()
+    (request,) = worker.lines[0].engine.waiting.values()
     (watch_id,) = worker.notices._watched
     worker.notices.deliver(watch_id, 1, "x")
     worker.loop.soon(request.cancel)
@@ -212,10 +212,10 @@ def test_a_notification_at_the_end_of_a_compound_holds_no_frame(house: House, cl
     assert client.receive(ids[0]).status == status.SUCCESS
     assert client.receive(ids[1], interim=True).interim
     client.echo()
-    buffer = house.worker_of(client).receiver.buffer
+    buffer = house.worker_of(client).lines[0].receiver.buffer
     assert buffer is not None
     assert buffer.references == 1
-    house.worker_of(client).trim()
+    house.worker_of(client).lines[0].trim()
     assert house.worker_of(client).pool.in_use() == 1
 
 

@@ -82,7 +82,7 @@ def read_contexts(request: Request, body: CreateRequest) -> reliable.Found:
 
 
 def _dialect(request: Request) -> Dialect:
-    dialect = request.worker.connection.dialect
+    dialect = request.line.connection.dialect
     assert dialect is not None
     return dialect
 

@@ -17,7 +17,7 @@ RESPONSE = LOGOFF_RESPONSE.pack(LOGOFF_STRUCTURE_SIZE, 0)
 def logoff(request: Request, body: LogoffRequest) -> bytes | Coroutine[Any, None, bytes]:
     """End the session, its tree connects and opens; requests of it that wait are answered first."""
     session, worker = request.session, request.worker
-    worker.engine.cancel_session(session.session_id)
+    worker.cancel_session(session.session_id)
     waits = end_session(worker, session)
     return patiently(request, _when_closed(waits)) if waits else RESPONSE
 

@@ -59,7 +59,7 @@ def acknowledge_oplock(request: Request) -> bytes:
 
 def acknowledge_lease(request: Request) -> bytes:
     """3.3.5.22.2. A lease is its client's: any session of it may answer."""
-    worker, connection = request.worker, request.worker.connection
+    worker, connection = request.worker, request.line.connection
     asked = LEASE_BREAK.unpack(request.view, HEADER_SIZE)
     if connection.dialect is None or not connection.dialect.leasing or connection.choice is None:
         raise SmbError(status.INVALID_PARAMETER)

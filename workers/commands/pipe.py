@@ -50,7 +50,7 @@ async def open_pipe(request: Request, name: str) -> bytes:
     if len(worker.opens) >= worker.config.max_open_files:
         raise SmbError(status.TOO_MANY_OPENED_FILES)
     caller = srvsvc.Caller(
-        token.name, token.domain, str(token.user_sid), worker.client_address, token.uid, token.guest, token.anonymous, token.uid == 0
+        token.name, token.domain, str(token.user_sid), request.line.client_address, token.uid, token.guest, token.anonymous, token.uid == 0
     )
     with served():
         handle = await srvsvc.open_pipe(worker.mailbox.ask, name.removeprefix("\\"), caller)

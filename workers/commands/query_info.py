@@ -110,7 +110,7 @@ def file_information(request: Request, body: QueryInfoRequest, data: memoryview)
     if info_class in NEEDS_ATTRIBUTES and not opened.granted & FILE_READ_ATTRIBUTES:
         raise SmbError(status.ACCESS_DENIED)
     if info_class == query.FILE_NORMALIZED_NAME_INFORMATION:
-        dialect = request.worker.connection.dialect
+        dialect = request.line.connection.dialect
         if dialect is None or not dialect.preauth:
             raise SmbError(status.NOT_SUPPORTED)  # 3.3.5.20.1: 3.1.1 only
     return query.query(info_class, state_of(request, opened, handle, info_class)), True

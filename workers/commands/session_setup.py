@@ -53,7 +53,7 @@ async def session_setup(request: Request, body: SessionSetupRequest) -> Answer:
     request.answer_session = session.session_id
     session.busy = True
     try:
-        step = await authd.authenticate(worker.mailbox.ask, session.conversation, token, worker.client_address)
+        step = await authd.authenticate(worker.mailbox.ask, session.conversation, token, request.line.client_address)
     except AskError as error:
         worker.log.warning("the authenticator does not answer: %s", error)
         authd.forget(worker.mailbox.send, session.conversation)
@@ -68,7 +68,7 @@ async def session_setup(request: Request, body: SessionSetupRequest) -> Answer:
         answer.preauth = session.preauth
         return answer
     if step.status != status.SUCCESS or step.identity is None:
-        worker.log.info("logon from %s refused: %s", worker.client_address, status.name(step.status))
+        worker.log.info("logon from %s refused: %s", request.line.client_address, status.name(step.status))
         _fail(request, session)
         return Answer(ERROR_BODY, step.status)
     return await _succeed(request, body, session, step)
@@ -91,7 +91,7 @@ def _session(request: Request) -> Session:
 
 def _absorb(request: Request, session: Session) -> None:
     """3.3.5.5: the session's pre-authentication hash starts from the connection's and takes every message in."""
-    connection = request.worker.connection
+    connection = request.line.connection
     if connection.dialect is None or not connection.dialect.preauth or session.state is not State.IN_PROGRESS:
         return
     if session.preauth is None:
@@ -106,7 +106,7 @@ def _fail(request: Request, session: Session) -> None:
     if session.state is State.IN_PROGRESS:
         worker.sessions.pop(session.session_id, None)
     else:
-        worker.engine.cancel_session(session.session_id)
+        worker.cancel_session(session.session_id)
         end_session(worker, session)
 
 
@@ -118,20 +118,21 @@ async def _succeed(request: Request, body: SessionSetupRequest, session: Session
     again = session.state is not State.IN_PROGRESS
     session.reauthenticating = False
     if again and not _may_become(session, identity):
-        worker.log.warning("%s: a session of %s may not become %s's", worker.client_address, session.require_token().name, identity.name)
+        was = session.require_token().name
+        worker.log.warning("%s: a session of %s may not become %s's", request.line.client_address, was, identity.name)
         raise SmbError(status.ACCESS_DENIED)
     session.token = identity
     session.is_guest = identity.guest
     session.is_anonymous = identity.anonymous
     if again:
         session.state = State.VALID
-        worker.identity_changed(session)
+        worker.identity_changed(session, request.line)
     else:
         _establish(request, body, session, step.session_key)
         if body.previous_session_id and body.previous_session_id != session.session_id:
             await _end_previous(request, body.previous_session_id, session)
     answer = Answer(_response(_flags(session), step.token))
-    answer.channel = session.channel
+    answer.channel = session.channels.get(request.line)
     return answer
 
 
@@ -148,7 +149,8 @@ def _may_become(session: Session, identity: Token) -> bool:
 
 def _establish(request: Request, body: SessionSetupRequest, session: Session, session_key: bytes) -> None:
     worker = request.worker
-    connection, config = worker.connection, worker.config
+    line, config = request.line, worker.config
+    connection = line.connection
     proven = not session.is_guest and not session.is_anonymous
     token = session.require_token()
     session.proven = (token.name, str(token.user_sid)) if proven else None
@@ -163,12 +165,13 @@ def _establish(request: Request, body: SessionSetupRequest, session: Session, se
     session.encrypt = wants_encryption and channel.cipher is not None
     required = body.security_mode & NEGOTIATE_SIGNING_REQUIRED or connection.settings.signing_required
     channel.require(signing=bool(required) and proven, encryption=session.encrypt and config.server_smb_encrypt == "required")
-    session.channel = channel
+    session.channels[line] = channel
     session.preauth = None
     try:
-        worker.session_established(session)
+        worker.session_established(session, line)
     except SmbError:
         connection.channels.pop(session.session_id, None)
+        session.channels.clear()
         _fail(request, session)
         raise
     session.state = State.VALID
@@ -184,7 +187,7 @@ async def _end_previous(request: Request, previous: int, session: Session) -> No
     if record.slot == worker.slot:
         old = worker.sessions.get(previous)
         if old is not None:
-            worker.engine.cancel_session(previous)
+            worker.cancel_session(previous)
             end_session(worker, old)
         return
     try:

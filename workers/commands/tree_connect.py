@@ -65,7 +65,7 @@ def tree_connect(request: Request, body: TreeConnectRequest) -> bytes | Coroutin
     tree.maximal_access = PIPE_ACCESS
     if share.kind == "pipe":
         return _connected(request, tree)
-    path = admit(worker, tree)
+    path = admit(request.line, tree)
     tree.disk = worker.disk(share, path)
     if tree.disk.slow:
         return patiently(request, _connect_later(request, tree, path))
@@ -112,7 +112,7 @@ def _connected(request: Request, tree: TreeConnect) -> bytes:
 def share_name(request: Request, body: TreeConnectRequest) -> str:
     r"""The share in ``\\server\share``. The server part is not compared: clients use every name we have."""
     offset = body.path_offset
-    dialect = request.worker.connection.dialect
+    dialect = request.line.connection.dialect
     if body.flags & TREE_CONNECT_FLAG_EXTENSION_PRESENT and dialect is not None and dialect.preauth:
         TREE_CONNECT_REQUEST_EXTENSION.unpack(request.view, PATH_MINIMUM)
         offset += PATH_MINIMUM  # 2.2.9: then the offset counts from the end of this structure
@@ -151,7 +151,7 @@ def share_flags(tree: TreeConnect) -> int:
 
 def tree_disconnect(request: Request, body: TreeDisconnectRequest) -> bytes | Coroutine[Any, None, bytes]:
     """End the tree connect and its opens."""
-    request.worker.engine.cancel_tree(request.tree)
+    request.worker.cancel_tree(request.tree)
     done = end_tree(request.worker, request.tree)
     return DISCONNECTED if done is None else patiently(request, _disconnected(done))
 

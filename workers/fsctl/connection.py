@@ -31,12 +31,12 @@ DEFAULT_SPEED = 1_000_000_000  # bits per second, where the interface does not s
 
 def validate_negotiate(request: Request, data: memoryview, max_output: int) -> bytes:
     """3.3.5.15.12: a difference ends the connection."""
-    return request.worker.connection.validate_negotiate(data, max_output)
+    return request.line.connection.validate_negotiate(data, max_output)
 
 
 def network_interfaces(request: Request, data: memoryview, max_output: int) -> bytes:
     """3.3.5.15.11: one entry per address, with the interface's speed."""
-    dialect = request.worker.connection.dialect
+    dialect = request.line.connection.dialect
     if dialect is None or not dialect.smb3:
         raise SmbError(status.INVALID_DEVICE_REQUEST)
     entries = list(_interfaces())

@@ -16,7 +16,7 @@ from workers.transport.incoming import Incoming
 
 if TYPE_CHECKING:
     from pools.buffer import Buffer
-    from workers.worker import Worker
+    from workers.line import Line
 
 WRITE = int(Command.WRITE)
 STRUCTURE_SIZE = 49
@@ -24,15 +24,16 @@ DATA_MINIMUM = HEADER_SIZE + WRITE_REQUEST.size
 _UNUSUAL = FLAGS_SIGNED | FLAGS_ASYNC_COMMAND | FLAGS_RELATED_OPERATIONS | FLAGS_SERVER_TO_REDIR
 
 
-def judge(worker: Worker, buffer: Buffer, start: int, end: int, size: int) -> Incoming | None:
+def judge(line: Line, buffer: Buffer, start: int, end: int, size: int) -> Incoming | None:
     """The payload of the frame of ``size`` bytes that begins at ``start`` in ``buffer``, and of which all up to ``end`` has come."""
     header = HEADER.unpack(buffer.view, start)
     if header.command != WRITE or header.protocol_id != PROTOCOL_ID or header.next_command or header.flags & _UNUSUAL:
         return None
-    channel = worker.connection.channels.get(header.session_id)
+    channel = line.connection.channels.get(header.session_id)
     if channel is None or channel.guarded:
         return None
     body = WRITE_REQUEST.unpack(buffer.view, start + HEADER_SIZE)
+    worker = line.worker
     opened = worker.opens.get(body.file_id_volatile)
     if body.structure_size != STRUCTURE_SIZE or opened is None or opened.handle is None or opened.handle.landing() is None:
         return None
@@ -44,4 +45,4 @@ def judge(worker: Worker, buffer: Buffer, start: int, end: int, size: int) -> In
     if body.data_offset < here:
         buffer.hold()
         front.push_back(MemoryEntry(buffer.view[start + body.data_offset : end], buffer))
-    return Incoming((worker.sock, worker.pipe()), front, body.length, size - stop)
+    return Incoming((line.sock, line.pipe()), front, body.length, size - stop)

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 from pools.iovec import Pipe
 from pools.layout import WireError
 from pools.pool import BufferPool, PoolExhausted
-from smbd.config import Config
 from smbd.smb2.credits import Disconnect
 from workers.loop import Loop, Timer
 from workers.transport.incoming import Incoming
@@ -24,15 +23,15 @@ from workers.transport.send import Sender
 
 if TYPE_CHECKING:
     from workers.engine import Engine
+    from workers.worker import Worker
 
 SEND_LIMIT = 16 << 20  # unsent bytes at which no further request is read
 PROGRESS = 1 << 16  # bytes of an incomplete PDU that must come within ``pdu timeout``
 
 
 class Traffic:
-    """The transport's half of a worker, which has an engine, and says how it ends."""
+    """The transport's half of a line, which has an engine, and says how it ends."""
 
-    config: Config
     loop: Loop
     pool: BufferPool
     engine: Engine
@@ -42,8 +41,10 @@ class Traffic:
     receiver: Receiver
     sender: Sender
 
-    def __init__(self) -> None:
-        self.ended = False  # the loop is to be left
+    def __init__(self, worker: Worker) -> None:
+        self.worker = worker
+        self.loop, self.pool, self.log = worker.loop, worker.pool, worker.log
+        self.ended = False  # nothing more is to be read
         self.closed = False  # everything was given back
         self.draining = False
         self.paused = False  # a buffer is awaited
@@ -56,7 +57,7 @@ class Traffic:
 
     @abstractmethod
     def end(self, reason: str) -> None:
-        """Leave the loop."""
+        """Read nothing more, and have the connection closed."""
 
     @abstractmethod
     def hurry(self) -> None:
@@ -203,7 +204,7 @@ class Traffic:
         """
         if self._stall is None and (self.receiver.in_progress or self.incoming is not None) and not self.paused:
             self._stall_seen, self._stall_frame = self._received, self.receiver.whole
-            self._stall = self.loop.later(self.config.pdu_timeout, self._mind_progress)
+            self._stall = self.loop.later(self.worker.config.pdu_timeout, self._mind_progress)
 
     def _mind_progress(self) -> None:
         self._stall = None
