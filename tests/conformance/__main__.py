@@ -1,82 +1,104 @@
-"""``python -m tests.conformance [SUITE...]``: smbtorture's smb2 suites against a server started for them.
-
-Prints a line per suite beside Samba's own outcomes, writes JSON when asked, and ends with 1 when a test is worse than recorded.
-"""
+"""``python -m tests.conformance [SUITE...]``: smbtorture's smb2 suites against servers started for them. ``--help`` says the rest."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
 from bench.load.peers import PeerError
-from tests.conformance import verdict
-from tests.conformance.torture import CORE, GLOBAL, LIMIT, QUICK, REST, SHARE_SETTINGS, Suite, clear, run_suite
-from tests.server import IS_SAMBA, Server
+from tests import combinations
+from tests.conformance import report, verdict
+from tests.conformance.run import Run, Wish, run
+from tests.conformance.suites import LEFT_OUT, PATIENCE, PLANS, QUICK, Plan, chosen
+from tests.server import IS_SAMBA
+
+_ABOUT = """\
+Runs smbtorture's smb2 suites, each against a server of its own that is started as the suite wants it, and prints pass, fail and skip beside
+Samba's. What is expected of each test stands in tests/conformance/expected/millpond.json, and why it fails if it does."""
+
+_MORE = """\
+SUITE is a suite ('lock', with its variants), a variant ('session@encrypted') or a test ('lock.cancel'). Some ways to use it:
+
+  make conformance                                  all of it
+  make conformance ARGS='lock oplock --reasons'     two suites, and what smbtorture says of what failed
+  make conformance ARGS='--combination pocket'      with a thread for each client instead of a process
+  make conformance ARGS='lease --under-load'        while another client works on the same server
+  make conformance ARGS='--update'                  and expect what passed from now on
+  MILLPOND_TEST_SERVER=samba make conformance ARGS='read --update'     Samba's outcomes anew, with its smbd (as root)
+
+The status is 1 when a test came out worse than expected, when a server did not end well or logged a traceback, or when the other client of
+--under-load had a wrong answer; 2 when a server did not start or nothing is called so. A test that passes unexpectedly is only told."""
 
 
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m tests.conformance", description="Runs smbtorture's smb2 suites against millpond.")
-    parser.add_argument("suites", nargs="*", metavar="SUITE", help="'lock' or 'smb2.lock' or a single test; without: the core suites")
-    parser.add_argument("--all", action="store_true", help="every suite, also those of features that are still to come")
+def _options() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.conformance", description=_ABOUT, epilog=_MORE, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("suites", nargs="*", metavar="SUITE", help="what to run (default: everything)")
     parser.add_argument("--quick", action="store_true", help="a few short suites")
-    parser.add_argument("--limit", type=float, default=LIMIT, help=f"seconds per suite (default {LIMIT:.0f})")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write outcomes and reasons here")
-    parser.add_argument("--update", action="store_true", help="record the outcomes as the expected ones")
-    parser.add_argument("--reasons", action="store_true", help="print why tests failed")
-    parser.add_argument("--log", type=Path, metavar="FILE", help="keep the server's log here")
-    return parser.parse_args()
+    parser.add_argument("--list", action="store_true", help="print the suites, with what each wants of its server, and end")
+    parser.add_argument("--jobs", type=int, default=3, metavar="N", help="servers side by side (default 3: suites mostly wait)")
+    parser.add_argument("--limit", type=float, default=PATIENCE, metavar="SECONDS", help=f"for each test (default {PATIENCE:.0f})")
+    parser.add_argument("--combination", metavar="ROW", choices=[row.name for row in combinations.TABLE],
+                        help=f"a form of the server, of {', '.join(row.name for row in combinations.TABLE)}")  # fmt: skip
+    parser.add_argument("--under-load", action="store_true", help="while another client reads, writes and creates on the same server")
+    parser.add_argument("--reasons", action="store_true", help="print what smbtorture says of tests that failed or were skipped")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write outcomes, reasons and comparisons here")
+    parser.add_argument("--log", type=Path, metavar="FILE", help="keep the servers' logs here")
+    parser.add_argument("--update", action="store_true", help="expect what became better or is new from now on; what became worse, never")
+    return parser
 
 
-def _run(names: list[str], limit: float, log: Path | None) -> tuple[list[Suite], str]:
-    server = Server(settings=GLOBAL, share_settings=SHARE_SETTINGS)
-    suites = []
-    try:
-        server.start()
-        for name in names:
-            suite = run_suite(server, name, limit)
-            suites.append(suite)
-            counts = ", ".join(f"{suite.count(outcome)} {outcome}" for outcome in verdict.OUTCOMES if suite.count(outcome))
-            print(f"{suite.name}: {counts or 'nothing'}{'' if suite.ended else ' (did not end in time)'}", file=sys.stderr, flush=True)
-            clear(server.share)
-    finally:
-        text = server.log
-        if log:
-            log.write_text(text)
-        server.discard()
-    return suites, text
+def _list() -> None:
+    for plan in sorted(PLANS, key=lambda plan: plan.title):
+        wants = [f"{name} = {value}" for name, value in (*plan.settings.items(), *plan.share.items())]
+        print(f"{plan.title:36}{'; '.join((*plan.options, *wants, *plan.fixtures))}".rstrip())
+    print("\nleft out:")
+    for name, why in LEFT_OUT.items():
+        print(f"{name:36}{why}")
+
+
+def _tell(done: Run, asked: argparse.Namespace) -> int:
+    """Prints and writes what is asked; the status."""
+    samba, expectations = verdict.samba(), verdict.expected()
+    print(report.table(done.suites, samba))
+    if IS_SAMBA:
+        if asked.update:
+            verdict.record_samba(done.suites)
+    else:
+        print(report.sections(done.suites, samba, expectations))
+    for name, why in done.unfit.items():
+        print(f"\n{name} did not run: {why}")
+    if asked.reasons:
+        print(report.reasons(done.suites))
+    if asked.json:
+        report.write(asked.json, report.document(done.suites, samba, expectations))
+    if IS_SAMBA:
+        return 0
+    if asked.update:
+        verdict.write_expected(verdict.taken_over(done.suites, expectations))
+    return 1 if verdict.worse(done.suites, expectations) or any(suite.problems for suite in done.suites) else 0
 
 
 def main() -> int:
     """Runs, compares, prints."""
-    asked = _options()
-    chosen = asked.suites or (CORE + REST if asked.all else QUICK if asked.quick else CORE)
+    parser = _options()
+    asked = parser.parse_args()
+    if asked.list:
+        _list()
+        return 0
     try:
-        suites, log = _run(list(chosen), asked.limit, asked.log)
+        plans: list[Plan] = chosen(tuple(asked.suites or (QUICK if asked.quick else ())))
+    except LookupError as error:
+        parser.error(f"there is no suite or test '{error.args[0]}'; --list names the suites")
+    row = next((row for row in combinations.TABLE if row.name == asked.combination), None)
+    wish = Wish(max(1, asked.jobs), asked.limit, row.settings if row else {}, asked.under_load, asked.log)
+    try:
+        return _tell(run(plans, wish), asked)
     except PeerError as error:
         print(error, file=sys.stderr)
-        return 1
-    samba = verdict.read(verdict.SAMBA)
-    print(verdict.table(suites, samba))
-    late = verdict.behind(suites, samba)
-    if late:
-        print(f"\n{len(late)} tests that Samba passes are missing:")
-        print("\n".join(f"  {line}" for line in late))
-    if asked.reasons:
-        print("\n".join(f"\n{name}:\n{text}" for suite in suites for name, text in suite.reasons.items()))
-    if asked.json:
-        document = {suite.name: suite._asdict() for suite in suites}
-        asked.json.write_text(json.dumps(document, indent=1) + "\n")
-    if asked.update and not IS_SAMBA:
-        verdict.record(suites)
-    lost = verdict.worse(suites, verdict.read(verdict.EXPECTED))
-    if lost:
-        print(f"\n{len(lost)} tests are worse than recorded:", *lost, sep="\n  ")
-    tracebacks = log.count("Traceback (most recent call last)")
-    if tracebacks:
-        print(f"\nthe server's log has {tracebacks} tracebacks (--log FILE keeps it)")
-    return 1 if lost or tracebacks else 0
+        return 2
 
 
 if __name__ == "__main__":

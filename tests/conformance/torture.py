@@ -1,126 +1,172 @@
-"""smbtorture: the suites, how one is run, and what it says.
+"""smbtorture: how a suite is run, and what it says.
 
-Owns: the list of suites and their options, the run of one suite within its time, and the reading of its subunit output.
-Invariant: a test that began and has no outcome is reported as 'error'; a suite that did not end is reported so, with the tests it did.
+Owns: the run of one plan, test by test within its time, and the reading of the subunit (version 1) output.
+Invariant: each test that smbtorture lists for a plan has an outcome. One that hung or took smbtorture down with it is an 'error' whose
+reason says so, and the tests behind it are run all the same.
 """
 
 from __future__ import annotations
 
 import re
 import subprocess
+import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import NamedTuple
 
+from tests.conformance.suites import Plan
 from tests.server import SHARE, Server, tool
 
-# What this server is held to from the first release on; the rest follows as its features do.
-CORE = (
-    "connect", "read", "rw", "create", "dir", "getinfo", "setinfo", "lock", "compound", "compound_find", "compound_async", "credits",
-    "session", "session-id", "sharemode", "deny", "rename", "mkdir", "tcon", "streams",
-)  # fmt: skip
-REST = (
-    "acls", "acls_non_canonical", "dosmode", "ea", "fileid", "ioctl", "ioctl-on-stream", "mangle", "maximum_allowed", "notify", "openattr",
-    "oplock", "lease", "sdread", "secleak", "set-sparse-ioctl", "timestamp_resolution", "timestamps", "twrp", "winattr", "zero-data-ioctl",
-    "durable-open", "durable-open-disconnect", "durable-v2-open", "replay", "multichannel",
-)  # fmt: skip
-QUICK = ("connect", "read", "rw", "lock", "sharemode", "mkdir", "tcon", "compound_find")
-
-OPTIONS = {
-    "set-sparse-ioctl": ("torture:filename=prepared.bin",),
-    "zero-data-ioctl": ("torture:filename=prepared.bin", "torture:offset=4096", "torture:beyond_final_zero=65536"),
-    "ea": ("torture:acl_xattr_name=hidden.by.the.server",),
-}
-LIMIT = 200.0
-
-# How the share has to be for the suites: every user may do everything that its descriptor allows.
-GLOBAL = {"server multi channel support": "yes", "server min protocol": "SMB2_02"}
-SHARE_SETTINGS = {
-    "ea support": "yes",
-    "map acl inherit": "yes",
-    "store dos attributes": "yes",
-    "map readonly": "no",
-    "kernel oplocks": "no",
-    "posix locking": "no",
-    "create mask": "0777",
-    "directory mask": "0777",
-}
-
 _OUTCOME = re.compile(r"^(test|success|successful|failure|skip|error|xfail|uxsuccess): (.+?)( \[)?$")
+_TWICE = re.compile(r"^(.*?\.)(.+)\.\2$")
+_ATTEMPTS = 12
 
 
 class Suite(NamedTuple):
-    """What came of one suite. ``reasons``: test -> the text of its failure."""
+    """What came of a plan, by the names under which outcomes are kept. ``reasons``: test -> the text of its failure.
+
+    ``late``: tests that were ended because they took too long. ``problems``: of the server or of whoever else was there.
+    """
 
     name: str
     outcomes: dict[str, str]
     reasons: dict[str, str]
     seconds: float
-    ended: bool
+    late: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+    whole: bool = True
 
     def count(self, outcome: str) -> int:
         """Tests with an outcome."""
         return sum(1 for found in self.outcomes.values() if found == outcome)
 
 
-def full_name(suite: str) -> str:
-    """'connect' and 'smb2.connect' are the same."""
-    return suite if suite.startswith("smb2.") else f"smb2.{suite}"
+class Reader:
+    """Reads the output line by line. ``running``: the test that has begun and not ended."""
 
+    def __init__(self) -> None:
+        self.outcomes: dict[str, str] = {}
+        self.reasons: dict[str, str] = {}
+        self.running: str | None = None
+        self._reading: str | None = None
+        self._text: list[str] = []
 
-def parse(lines: Iterable[str]) -> tuple[dict[str, str], dict[str, str]]:
-    """Outcomes and reasons of a subunit (version 1) text."""
-    outcomes: dict[str, str] = {}
-    reasons: dict[str, str] = {}
-    reading: str | None = None
-    text: list[str] = []
-    for raw in lines:
-        line = raw.rstrip("\n")
-        if reading is not None:
-            if line == "]":
-                reasons[reading] = "\n".join(text)
-                reading = None
-            else:
-                text.append(line)
-            continue
+    def feed(self, line: str) -> None:
+        """One line, without its end."""
+        if self._reading is not None:
+            self._more(line)
+            return
         match = _OUTCOME.match(line)
         if match is None:
-            continue
+            return
         kind, name, more = match.groups()
         if kind == "test":
-            outcomes.setdefault(name, "error")
-            continue
-        outcomes[name] = "success" if kind in ("success", "successful") else kind
+            self.running = name
+            return
+        self.running = None
+        self.outcomes[name] = "success" if kind == "successful" else kind
         if more:
-            reading, text = name, []
-    return outcomes, reasons
+            self._reading, self._text = name, []
+
+    def _more(self, line: str) -> None:
+        assert self._reading is not None
+        if line == "]":
+            self.reasons[self._reading] = "\n".join(self._text)
+            self._reading = None
+        else:
+            self._text.append(line)
+
+    def give_up(self, reason: str) -> str | None:
+        """The output ended in the middle of a test: what that was. None when it ended between two."""
+        lost = self.running
+        if lost is not None:
+            self.outcomes[lost], self.reasons[lost] = "error", reason
+            self.running = None
+        return lost
 
 
-def run_suite(server: Server, suite: str, limit: float = LIMIT) -> Suite:
-    """Runs one suite against a running server, within ``limit`` seconds."""
-    name = full_name(suite)
-    prepared = server.share / "prepared.bin"
-    prepared.write_bytes(bytes(range(256)) * 1024)
-    prepared.chmod(0o666)
-    command = [
+@cache
+def listed() -> tuple[str, ...]:
+    """The names of smbtorture's smb2 tests, as it reports them."""
+    done = subprocess.run([tool("smbtorture"), "-s", "/dev/null", "--list"], capture_output=True, text=True, timeout=60, check=True)
+    return tuple(_TWICE.sub(r"\1\2", line) for line in done.stdout.splitlines() if line.startswith("smb2."))
+
+
+def members(plan: Plan) -> list[str]:
+    """What a plan consists of."""
+    names = [name for name in listed() if name == plan.suite or name.startswith(f"{plan.suite}.")]
+    return [name for name in names if not plan.tests or name in plan.tests]
+
+
+def run_plan(server: Server, plan: Plan, patience: float) -> Suite:
+    """Runs a plan against a server that is ready for it; each test may take ``patience`` seconds."""
+    begun = time.monotonic()
+    reader, late = Reader(), []
+    wanted = members(plan)
+    names: Sequence[str] = plan.tests or (plan.suite,)
+    for _ in range(_ATTEMPTS):
+        known = len(reader.outcomes)
+        reason = _run(_command(server, plan, names), server.peer.base, reader, patience)
+        lost = reader.give_up(reason)
+        if lost is not None and reason.startswith("not done"):
+            late.append(lost)
+        names = [name for name in wanted if name not in reader.outcomes]
+        if not names or len(reader.outcomes) == known:
+            break
+    outcomes = {plan.key(name): outcome for name, outcome in reader.outcomes.items()}
+    reasons = {plan.key(name): text for name, text in reader.reasons.items()}
+    took_long = tuple(plan.key(name) for name in late)
+    return Suite(plan.title, outcomes, reasons, time.monotonic() - begun, took_long, whole=not plan.tests)
+
+
+def _command(server: Server, plan: Plan, names: Sequence[str]) -> list[str]:
+    options = (
+        "torture:progress=no", f"torture:localdir={server.share}", f"torture:user2name={server.other_user}",
+        f"torture:user2password={server.other_password}", f"private dir={server.peer.base}", f"lock directory={server.peer.base}",
+        *plan.options,
+    )  # fmt: skip
+    return [
         tool("smbtorture"), f"//{server.peer.host}/{SHARE}", f"-U{server.user}%{server.password}", "-s", "/dev/null",
-        "-p", str(server.port), "--fullname", "--format=subunit", "--option=torture:progress=no",
-        f"--option=private dir={server.peer.base}", f"--option=lock directory={server.peer.base}", f"--maximum-runtime={int(limit)}",
-        *(f"--option={option}" for option in OPTIONS.get(name.removeprefix("smb2."), ())), name,
+        "-p", str(server.port), "--fullname", "--format=subunit", *(f"--option={option}" for option in options), *names,
     ]  # fmt: skip
-    begin = time.monotonic()
-    ended = True
-    out: str | bytes
-    try:
-        done = subprocess.run(command, capture_output=True, timeout=limit, check=False, cwd=server.peer.base, stdin=subprocess.DEVNULL)
-        out = done.stdout
-    except subprocess.TimeoutExpired as late:
-        out, ended = late.stdout or b"", False
-    outcomes, reasons = parse(out.decode(errors="replace").splitlines() if isinstance(out, bytes) else out.splitlines())
-    return Suite(name, outcomes, reasons, time.monotonic() - begin, ended)
 
 
-def clear(share: Path) -> None:
-    """Empties the share between suites, so that what one left does not disturb the next."""
-    subprocess.run(["find", str(share), "-mindepth", "1", "-delete"], capture_output=True, check=False)
+def _run(command: list[str], cwd: Path, reader: Reader, patience: float) -> str:
+    """One smbtorture; why it ended."""
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=cwd, text=True, errors="replace"
+    ) as torture:
+        for line in _lines(torture, reader, patience):
+            reader.feed(line)
+        if torture.poll() is None:
+            torture.kill()
+            return f"not done after {patience:g} s"
+    return f"smbtorture ended with status {torture.returncode} in the middle of it"
+
+
+def _lines(torture: subprocess.Popen[str], reader: Reader, patience: float) -> Iterator[str]:
+    """Its output, until it ends or one test has taken too long."""
+    lines: SimpleQueue[str | None] = SimpleQueue()
+    threading.Thread(target=_pump, args=(torture, lines), daemon=True).start()
+    running, deadline = reader.running, time.monotonic() + patience
+    while True:
+        if reader.running != running:
+            running, deadline = reader.running, time.monotonic() + patience
+        try:
+            line = lines.get(timeout=max(deadline - time.monotonic(), 0.01))
+        except Empty:
+            return
+        if line is None:
+            torture.wait()
+            return
+        yield line
+
+
+def _pump(torture: subprocess.Popen[str], lines: SimpleQueue[str | None]) -> None:
+    assert torture.stdout is not None
+    for line in torture.stdout:
+        lines.put(line.rstrip("\n"))
+    lines.put(None)

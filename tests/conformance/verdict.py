@@ -1,7 +1,8 @@
-"""Counts beside Samba's own, and what is worse than it was.
+"""What a run means: beside Samba's outcomes, and beside what was expected.
 
-Owns: the reading and writing of ``samba-4.17.json`` (Samba's outcomes for the same tests on the same kind of machine) and of
-``expected/millpond.json`` (ours, when last recorded).
+Owns: the reading and writing of ``samba-4.17.json`` (test -> outcome, on the same kind of machine with the same options) and of
+``expected/millpond.json`` (test -> "success", or {outcome: reason}).
+Invariant: whatever is expected and no success has a reason, which begins with one of ``WHYS``.
 """
 
 from __future__ import annotations
@@ -9,81 +10,147 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Final, NamedTuple, TypeVar
 
 from tests.conformance.torture import Suite
 
-HERE = Path(__file__).resolve().parent
-SAMBA = HERE / "samba-4.17.json"
-EXPECTED = HERE / "expected" / "millpond.json"
-OUTCOMES = ("success", "failure", "error", "skip")
+HERE: Final = Path(__file__).resolve().parent
+SAMBA: Final = HERE / "samba-4.17.json"
+EXPECTED: Final = HERE / "expected" / "millpond.json"
+OUTCOMES: Final = ("success", "failure", "error", "skip")
+WHYS: Final = (
+    "contradicts the specification", "contradicts a sibling test", "needs what Linux lacks", "made for another server", "not yet",
+)  # fmt: skip
+_RANK: Final = {"success": 2, "failure": 1, "skip": 1}  # everything else is worse: hung, crashed, or not there at all
 
 Outcomes = Mapping[str, str]
+Value = TypeVar("Value")
 
 
-def read(path: Path) -> dict[str, str]:
-    """Test -> outcome."""
-    found: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
+class Expectation(NamedTuple):
+    """An outcome and, unless it is a success, why it is not."""
+
+    outcome: str
+    reason: str = ""
+
+
+Expectations = Mapping[str, Expectation]
+
+
+class Change(NamedTuple):
+    """A test that did not come out as expected. ``why``: what smbtorture said, or the reason why a failure was expected."""
+
+    name: str
+    was: str
+    now: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.name}: was {self.was}, is {self.now}{': ' + self.why if self.why else ''}"
+
+
+# -- the two files ---------------------------------------------------------------------------------------------------------------------
+
+
+def samba() -> Outcomes:
+    """Samba's outcomes."""
+    found: dict[str, str] = json.loads(SAMBA.read_text()) if SAMBA.exists() else {}
     return found
 
 
-def of_suite(outcomes: Outcomes, suite: str) -> dict[str, str]:
+def record_samba(suites: Iterable[Suite]) -> None:
+    """Samba's outcomes of these suites take the place of those before."""
+    kept = dict(samba())
+    for suite in suites:
+        if suite.whole:
+            for name in of_suite(kept, suite.name):
+                del kept[name]
+        kept.update(suite.outcomes)
+    SAMBA.write_text(json.dumps(dict(sorted(kept.items())), indent=0) + "\n")
+
+
+def expected(path: Path = EXPECTED) -> dict[str, Expectation]:
+    """What is expected of each test."""
+    found = json.loads(path.read_text()) if path.exists() else {}
+    return {name: Expectation(value) if isinstance(value, str) else Expectation(*value.popitem()) for name, value in found.items()}
+
+
+def write_expected(expectations: Expectations, path: Path = EXPECTED) -> None:
+    """A line for each test."""
+    lines = []
+    for name, (outcome, reason) in sorted(expectations.items()):
+        lines.append(f"{json.dumps(name)}: {json.dumps({outcome: reason} if reason else outcome)}")
+    path.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+
+
+def without_reason(expectations: Expectations) -> list[str]:
+    """Tests that may fail though nobody says why."""
+    return [name for name, (outcome, reason) in expectations.items() if outcome != "success" and not reason.startswith(WHYS)]
+
+
+# -- what came of a run ----------------------------------------------------------------------------------------------------------------
+
+
+def of_suite(outcomes: Mapping[str, Value], suite: str) -> dict[str, Value]:
     """The tests of one suite."""
     return {name: outcome for name, outcome in outcomes.items() if name == suite or name.startswith(f"{suite}.")}
 
 
-def worse(suites: Iterable[Suite], expected: Outcomes) -> list[str]:
-    """Tests that were a success when last recorded and are none now."""
+def _known(suite: Suite, expectations: Expectations) -> Expectations:
+    """What is expected of the tests that a suite was to run."""
+    known = of_suite(expectations, suite.name)
+    return known if suite.whole else {name: found for name, found in known.items() if name in suite.outcomes}
+
+
+def worse(suites: Iterable[Suite], expectations: Expectations) -> list[Change]:
+    """Tests that came out worse than expected, and failures of tests that nobody expected anything of."""
     found = []
     for suite in suites:
-        for name, outcome in of_suite(expected, suite.name).items():
-            now = suite.outcomes.get(name, "absent")
-            if outcome == "success" and now != "success":
-                reason = suite.reasons.get(name, "").strip()
-                found.append(f"{name}: was success, is {now}{': ' + reason if reason else ''}")
+        known = _known(suite, expectations)
+        for name in sorted({*known, *suite.outcomes}):
+            was, now = known.get(name, Expectation("success")).outcome, suite.outcomes.get(name, "absent")
+            if _RANK.get(now, 0) < _RANK.get(was, 0):
+                found.append(Change(name, was if name in known else "unknown", now, _said(suite, name)))
     return found
 
 
-def table(suites: Iterable[Suite], samba: Outcomes) -> str:
-    """One line per suite: pass/fail/skip here and at Samba."""
-    lines = [f"{'suite':28}{'here: pass fail skip':>24}{'samba: pass fail skip':>26}{'seconds':>10}"]
-    ours, theirs = [0, 0, 0], [0, 0, 0]
+def better(suites: Iterable[Suite], expectations: Expectations) -> list[Change]:
+    """Tests that were expected to fail, and passed."""
+    found = []
     for suite in suites:
-        here = _counts(suite.outcomes)
-        there = _counts(of_suite(samba, suite.name))
-        ours = [a + b for a, b in zip(ours, here, strict=True)]
-        theirs = [a + b for a, b in zip(theirs, there, strict=True)]
-        note = "" if suite.ended else "  did not end in time"
-        lines.append(f"{suite.name:28}{_three(here):>24}{_three(there):>26}{suite.seconds:>10.1f}{note}")
-    lines.append(f"{'all':28}{_three(ours):>24}{_three(theirs):>26}")
-    return "\n".join(lines)
+        for name, (was, reason) in _known(suite, expectations).items():
+            if was != "success" and suite.outcomes.get(name) == "success":
+                found.append(Change(name, was, "success", reason))
+    return found
 
 
-def behind(suites: Iterable[Suite], samba: Outcomes) -> list[str]:
+def behind(suites: Iterable[Suite], theirs: Outcomes) -> list[Change]:
     """Tests that Samba passes and we do not."""
     found = []
     for suite in suites:
-        for name, outcome in of_suite(samba, suite.name).items():
+        for name, outcome in of_suite(theirs, suite.name).items():
             now = suite.outcomes.get(name, "absent")
-            if outcome == "success" and now != "success":
-                reason = suite.reasons.get(name, "").strip().splitlines()
-                found.append(f"{name}: {now}{': ' + reason[-1] if reason else ''}")
+            if outcome == "success" and now != "success" and (suite.whole or name in suite.outcomes):
+                found.append(Change(name, "a success there", f"{now} here", _said(suite, name)))
     return found
 
 
-def record(suites: Iterable[Suite]) -> None:
-    """Writes the outcomes of these suites into the expected ones."""
-    expected = read(EXPECTED)
+def taken_over(suites: Iterable[Suite], expectations: Expectations) -> dict[str, Expectation]:
+    """What is expected from now on: also what became better or was unknown. What became worse is for a person to write."""
+    after = dict(expectations)
     for suite in suites:
-        for name in of_suite(expected, suite.name):
-            del expected[name]
-        expected.update(suite.outcomes)
-    EXPECTED.write_text(json.dumps(dict(sorted(expected.items())), indent=0) + "\n")
+        for name, now in suite.outcomes.items():
+            was = after.get(name)
+            if now == "success":
+                after[name] = Expectation(now)
+            elif was is None:
+                after[name] = Expectation(now, f"not yet: {_said(suite, name) or now}")
+            elif was.outcome not in ("success", now) and now != "error":
+                after[name] = Expectation(now, was.reason)
+    return after
 
 
-def _counts(outcomes: Outcomes) -> list[int]:
-    kinds = list(outcomes.values())
-    return [kinds.count("success"), kinds.count("failure") + kinds.count("error"), kinds.count("skip")]
-
-
-def _three(counts: list[int]) -> str:
-    return " ".join(f"{count:4}" for count in counts)
+def _said(suite: Suite, name: str) -> str:
+    """The end of what smbtorture said of a test, in one line."""
+    lines = suite.reasons.get(name, "").strip().splitlines()
+    return lines[-1].strip() if lines else ""

@@ -1,0 +1,107 @@
+"""A run: plans over a few servers side by side.
+
+Owns: the order (long ones first), the grounds, and what is heard of it meanwhile.
+Invariant: a plan that this machine cannot offer a ground for is no silent hole: it comes back in ``Run.unfit`` with what is missing.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from queue import SimpleQueue
+from threading import Lock
+from typing import NamedTuple
+
+from tests.conformance.ground import LOADED, LOADER, Ground, Unfit
+from tests.conformance.load import Load
+from tests.conformance.report import progress
+from tests.conformance.suites import Plan
+from tests.conformance.torture import Suite, run_plan
+
+
+class Wish(NamedTuple):
+    """How to run. ``settings``: [global] for all servers; ``patience``: seconds a test may take; ``log``: where the servers' logs go."""
+
+    jobs: int
+    patience: float
+    settings: Mapping[str, str]
+    under_load: bool
+    log: Path | None
+
+
+class Run(NamedTuple):
+    """What came of it."""
+
+    suites: list[Suite]
+    unfit: dict[str, str]
+
+
+class _Teller:
+    """Says what has been done, and collects the logs."""
+
+    def __init__(self, total: int, log: Path | None) -> None:
+        self._total, self._done, self._log = total, 0, log
+        self._lock = Lock()
+        self._begun = time.monotonic()
+        if log:
+            log.write_text("")
+
+    def tell(self, line: str) -> None:
+        with self._lock:
+            self._done += 1
+            minutes, seconds = divmod(int(time.monotonic() - self._begun), 60)
+            print(f"[{self._done:3}/{self._total} {minutes:2}:{seconds:02}] {line}", file=sys.stderr, flush=True)
+
+    def log(self, name: str, text: str) -> None:
+        if self._log:
+            with self._lock, self._log.open("a") as file:
+                file.write(f"--- {name}\n{text}")
+
+
+def run(plans: Sequence[Plan], wish: Wish) -> Run:
+    """Runs the plans. ``PeerError`` when a server does not start."""
+    teller = _Teller(len(plans), wish.log)
+    grounds: SimpleQueue[Ground] = SimpleQueue()
+    made = [Ground(wish.settings) for _ in range(min(wish.jobs, len(plans)))]
+    for ground in made:
+        grounds.put(ground)
+    found = Run([], {})
+
+    def one(plan: Plan) -> None:
+        ground = grounds.get()
+        try:
+            suite = _on(ground, plan, wish, teller)
+            found.suites.append(suite)
+            teller.tell(progress(suite))
+        except Unfit as error:
+            found.unfit[plan.title] = str(error)
+            teller.tell(f"{plan.title}: not run: {error}")
+        finally:
+            grounds.put(ground)
+
+    try:
+        with ThreadPoolExecutor(len(made)) as threads:
+            list(threads.map(one, sorted(plans, key=lambda plan: -plan.seconds)))
+    finally:
+        for ground in made:
+            ground.discard()
+    return found
+
+
+def _on(ground: Ground, plan: Plan, wish: Wish, teller: _Teller) -> Suite:
+    """One plan on one ground."""
+    load, problems = None, []
+    try:
+        ground.begin(plan)
+        if wish.under_load:
+            load = Load(ground.peer.host, ground.peer.port, *LOADER, LOADED)
+        suite = run_plan(ground.server, plan, wish.patience)
+        if load and (error := load.end()):
+            problems.append(error)
+    finally:
+        text, wrong = ground.end()
+        teller.log(plan.title, text)
+    return suite._replace(problems=(*problems, *wrong))

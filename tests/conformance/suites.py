@@ -1,0 +1,168 @@
+"""The suites: what runs, with which options, and what kind of server and share each of them is written for.
+
+Owns: the table. Its order means nothing; ``seconds`` (about what a suite takes on a slow machine) puts the long ones first.
+Invariant: smbtorture's every smb2 suite stands here or in ``LEFT_OUT``, with the reason; a test compares with what smbtorture lists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+# How a server and its share are unless a suite says otherwise: every user may do what a file's descriptor allows, and nothing is reserved
+# for programs beside the server.
+GLOBAL: Final = {"server multi channel support": "yes", "server min protocol": "SMB2_02"}
+SHARE: Final = {
+    "ea support": "yes",
+    "map acl inherit": "yes",
+    "store dos attributes": "yes",
+    "map readonly": "no",
+    "kernel oplocks": "no",
+    "kernel share modes": "no",
+    "posix locking": "no",
+    "create mask": "0777",
+    "directory mask": "0777",
+}
+# What Samba needs besides to offer what millpond offers by itself.
+SAMBA_SHARE: Final = {
+    "vfs objects": "acl_xattr streams_xattr",
+    "acl_xattr:ignore system acls": "yes",
+}
+
+SNAPSHOT: Final = "@GMT-2015.10.31-19.40.30"
+SNAPSHOT_FILE: Final = "kept"
+SNAPSHOT_STREAM: Final = ("label", b"water")
+DATA: Final = "prepared.bin"
+NOBODYS: Final = "noperm"  # the name that smbtorture expects
+
+PATIENCE: Final = 200.0  # seconds that one test may take
+
+
+class Plan(NamedTuple):
+    """One suite, or some of its tests, and what it wants.
+
+    ``options`` are smbtorture's own (``torture:NAME=VALUE``), ``settings`` the server's [global], ``share`` the share's parameters and
+    ``samba`` further ones when the server is Samba. ``fixtures`` names what has to be there before it begins (``ground.FIXTURES``).
+    """
+
+    suite: str
+    variant: str = ""
+    options: tuple[str, ...] = ()
+    settings: Mapping[str, str] = {}
+    share: Mapping[str, str] = {}
+    samba: Mapping[str, str] = {}
+    fixtures: tuple[str, ...] = ()
+    seconds: float = 3
+    tests: tuple[str, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """'smb2.session' or, for a variant of it, 'smb2.session@encrypted'."""
+        return f"{self.suite}@{self.variant}" if self.variant else self.suite
+
+    def key(self, test: str) -> str:
+        """Under which name a test's outcome is kept: that of smbtorture, with the variant behind the suite's."""
+        return self.title + test.removeprefix(self.suite)
+
+    def name(self, key: str) -> str:
+        """The test's name again."""
+        return self.suite + key.removeprefix(self.title)
+
+
+def _plain(names: str) -> list[Plan]:
+    return [Plan(f"smb2.{name}") for name in names.split()]
+
+
+_SNAPSHOTS: Final = {"vfs objects": "shadow_copy2", "shadow:snapdir": ".snapshots", "shadow:fixinodes": "yes"}
+
+PLANS: Final = (
+    *_plain(
+        "acls async_dosmode charset check-sharemode compound_find connect create credits deny dir fileid getinfo ioctl-on-stream mangle"
+        " maximum_allowed mkdir openattr read rename sdread secleak session-id setinfo sharemode streams tcon timestamp_resolution winattr"
+    ),
+    Plan("smb2.acls_non_canonical", share={"acl flag inherited canonicalization": "no"}),
+    Plan("smb2.bench", options=("torture:timelimit=4", "torture:nprocs=2", "torture:qdepth=4"), seconds=15),
+    Plan("smb2.change_notify_disabled", settings={"change notify": "no"}),
+    Plan("smb2.compound", seconds=10),
+    Plan("smb2.compound_async", seconds=30),
+    Plan("smb2.create_no_streams", share={"streams": "no"}, samba={"vfs objects": "acl_xattr"}),
+    Plan("smb2.delete-on-close-perms"),
+    Plan("smb2.delete-on-close-perms", "readonly", ("torture:delete_readonly=yes",), share={"delete readonly": "yes"}),
+    Plan("smb2.dosmode", share={"hide files": "/hidefile/", "hide dot files": "yes"}),
+    Plan("smb2.durable-open", seconds=60),
+    Plan("smb2.durable-open-disconnect", seconds=10),
+    Plan("smb2.durable-v2-delay", seconds=15),
+    Plan("smb2.durable-v2-open", seconds=40),
+    Plan(
+        "smb2.ea",
+        options=("torture:acl_xattr_name=hidden.by.the.server",),
+        share={"acl_xattr:security_acl_name": "user.hidden.by.the.server"},
+    ),
+    Plan("smb2.ioctl", seconds=20, fixtures=("nobodys",)),
+    Plan("smb2.ioctl", "btrfs", seconds=20, samba={"vfs objects": "btrfs acl_xattr streams_xattr"}, fixtures=("btrfs", "nobodys")),
+    Plan("smb2.kernel-oplocks", share={"kernel oplocks": "yes"}, samba={"vfs objects": "streams_xattr"}, seconds=20),
+    Plan("smb2.lease", seconds=300),
+    Plan("smb2.lock", seconds=30),
+    Plan("smb2.maxfid", seconds=60),
+    Plan("smb2.multichannel", seconds=120),
+    Plan("smb2.notify", seconds=60),
+    Plan("smb2.notify-inotify", settings={"kernel change notify": "yes"}),
+    Plan("smb2.oplock", seconds=300),
+    Plan("smb2.replay", seconds=600),
+    Plan("smb2.rw", seconds=15),
+    Plan("smb2.samba3misc", share={"posix locking": "yes"}, seconds=10),
+    Plan("smb2.scan", seconds=20),
+    Plan("smb2.session", seconds=20),
+    Plan("smb2.session", "encrypted", share={"smb encrypt": "required"}, seconds=20),
+    Plan("smb2.session-require-signing", settings={"server signing": "mandatory"}),
+    Plan("smb2.set-sparse-ioctl", options=(f"torture:filename={DATA}",), fixtures=("data",)),
+    Plan("smb2.timestamps", seconds=40),
+    Plan(
+        "smb2.twrp",
+        options=(
+            f"torture:twrp_snapshot={SNAPSHOT}", f"torture:twrp_file={SNAPSHOT_FILE}", f"torture:twrp_stream={SNAPSHOT_STREAM[0]}",
+            f"torture:twrp_stream_size={len(SNAPSHOT_STREAM[1])}",
+        ),
+        share=_SNAPSHOTS,
+        samba={"vfs objects": "shadow_copy2 acl_xattr streams_xattr"},
+        fixtures=("snapshot",),
+    ),
+    Plan(
+        "smb2.zero-data-ioctl",
+        options=(f"torture:filename={DATA}", "torture:offset=4096", "torture:beyond_final_zero=65536"),
+        fixtures=("data",),
+    ),
+)  # fmt: skip
+
+LEFT_OUT: Final = {
+    "smb2.hold-oplock": "waits for a person",
+    "smb2.hold-sharemode": "waits for a person",
+    "smb2.aio_delay": "wants READs that Samba's module delay_inject holds up, and that CANCEL leaves them alone",
+}
+
+# What every test run can wait for: much of the protocol in little time.
+QUICK: Final = ("connect", "read", "rw", "lock", "sharemode", "mkdir", "tcon", "compound_find")
+
+
+def full_name(suite: str) -> str:
+    """'connect' and 'smb2.connect' are the same."""
+    return suite if suite.startswith("smb2.") else f"smb2.{suite}"
+
+
+def chosen(names: tuple[str, ...]) -> list[Plan]:
+    """The plans that names mean: suites ('lock': each variant), variants ('session@encrypted') or tests ('lock.cancel'); all without names.
+
+    ``LookupError`` with the name that means nothing.
+    """
+    found: list[Plan] = []
+    for name in names:
+        found += _meant(full_name(name))
+    return found if names else list(PLANS)
+
+
+def _meant(name: str) -> list[Plan]:
+    whole = [plan for plan in PLANS if name in (plan.suite, plan.title)]
+    parts = [plan._replace(tests=(plan.name(name),)) for plan in PLANS if name.startswith(f"{plan.title}.")]
+    if not whole and not parts:
+        raise LookupError(name)
+    return whole or parts
