@@ -25,6 +25,7 @@ Raw6 = Annotated[bytes, "6s"]
 Raw8 = Annotated[bytes, "8s"]
 Raw16 = Annotated[bytes, "16s"]
 Raw24 = Annotated[bytes, "24s"]
+Raw64 = Annotated[bytes, "64s"]
 
 Readable = bytes | bytearray | memoryview
 Writable = bytearray | memoryview

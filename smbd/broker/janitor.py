@@ -53,11 +53,11 @@ class Janitor:
                 whose, swept.opens, swept.locks, swept.sessions, swept.trees, swept.watchers, len(swept.doomed),
             )  # fmt: skip
         self.wake(swept.wake)
-        doomed = swept.doomed
-        while doomed:
-            for item in doomed:
+        while swept.doomed:
+            for item in swept.doomed:
                 self._delete(item)
-            doomed = self._sharing.finish_sweep(doomed)
+            swept = self._sharing.finish_sweep(swept.doomed)
+            self.wake(swept.wake)
 
     def wake(self, waiters: Iterable[Waiter]) -> None:
         """Ranges were unlocked: who waits for one may try again."""

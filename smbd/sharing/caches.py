@@ -4,7 +4,8 @@ Owns: the caching fields of the tables files and opens, the table leases, and th
 cache". Invariants: all rows of a lease in a stream say the same; a stream's ``cached`` and ``exclusive`` equal its rows; whoever waits for
 an acknowledgement is registered in the transaction that found it missing.
 
-A holder whose process is dead holds nothing. A break that its worker neither saw acknowledged nor ended in time is ended by whom it keeps.
+A holder whose process is dead holds nothing, unless its open outlives its process. A break that its worker neither saw acknowledged nor
+ended in time is ended by whom it keeps.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import NamedTuple
 
 from smbd.sharing.caching import HANDLE, READ, WRITE, Break, Holder, Operation, Spares, acknowledged, breaks_of, following, must_wait
 from smbd.sharing.caching import claim as decide
-from smbd.sharing.locks import Locks
+from smbd.sharing.keeping import Keeping
 from smbd.sharing.records import (
     BUCKET_PREFIX,
     BUCKETS,
@@ -31,7 +32,7 @@ from smbd.sharing.records import (
     stream_key,
 )
 from smbd.sharing.store import Transaction, rows, walk
-from smbd.sharing.values import Acknowledged, CacheKind, Disturbed, FileKey, Notice, OpenClaim, Opened, OpenFlags, Waiter
+from smbd.sharing.values import DISCONNECTED, Acknowledged, CacheKind, Disturbed, FileKey, Notice, OpenClaim, Opened, OpenFlags, Waiter
 from smbd.smb2 import status
 from smbd.smb2.constants import FILE_READ_ATTRIBUTES, FILE_WRITE_ATTRIBUTES, READ_CONTROL, SYNCHRONIZE
 from smbd.smb2.status import SmbError
@@ -82,7 +83,7 @@ def spares_of(claim: OpenClaim) -> Spares:
     return Spares.LEASES if claim.access & READ_CONTROL else Spares.ALL
 
 
-def _holders(members: Iterable[Member]) -> list[Holder]:
+def holders_of(members: Iterable[Member]) -> list[Holder]:
     found: dict[bytes, Holder] = {}
     for member in members:
         row = member.row
@@ -92,7 +93,7 @@ def _holders(members: Iterable[Member]) -> list[Holder]:
     return list(found.values())
 
 
-def _operation(claim: OpenClaim, conflict: bool) -> Operation:
+def operation_of(claim: OpenClaim, conflict: bool) -> Operation:
     if conflict:
         return Operation.SHARING_VIOLATION
     if claim.overwrite:
@@ -100,7 +101,7 @@ def _operation(claim: OpenClaim, conflict: bool) -> Operation:
     return Operation.DELETE_ON_OPEN if claim.delete_on_close else Operation.OPEN
 
 
-class Caches(Locks):
+class Caches(Keeping):
     """Caches of all processes."""
 
     # ---- what opens, writes and the like do to them --------------------------------------------------------------------------------------
@@ -118,14 +119,14 @@ class Caches(Locks):
     def _disturbs(self, transaction: Transaction, key: FileKey, act: Act) -> bool:
         members = self._members(transaction, stream_key(key))
         own = self._own_cache(members, act.file_id)
-        holders = _holders(members)
+        holders = holders_of(members)
         return bool(breaks_of(holders, own, act.operation)) or bool(act.waiter_id and must_wait(holders, own, act.operation))
 
     def _disturb(self, transaction: Transaction, key: FileKey, act: Act) -> Disturbed:
         at = stream_key(key)
         state, members = self._settled(transaction, at, self._state(transaction, at))
         own = self._own_cache(members, act.file_id)
-        holders = _holders(members)
+        holders = holders_of(members)
         wait = bool(act.waiter_id) and must_wait(holders, own, act.operation)
         state, notices = self._break(transaction, state, members, breaks_of(holders, own, act.operation), act.deadline)
         self._save(transaction, at, state)
@@ -148,9 +149,9 @@ class Caches(Locks):
         mates = [member for member in members if lease and member.cache == own and member.row.kind >= CacheKind.LEASE]
         asked = 0 if not mates and self._has_locks(transaction, at) else wanted.state
         decision = decide(
-            _holders(members),
+            holders_of(members),
             Holder(own, lease, asked),
-            operation=_operation(claim, conflict),
+            operation=operation_of(claim, conflict),
             other_opens=any(m not in mates and (m.row.access & ~ATTRIBUTES_ONLY or m.row.kind >= CacheKind.LEASE) for m in members),
             spares=spares_of(claim),
             again=claim.again,
@@ -229,10 +230,10 @@ class Caches(Locks):
         epoch = row.epoch  # further steps of a break are the same change to the client
         if not further.acknowledge:
             done = self._end_break(transaction, at, mates, further.state)
-            return done._replace(state=left, notices=(_notice(mates[0], left, further.state, epoch, 0),))
+            return done._replace(state=left, notices=(notice_of(mates[0], left, further.state, epoch, 0),))
         again = row._replace(cache=left, requested=further.state, deadline=deadline)
         self._save(transaction, at, self._put_all(transaction, self._state(transaction, at), mates, again))
-        return Acknowledged(True, left, (_notice(mates[0], left, further.state, epoch, deadline),), ())
+        return Acknowledged(True, left, (notice_of(mates[0], left, further.state, epoch, deadline),), ())
 
     def _end_break(self, transaction: Transaction, at: bytes, mates: list[Member], left: int) -> Acknowledged:
         done = mates[0].row._replace(cache=left, breaking=0, requested=0, required=0, deadline=0)
@@ -242,14 +243,12 @@ class Caches(Locks):
     # ---- the rows ------------------------------------------------------------------------------------------------------------------------
 
     def _members(self, transaction: Transaction, at: bytes) -> list[Member]:
-        """The living rows of a stream whose opens have not begun to end."""
+        """The standing rows of a stream whose opens have not begun to end."""
         found: list[Member] = []
         for row_key, raw in rows(transaction, self._opens, at):
-            owner = OPEN_KEY.unpack(row_key)
-            if self.is_alive(owner.slot, owner.generation):
-                row = OPEN_STATE.unpack(raw)
-                if not row.flags & OpenFlags.CLOSING:
-                    found.append(Member(row_key, row, raw[OPEN_STATE.size :]))
+            owner, row = OPEN_KEY.unpack(row_key), OPEN_STATE.unpack(raw)
+            if self._stands(owner.slot, owner.generation, row.flags) and not row.flags & OpenFlags.CLOSING:
+                found.append(Member(row_key, row, raw[OPEN_STATE.size :]))
         return found
 
     def _mates(self, transaction: Transaction, at: bytes, cache: bytes) -> list[Member]:
@@ -296,8 +295,9 @@ class Caches(Locks):
             else:
                 changed = row._replace(cache=item.state, epoch=_next_epoch(row))
             state = self._put_all(transaction, state, mates, changed)
-            if not item.silent:
-                notices.append(_notice(mates[0], row.cache, item.state, changed.epoch, deadline if item.acknowledge else 0))
+            told = [mate for mate in mates if OPEN_KEY.unpack(mate.at).slot != DISCONNECTED]
+            if told and not item.silent:
+                notices.append(notice_of(told[0], row.cache, item.state, changed.epoch, deadline if item.acknowledge else 0))
         return state, tuple(notices)
 
     # ---- the table leases ----------------------------------------------------------------------------------------------------------------
@@ -364,7 +364,7 @@ def _next_epoch(row: OpenState) -> int:
     return row.epoch + 1 & 0xFFFF if row.kind == CacheKind.LEASE_V2 else row.epoch
 
 
-def _notice(member: Member, current: int, state: int, epoch: int, deadline: int) -> Notice:
+def notice_of(member: Member, current: int, state: int, epoch: int, deadline: int) -> Notice:
     owner, row = OPEN_KEY.unpack(member.at), member.row
     lease = row.kind >= CacheKind.LEASE
     return Notice(owner.slot, owner.generation, owner.file_id, lease, row.lease_key, epoch, current, state, deadline)

@@ -8,11 +8,13 @@ The value of ``locks`` is the array of all locks of one stream, in the order in 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from smbd.sharing.records import (
     BUCKET_PREFIX,
     BUCKETS,
+    DURABLE_STATE,
+    FILE_ID_KEY,
     LOCK_KEY,
     LOCK_ROW,
     LOCK_STATE,
@@ -53,7 +55,7 @@ class Locks(Watches):
         granted: list[LockTuple] = list(LOCK_ROW.iter_unpack(raw))
         before = len(granted)
         for wanted in ranges:
-            if self._stands_against(granted, owner, wanted):
+            if self._stands_against(transaction, granted, owner, wanted):
                 if not waiter_id:
                     raise SmbError(status.LOCK_NOT_GRANTED)
                 self._enlist(transaction, stream_key(key), file_id, waiter_id)
@@ -66,13 +68,23 @@ class Locks(Watches):
         self._mark(transaction, lock_bucket(key.dev, key.ino))
         return True
 
-    def _stands_against(self, locks: list[LockTuple], owner: Owner, wanted: Range) -> bool:
+    def _stands_against(self, transaction: Transaction, locks: list[LockTuple], owner: Owner, wanted: Range) -> bool:
         """Whether a lock of a living process conflicts with ``wanted``."""
         found = lock_conflict(locks, owner, wanted)
         if found is None or self.is_alive(found[0], found[1]):
             return found is not None
-        living = [lock for lock in locks if self.is_alive(lock[0], lock[1])]
-        return lock_conflict(living, owner, wanted) is not None
+        return lock_conflict(self._standing(transaction, locks), owner, wanted) is not None
+
+    def _standing(self, transaction: Transaction, locks: Iterable[LockTuple]) -> list[LockTuple]:
+        """The locks of living processes, and those of opens that outlive theirs."""
+        return [lock for lock in locks if self.is_alive(lock[0], lock[1]) or self._outlives(transaction, lock)]
+
+    def _outlives(self, transaction: Transaction, lock: LockTuple) -> bool:
+        raw = transaction.get(FILE_ID_KEY.pack(lock[2]), db=self._durables)
+        if raw is None:
+            return False
+        state = DURABLE_STATE.unpack(raw)
+        return bool(state.lasting) and (state.slot, state.generation) == lock[:2]
 
     def unlock(self, key: FileKey, file_id: int, ranges: Sequence[Range]) -> Unlocked:
         """Give back ranges exactly as they were locked, in order, up to the first that is not locked ([MS-SMB2] 3.3.5.14.1)."""
@@ -100,23 +112,29 @@ class Locks(Watches):
         self._store(transaction, at, locks)
         return Unlocked(complete, self._waiting(transaction, stream_key(key)))
 
-    def _drop_locks(self, transaction: Transaction, key: FileKey, file_id: int) -> tuple[Waiter, ...]:
-        """Remove an open's locks and waits, at its close. Returns who may try again."""
-        if self._counts[WAITER_COUNT]:
-            self._strike(transaction, stream_key(key), 0, file_id)
-        if not self._buckets[lock_bucket(key.dev, key.ino)]:
+    def _drop_locks(self, transaction: Transaction, key: FileKey, owner: Owner) -> tuple[Waiter, ...]:
+        """Remove an open's locks and waits, at its end. Returns who may try again."""
+        at = stream_key(key)
+        if self._counts[WAITER_COUNT] and owner.slot == self.slot:
+            self._strike(transaction, at, 0, owner.file_id)
+        return self._drop_ranges(transaction, at, owner)
+
+    def _drop_ranges(self, transaction: Transaction, at: bytes, owner: Owner) -> tuple[Waiter, ...]:
+        _, ino, _ = key = STREAM_KEY.unpack(at)
+        bucket = lock_bucket(key.dev, ino)
+        if not self._buckets[bucket]:
             return ()
-        at = lock_key(key)
-        raw = transaction.get(at, db=self._locks) or b""
-        # A lock begins with its owner's bytes: without them anywhere there is nothing of ours to look for.
-        if OWNER_KEY.pack(self.slot, self.generation, file_id) not in raw:
+        locks_at = BUCKET_PREFIX.pack(bucket) + at
+        raw = transaction.get(locks_at, db=self._locks) or b""
+        # A lock begins with its owner's bytes: without them anywhere there is nothing of its to look for.
+        if OWNER_KEY.pack(*owner) not in raw:
             return ()
         locks: list[LockTuple] = list(LOCK_ROW.iter_unpack(raw))
-        kept = [lock for lock in locks if lock[:3] != (self.slot, self.generation, file_id)]
+        kept = [lock for lock in locks if lock[:3] != owner]
         if len(kept) == len(locks):
             return ()
-        self._store(transaction, at, kept)
-        return self._waiting(transaction, stream_key(key))
+        self._store(transaction, locks_at, kept)
+        return self._waiting(transaction, at)
 
     def _store(self, transaction: Transaction, at: bytes, locks: list[LockTuple]) -> None:
         if locks:
@@ -147,16 +165,16 @@ class Locks(Watches):
         transaction = self._begin()
         try:
             raw = transaction.get(lock_key(key), db=self._locks)
+            if not raw:
+                return False
+            owner = Owner(self.slot, self.generation, file_id)
+            found = access_conflict(LOCK_ROW.iter_unpack(raw), owner, offset, length, write)
+            if found is None or self.is_alive(found[0], found[1]):
+                return found is not None
+            standing = self._standing(transaction, LOCK_ROW.iter_unpack(raw))
+            return access_conflict(standing, owner, offset, length, write) is not None
         finally:
             transaction.abort()
-        if not raw:
-            return False
-        owner = Owner(self.slot, self.generation, file_id)
-        found = access_conflict(LOCK_ROW.iter_unpack(raw), owner, offset, length, write)
-        if found is None or self.is_alive(found[0], found[1]):
-            return found is not None
-        living = [lock for lock in LOCK_ROW.iter_unpack(raw) if self.is_alive(lock[0], lock[1])]
-        return access_conflict(living, owner, offset, length, write) is not None
 
     def cancel_wait(self, key: FileKey, waiter_id: int) -> None:
         """Forget a waiter: CANCEL, or its connection ends. Unknown ones are ignored: it may have been granted or closed."""
@@ -190,7 +208,7 @@ class Locks(Watches):
         return tuple(Waiter(*state[:3]) for state in states if self.is_alive(state.slot, state.generation))
 
     def locks(self) -> list[tuple[FileKey, Lock]]:
-        """Every lock of a living process. A named stream is shown by its number, since locks do not keep names: '#1f...'."""
+        """Every lock that stands. A named stream is shown by its number, since locks do not keep names: '#1f...'."""
         return self._read(self._all_locks)
 
     def _all_locks(self, transaction: Transaction) -> list[tuple[FileKey, Lock]]:
@@ -198,5 +216,5 @@ class Locks(Watches):
         for at, raw in rows(transaction, self._locks):
             _, dev, ino, stream = LOCK_KEY.unpack(at)
             key = FileKey(dev, ino, f"#{stream:x}" if stream else "")
-            found += [(key, Lock(*lock)) for lock in LOCK_ROW.iter_unpack(raw) if self.is_alive(lock[0], lock[1])]
+            found += [(key, Lock(*lock)) for lock in self._standing(transaction, LOCK_ROW.iter_unpack(raw))]
         return found

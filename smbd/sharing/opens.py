@@ -3,7 +3,8 @@
 Owns: the tables files and opens. Invariants: a stream's sums in ``files`` equal its rows in ``opens``, dead ones included, in every
 committed state; a file that is to be deleted stays delete pending until whoever deletes it says that it is done.
 
-A row of a dead process counts as absent: when the sums tell of a conflict, the rows are walked and the living ones decide.
+A row of a dead process counts as absent, unless it outlives it: when the sums tell of a conflict, the rows are walked and those that
+stand decide.
 """
 
 from __future__ import annotations
@@ -11,12 +12,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 
-from smbd.sharing.caches import ATTRIBUTES_ONLY, Caches, count_cache, grant_alone
+from smbd.sharing.caches import ATTRIBUTES_ONLY, count_cache, grant_alone
+from smbd.sharing.closing import FILE_PREFIX
 from smbd.sharing.records import (
     LOCK_ROW,
     OPEN_KEY,
     OPEN_STATE,
-    OWNER_KEY,
     STREAM_KEY,
     FileState,
     OpenKey,
@@ -27,18 +28,16 @@ from smbd.sharing.records import (
 )
 from smbd.sharing.rules import SHARED, count, count_named, doom, share_conflict
 from smbd.sharing.store import Transaction, rows, walk
-from smbd.sharing.values import NOBODY, CacheKind, Closed, Deletion, FileKey, OpenClaim, Opened, OpenFlags, OpenRow, Waiter
+from smbd.sharing.values import NOBODY, CacheKind, FileKey, OpenClaim, Opened, OpenFlags, OpenRow
+from smbd.sharing.yielding import Yielding, open_row
 from smbd.smb2 import status
 from smbd.smb2.constants import DELETE, FILE_SHARE_DELETE, FILE_WRITE_DATA
 from smbd.smb2.status import SmbError
 
 EMPTY = FileState()
-NOTHING_CLOSED = Closed(False, Deletion.NOTHING, NOBODY, NOBODY, ())
-_FILE_PREFIX = 16
-"""Bytes of (dev, ino) in front of every key that belongs to a file."""
 
 
-class Opens(Caches):
+class Opens(Yielding):
     """Opens of all processes."""
 
     def open(self, key: FileKey, claim: OpenClaim) -> Opened:
@@ -55,7 +54,11 @@ class Opens(Caches):
         base_at = STREAM_KEY.pack(key.dev, key.ino, 0) if key.stream else at
         base = self._state(transaction, base_at) if key.stream else state
         if (state.delete_pending or base.delete_pending) and not claim.admitted:
-            raise SmbError(status.DELETE_PENDING)
+            return self._await_janitor(transaction, key, claim)
+        if state.lasting and not claim.admitted:
+            if self._make_way(transaction, at, claim):
+                return self._await_janitor(transaction, key, claim)._replace(doomed=True)
+            state = self._state(transaction, at)
         lease = self._check_lease(transaction, at, claim) if claim.cache.kind >= CacheKind.LEASE else b""
         conflict = self._conflict(transaction, at, state, claim)
         mate: OpenState | None = None
@@ -70,7 +73,12 @@ class Opens(Caches):
         undeletable = not key.stream and claim.access & DELETE and state.named_undeletable
         if conflict or (undeletable and self._undeletable_stream(transaction, at)):
             raise SmbError(status.SHARING_VIOLATION)
-        fixed = _packed_row(claim, opened, mate)
+        flags = 0
+        if claim.durable is not None:
+            lasting, flags = self._remember(transaction, at, claim, opened.granted)
+            opened = opened._replace(lasting=lasting)
+            state = state._replace(lasting=state.lasting + bool(lasting))
+        fixed = _packed_row(claim, opened, mate, flags)
         row_key = at + self._own_suffix(claim.file_id)
         transaction.put(row_key, fixed + pack_strings(claim.share, claim.path, key.stream, claim.user), db=self._opens)
         if lease:
@@ -80,6 +88,13 @@ class Opens(Caches):
         if key.stream:
             self._save(transaction, base_at, count_named(base, claim.access, claim.share_access, 1))
         return opened
+
+    def _await_janitor(self, transaction: Transaction, key: FileKey, claim: OpenClaim) -> Opened:
+        """The file is about to be deleted. Who waits for the end of a disconnected open finds its name free; others hear DELETE_PENDING."""
+        if not claim.waiter_id or not self._awaits_janitor(transaction, key):
+            raise SmbError(status.DELETE_PENDING)
+        self._enlist(transaction, stream_key(key), claim.file_id, claim.waiter_id)
+        return Opened(True)
 
     def may_look(self, key: FileKey, access: int) -> bool:
         """Whether an open of the unnamed stream for ``access``, which takes no part in sharing, would be let in and disturb nobody.
@@ -98,83 +113,6 @@ class Opens(Caches):
         if not share_conflict(state, access, claim.share_access):
             return False
         return share_conflict(self._living_sums(transaction, at), access, claim.share_access)
-
-    def close(self, key: FileKey, file_id: int) -> Closed:
-        """Forget an open and its locks. See ``Closed``: with ``delete`` set, ``finish_delete`` is due; FILE_CLOSED for an unknown open."""
-        return self._write(self._close, key, file_id, Deletion.NOTHING)
-
-    def abandon(self, key: FileKey, file_id: int) -> Closed:
-        """Forget an open that failed after it was recorded: it deletes nothing that it wanted to delete at its close.
-
-        What another open has marked meanwhile goes with the last one all the same: see ``Closed``.
-        """
-        return self._write(self._abandon, key, file_id)
-
-    def _abandon(self, transaction: Transaction, key: FileKey, file_id: int) -> Closed:
-        row_key = stream_key(key) + self._own_suffix(file_id)
-        raw = transaction.get(row_key, db=self._opens)
-        if raw is None:
-            return NOTHING_CLOSED
-        row = OPEN_STATE.unpack(raw)
-        harmless = OPEN_STATE.pack(*row._replace(flags=row.flags & ~OpenFlags.DELETE_ON_CLOSE)) + raw[OPEN_STATE.size :]
-        return self._retire(transaction, row_key, harmless)
-
-    def finish_delete(self, key: FileKey, file_id: int, done: Deletion) -> Closed:
-        """What ``close`` asked to delete is gone, or could not be deleted. The answer may ask for the file after its last stream."""
-        return self._write(self._close, key, file_id, done)
-
-    def _close(self, transaction: Transaction, key: FileKey, file_id: int, done: Deletion) -> Closed:
-        at = stream_key(key)
-        row_key = at + self._own_suffix(file_id)
-        raw = transaction.get(row_key, db=self._opens)
-        if raw is None:
-            raise SmbError(status.FILE_CLOSED)
-        wake = self._drop_locks(transaction, key, file_id) if done is Deletion.NOTHING else ()
-        return self._retire(transaction, row_key, raw, done, wake)
-
-    def _retire(
-        self, transaction: Transaction, row_key: bytes, raw: bytes, done: Deletion = Deletion.NOTHING, wake: tuple[Waiter, ...] = ()
-    ) -> Closed:
-        """The end of one row, ours or a dead one's: [MS-FSA] 2.1.5.5. A row whose file is to be deleted stays, marked CLOSING."""
-        at = row_key[: STREAM_KEY.size]
-        base_at = row_key[:_FILE_PREFIX] + bytes(8)
-        named = at != base_at
-        row = OPEN_STATE.unpack(raw)
-        state = self._state(transaction, at)
-        if row.breaking:
-            wake += self._waiting(transaction, at)
-        if row.flags & OpenFlags.DELETE_ON_CLOSE and not row.flags & OpenFlags.CLOSING:
-            state = doom(state, row.uid, row.gid)
-        base = self._state(transaction, base_at) if named else state
-        last = state.handles <= 1 or not self._others_alive(transaction, at, row_key)
-        last_of_file = last and base.delete_pending and not self._others_alive(transaction, row_key[:_FILE_PREFIX], row_key)
-        delete = Deletion.NOTHING
-        if last_of_file and done is not Deletion.FILE:
-            delete = Deletion.FILE
-        elif named and last and state.delete_pending and done is Deletion.NOTHING:
-            delete = Deletion.STREAM
-        doomed = base if delete is Deletion.FILE else state
-        if delete:
-            marked = row._replace(flags=row.flags | OpenFlags.CLOSING, cache=0, breaking=0)
-            transaction.put(row_key, OPEN_STATE.pack(*marked) + raw[OPEN_STATE.size :], db=self._opens)
-            self._save(transaction, at, count_cache(state, row.cache, -1))
-        else:
-            self._remove_row(transaction, row_key, row, state)
-        return Closed(last, delete, doomed.delete_uid, doomed.delete_gid, wake)
-
-    def _remove_row(self, transaction: Transaction, row_key: bytes, row: OpenState, state: FileState) -> None:
-        at = row_key[: STREAM_KEY.size]
-        base_at = row_key[:_FILE_PREFIX] + bytes(8)
-        transaction.delete(row_key, db=self._opens)
-        if row.kind >= CacheKind.LEASE:
-            self._leave_lease(transaction, at, row, state.handles == 1)
-        if state.handles == 1 and not state.named_handles and not state.contended:
-            transaction.delete(at, db=self._files)
-        else:
-            self._save(transaction, at, count(count_cache(state, row.cache, -1), row.access, row.share_access, -1))
-        if at != base_at:
-            base = self._state(transaction, base_at)
-            self._save(transaction, base_at, count_named(base, row.access, row.share_access, -1))
 
     def set_delete_on_close(self, key: FileKey, file_id: int, on: bool, uid: int = NOBODY, gid: int = NOBODY) -> None:
         """FileDispositionInformation: [MS-FSA] 2.1.5.15.3.
@@ -203,16 +141,16 @@ class Opens(Caches):
         self._write(self._rename, key, path)
 
     def _rename(self, transaction: Transaction, key: FileKey, path: str) -> None:
-        for row_key, raw in rows(transaction, self._opens, STREAM_KEY.pack(key.dev, key.ino, 0)[:_FILE_PREFIX]):
+        for row_key, raw in rows(transaction, self._opens, STREAM_KEY.pack(key.dev, key.ino, 0)[:FILE_PREFIX]):
             share, _, stream, user = unpack_strings(raw, OPEN_STATE.size, 4)
             transaction.put(row_key, raw[: OPEN_STATE.size] + pack_strings(share, path, stream, user), db=self._opens)
 
     def opens_of(self, key: FileKey) -> list[OpenRow]:
-        """The living opens of one stream."""
+        """The standing opens of one stream."""
         return self._read(lambda transaction: list(self._rows_of(transaction, stream_key(key))))
 
     def opens(self) -> list[OpenRow]:
-        """The living opens of all files, with the number of locks of each."""
+        """The standing opens of all files, with the number of locks of each."""
         return self._read(self._all_opens)
 
     def _all_opens(self, transaction: Transaction) -> list[OpenRow]:
@@ -223,60 +161,42 @@ class Opens(Caches):
         return [row._replace(locks=owners[row.slot, row.generation, row.file_id]) if owners else row for row in found]
 
     def opens_beneath(self, share: str, path: str) -> bool:
-        """Whether a living open is at or beneath the directory ``path``, without the directory's own. A walk: for directory renames."""
+        """Whether a standing open is at or beneath the directory ``path``, without the directory's own. A walk: for directory renames."""
         inside = path + "/" if path else ""
         return self._read(lambda transaction: any(r.share == share and r.path.startswith(inside) for r in self._rows_of(transaction, b"")))
 
     # ---- the rows ----------------------------------------------------------------------------------------------------------------------
 
-    def _own_suffix(self, file_id: int) -> bytes:
-        return OWNER_KEY.pack(self.slot, self.generation, file_id)
-
     def _rows_of(self, transaction: Transaction, prefix: bytes) -> Iterator[OpenRow]:
         for row_key, raw in walk(transaction, self._opens, prefix):
             at: OpenKey = OPEN_KEY.unpack(row_key)
-            if not self.is_alive(at.slot, at.generation):
-                continue
-            row: OpenState = OPEN_STATE.unpack(raw)
-            share, path, stream, user = unpack_strings(raw, OPEN_STATE.size, 4)
-            yield OpenRow(
-                FileKey(at.dev, at.ino, stream), at.slot, at.generation, at.file_id, row.access, row.share_access, row.flags,
-                row.session_id, row.tree_id, row.opened, row.uid, row.gid, share, path, user, 0, row.kind, row.cache,
-            )  # fmt: skip
+            if self._stands(at.slot, at.generation, OPEN_STATE.unpack(raw).flags):
+                yield open_row(row_key, raw)
 
     def _living_sums(self, transaction: Transaction, at: bytes) -> FileState:
-        """The sums of a stream's living rows."""
+        """The sums of a stream's standing rows."""
         state = EMPTY
         for row_key, raw in walk(transaction, self._opens, at):
             owner: OpenKey = OPEN_KEY.unpack(row_key)
-            if self.is_alive(owner.slot, owner.generation):
-                row: OpenState = OPEN_STATE.unpack(raw)
+            row: OpenState = OPEN_STATE.unpack(raw)
+            if self._stands(owner.slot, owner.generation, row.flags):
                 state = count(state, row.access, row.share_access, 1)
         return state
 
     def _undeletable_stream(self, transaction: Transaction, base_at: bytes) -> bool:
-        """Whether a living open of a named stream of the file does not share deletion."""
-        for row_key, raw in walk(transaction, self._opens, base_at[:_FILE_PREFIX]):
+        """Whether a standing open of a named stream of the file does not share deletion."""
+        for row_key, raw in walk(transaction, self._opens, base_at[:FILE_PREFIX]):
             owner: OpenKey = OPEN_KEY.unpack(row_key)
             row: OpenState = OPEN_STATE.unpack(raw)
             shares = row.share_access & FILE_SHARE_DELETE or not row.access & SHARED
-            if owner.stream and not shares and self.is_alive(owner.slot, owner.generation):
+            if owner.stream and not shares and self._stands(owner.slot, owner.generation, row.flags):
                 return True
         return False
 
-    def _others_alive(self, transaction: Transaction, prefix: bytes, row_key: bytes) -> bool:
-        """Whether a living open other than ``row_key`` remains beneath ``prefix`` (a stream's or a file's)."""
-        for other, _ in walk(transaction, self._opens, prefix):
-            if other != row_key:
-                owner: OpenKey = OPEN_KEY.unpack(other)
-                if self.is_alive(owner.slot, owner.generation):
-                    return True
-        return False
 
-
-def _packed_row(claim: OpenClaim, opened: Opened, mate: OpenState | None) -> bytes:
+def _packed_row(claim: OpenClaim, opened: Opened, mate: OpenState | None, flags: int) -> bytes:
     """The fixed part of a new row; ``mate`` is a row of the lease it belongs to, whose break it takes part in."""
-    flags = (OpenFlags.DELETE_ON_CLOSE if claim.delete_on_close else 0) | (OpenFlags.DIRECTORY if claim.directory else 0)
+    flags |= (OpenFlags.DELETE_ON_CLOSE if claim.delete_on_close else 0) | (OpenFlags.DIRECTORY if claim.directory else 0)
     cache = claim.cache
     breaking = (0, 0, 0) if mate is None else (mate.breaking, mate.requested, mate.required)
     deadline = 0 if mate is None else mate.deadline

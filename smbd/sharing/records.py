@@ -11,7 +11,7 @@ from hashlib import blake2b
 from struct import Struct
 from typing import NamedTuple
 
-from pools.layout import U8, U16, U32, U64, Layout, Raw16, Readable, WireError
+from pools.layout import U8, U16, U32, U64, Layout, Raw16, Raw64, Readable, WireError
 from smbd.sharing.values import NOBODY, FileKey
 
 BUCKETS = 4096
@@ -31,7 +31,7 @@ class FileState(NamedTuple):
 
     ``opens`` counts the opens whose access takes part in sharing; ``handles`` all of them. The two ``named_`` sums are kept in the
     unnamed stream's record, for the named streams of the same file. ``cached`` opens cache something, ``exclusive`` ones writes;
-    ``contended`` is 1 while a write may disturb a cache and the shared word says so.
+    ``contended`` is 1 while a write may disturb a cache and the shared word says so. ``lasting`` opens outlive their processes.
     """
 
     handles: U32 = 0
@@ -50,6 +50,7 @@ class FileState(NamedTuple):
     cached: U32 = 0
     exclusive: U32 = 0
     contended: U32 = 0
+    lasting: U32 = 0
 
 
 class OpenKey(NamedTuple):
@@ -96,6 +97,60 @@ class OpenState(NamedTuple):
     deadline: U64
     client_guid: Raw16
     lease_key: Raw16
+
+
+class FileIdKey(NamedTuple):
+    """Key of ``durables``, and value of ``guids``: FileId.Persistent."""
+
+    file_id: U64
+
+
+class DurableState(NamedTuple):
+    """Value of ``durables``; the user's SID follows. The first five fields and the key of this row are the key of its row in ``opens``.
+
+    ``deadline`` is 0 while a process has it. The other fields are those of ``DurableClaim`` and ``Parting``.
+    """
+
+    dev: U64
+    ino: U64
+    stream: U64
+    slot: U32
+    generation: U32
+    lasting: U32
+    version: U32
+    timeout: U64
+    deadline: U64
+    birth: U64
+    options: U32
+    mode: U32
+    position: U64
+    app_high: U64
+    app_low: U64
+    client_guid: Raw16
+    create_guid: Raw16
+    app_instance: Raw16
+    sequences: Raw64
+
+
+class GuidKey(NamedTuple):
+    """Key of ``guids``: the CreateGuid of a client's CREATE."""
+
+    client_guid: Raw16
+    create_guid: Raw16
+
+
+class AppKey(NamedTuple):
+    """Key of ``apps``: AppInstanceId, of which there may be several opens."""
+
+    app_instance: Raw16
+    file_id: U64
+
+
+class LostState(NamedTuple):
+    """Value of ``lost``, whose keys are the deadlines of disconnected opens, big-endian, and their FileIds: since when, and whose."""
+
+    since: U64
+    user: Raw16
 
 
 class LockKey(NamedTuple):
@@ -214,6 +269,11 @@ FILE_STATE = Layout(FileState)
 OPEN_KEY = Layout(OpenKey)
 OWNER_KEY = Layout(OwnerKey)
 OPEN_STATE = Layout(OpenState)
+FILE_ID_KEY = Layout(FileIdKey)
+DURABLE_STATE = Layout(DurableState)
+GUID_KEY = Layout(GuidKey)
+APP_KEY = Layout(AppKey)
+LOST_STATE = Layout(LostState)
 LOCK_KEY = Layout(LockKey)
 BUCKET_PREFIX = Layout(BucketPrefix)
 LOCK_STATE = Layout(LockState)

@@ -7,6 +7,7 @@ while a write transaction is open its clock cell tells since when; a shared word
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Callable, Iterator, MutableSequence
 from pathlib import Path
 from time import monotonic_ns
@@ -16,16 +17,21 @@ import lmdb
 
 from pools.port import files, memory
 from smbd.sharing.records import BUCKETS
+from smbd.sharing.values import DISCONNECTED
 from smbd.smb2 import status
 from smbd.smb2.status import SmbError
 
 DATA = "data.mdb"
 LOCK = "lock.mdb"
 WORDS = "words"
-TABLES = (b"files", b"opens", b"locks", b"waiters", b"watchers", b"sessions", b"trees", b"leases", b"contended")
+TABLES = (
+    b"files", b"opens", b"locks", b"waiters", b"watchers", b"sessions", b"trees", b"leases", b"contended",
+    b"durables", b"guids", b"apps", b"lost",
+)  # fmt: skip
 WORDS_SIZE = 64 + 2 * BUCKETS
 WATCHER_COUNT = 0
 WAITER_COUNT = 1
+ERA = 2
 LEAST_SIZE = 1 << 20
 
 R = TypeVar("R")
@@ -74,6 +80,7 @@ def prepare(directory: str, size: int, max_readers: int = 4096) -> None:
     Path(directory).mkdir(0o700, parents=True, exist_ok=True)
     Path(directory).chmod(0o700)  # one that was there may be open to others
     _reserve(os.path.join(directory, WORDS), WORDS_SIZE)
+    _begin_era(os.path.join(directory, WORDS))
     environment = _open(directory, max(size, LEAST_SIZE), max_readers)
     try:
         for name in TABLES:
@@ -82,6 +89,16 @@ def prepare(directory: str, size: int, max_readers: int = 4096) -> None:
         _reserve(os.path.join(directory, LOCK), os.path.getsize(os.path.join(directory, LOCK)))
     finally:
         environment.close()
+
+
+def _begin_era(path: str) -> None:
+    """Give the state the number that tells its FileIds from those of an earlier server: 32 random bits, of which not all are 0."""
+    with open(path, "r+b") as words:
+        at = ERA * 8
+        words.seek(at)
+        if not any(words.read(8)):
+            words.seek(at)
+            words.write((secrets.randbelow((1 << 32) - 1) + 1).to_bytes(8, "little"))
 
 
 def _reserve(path: str, size: int) -> None:
@@ -155,16 +172,21 @@ class Store:
         self._begin = cast(Callable[..., Transaction], self._environment.lmdb.begin)
         tables = self._environment.tables
         self._files, self._opens, self._locks, self._waiters, self._watchers, self._sessions, self._trees = tables[:7]
-        self._leases, self._contended = tables[7:]
+        self._leases, self._contended, self._durables, self._guids, self._apps, self._lost = tables[7:]
 
     def close_environment(self) -> None:
         """Let go of the environment and the shared words. Nothing is removed: a sweep or the calls before did that."""
         self._environment.close()
 
+    @property
+    def era(self) -> int:
+        """32 bits that another server's state, before or after this one's, hardly has: see ``Worker.new_open``."""
+        return self._counts[ERA]
+
     def tables(self) -> tuple[Table, ...]:
         """All tables, for who counts or checks them."""
         files = self._files, self._opens, self._locks, self._waiters, self._leases, self._contended
-        return *files, self._watchers, self._sessions, self._trees
+        return *files, self._watchers, self._sessions, self._trees, self._durables, self._guids, self._apps, self._lost
 
     def _count(self, transaction: Transaction, table: Table, word: int) -> None:
         """Tell all processes how many rows a table has. Before the commit, under the writer's mutex.
@@ -178,8 +200,8 @@ class Store:
         return int(self._environment.lmdb.reader_check())
 
     def is_alive(self, slot: int, generation: int) -> bool:
-        """Whether the process that a record names still runs; our own always does."""
-        return (slot == self.slot and generation == self.generation) or self._alive(slot, generation)
+        """Whether the process that a record names still runs; our own always does. Disconnected opens stand until they are ended."""
+        return (slot == self.slot and generation == self.generation) or slot == DISCONNECTED or self._alive(slot, generation)
 
     def _write(self, work: Callable[[Transaction, *Ts], R], *args: *Ts) -> R:
         """Run ``work`` in a write transaction: committed when it returns, undone when it raises.

@@ -11,12 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 
-from smbd.sharing.opens import Opens
+from smbd.sharing.durables import Durables
 from smbd.sharing.records import (
     LOCK_KEY,
     LOCK_ROW,
     OPEN_KEY,
     OPEN_STATE,
+    OWNER_KEY,
     SESSION_STATE,
     STREAM_KEY,
     TREE_STATE,
@@ -32,6 +33,7 @@ from smbd.sharing.records import (
 )
 from smbd.sharing.store import WAITER_COUNT, WATCHER_COUNT, Table, Transaction, rows
 from smbd.sharing.values import Deletion, Doomed, FileKey, Swept, Waiter
+from smbd.sharing.yielding import is_closing_orphan
 
 BATCH = 16
 """Rows a transaction of a sweep: a quarter of a millisecond during which others wait."""
@@ -39,10 +41,11 @@ BATCH = 16
 Gone = Callable[[int, int], bool]
 
 
-class Sharing(Opens):
+class Sharing(Durables):
     """The shared file state, as one process sees it: one object a slot, made after the fork.
 
-    Its tables are a chain of classes (sessions, watches, locks, caches, opens), each knowing only those before: the compiled form knows
+    Its tables are a chain of classes (sessions, watches, locks, keeping, caches, closing, yielding, opens,
+    durables), each knowing only those before: the compiled form knows
     single inheritance only.
     """
 
@@ -54,64 +57,73 @@ class Sharing(Opens):
         """Remove what any process that is gone has left: at the janitor's start, and now and then."""
         return self._sweep(lambda s, g: not self.is_alive(s, g))
 
-    def finish_sweep(self, doomed: Iterable[Doomed]) -> tuple[Doomed, ...]:
-        """The files are deleted, or cannot be: remove their witnesses. Returns what is now to be deleted (a file after its last stream)."""
-        further: list[Doomed] = []
-        for item in doomed:
-            again = self._write(self._finish_one, item)
-            if again is not None:
-                further.append(again)
-        return tuple(further)
+    def sweep_closing(self) -> Swept:
+        """What disconnected opens have left to be deleted at their ends."""
+        return self._sweep_opens(lambda _slot, _generation: False)
+
+    def finish_sweep(self, doomed: Iterable[Doomed]) -> Swept:
+        """The files are deleted, or cannot be: remove their witnesses. What is now to be deleted: a file after its last stream."""
+        return _joined([self._write(self._finish_one, item) for item in doomed])
 
     def _sweep(self, gone: Gone) -> Swept:
         self.check_readers()
+        # The opens first: one that outlives its process takes its locks along.
+        swept = self._sweep_opens(gone)
         locks, wake = self._sweep_locks(gone)
-        dead = self._read(self._dead_opens, gone)
-        doomed: list[Doomed] = []
-        for batch in _batches(dead):
-            doomed += self._write(self._retire_all, batch)
         sessions = self._remove(self._sessions, self._read(self._dead_sessions, gone))
         trees = self._remove(self._trees, self._read(self._dead_trees, gone))
         watchers = self._remove(self._watchers, self._read(self._dead_watchers, gone))
         self._write(self._count, self._watchers, WATCHER_COUNT)
         self._write(self._count, self._waiters, WAITER_COUNT)
-        return Swept(len(dead), locks, sessions, trees, watchers, tuple(doomed), tuple(wake))
+        return swept._replace(locks=locks, sessions=sessions, trees=trees, watchers=watchers, wake=(*swept.wake, *wake))
 
     # ---- opens -------------------------------------------------------------------------------------------------------------------------
 
+    def _sweep_opens(self, gone: Gone) -> Swept:
+        dead = self._read(self._dead_opens, gone)
+        ends = [end for batch in _batches(dead) for end in self._write(self._retire_all, batch)]
+        return _joined(ends)._replace(opens=len(dead))
+
     def _dead_opens(self, transaction: Transaction, gone: Gone) -> list[bytes]:
         found: list[bytes] = []
-        for row_key, _ in rows(transaction, self._opens):
+        for row_key, raw in rows(transaction, self._opens):
             at: OpenKey = OPEN_KEY.unpack(row_key)
-            if gone(at.slot, at.generation):
+            if gone(at.slot, at.generation) or is_closing_orphan(row_key, raw):
                 found.append(row_key)
         return found
 
-    def _retire_all(self, transaction: Transaction, row_keys: Sequence[bytes]) -> list[Doomed]:
-        doomed: list[Doomed] = []
+    def _retire_all(self, transaction: Transaction, row_keys: Sequence[bytes]) -> list[Swept]:
+        ends: list[Swept] = []
         for row_key in row_keys:
-            item = self._retire_dead(transaction, row_key, Deletion.NOTHING)
-            if item is not None:
-                doomed.append(item)
-        return doomed
+            raw = transaction.get(row_key, db=self._opens)
+            if raw is not None and self._survives(transaction, row_key, raw):
+                self._part(transaction, row_key, raw, None)
+            elif raw is not None:
+                ends.append(self._retire_dead(transaction, row_key, raw, Deletion.NOTHING))
+        return ends
 
-    def _finish_one(self, transaction: Transaction, item: Doomed) -> Doomed | None:
+    def _finish_one(self, transaction: Transaction, item: Doomed) -> Swept:
         key = item.key
-        row_key = OPEN_KEY.pack(key.dev, key.ino, stream_number(key.stream), item.slot, item.generation, item.file_id)
-        return self._retire_dead(transaction, row_key, item.delete)
-
-    def _retire_dead(self, transaction: Transaction, row_key: bytes, done: Deletion) -> Doomed | None:
-        """End one dead row. A row that is no longer there was ended by an earlier sweep."""
+        at = STREAM_KEY.pack(key.dev, key.ino, stream_number(key.stream))
+        row_key = at + OWNER_KEY.pack(item.slot, item.generation, item.file_id)
         raw = transaction.get(row_key, db=self._opens)
         if raw is None:
-            return None
-        closed = self._retire(transaction, row_key, raw, done)
+            return Swept()  # it was ended by an earlier sweep
+        waiting = self._waiting(transaction, at)
+        return self._retire_dead(transaction, row_key, raw, item.delete, waiting)
+
+    def _retire_dead(
+        self, transaction: Transaction, row_key: bytes, raw: bytes, done: Deletion, wake: tuple[Waiter, ...] = ()
+    ) -> Swept:
+        """End one dead row: what that leaves to be deleted, and whom to wake."""
+        closed = self._retire(transaction, row_key, raw, done, wake)
         if not closed.delete:
-            return None
+            return Swept(wake=closed.wake)
         at: OpenKey = OPEN_KEY.unpack(row_key)
         share, path, stream, _ = unpack_strings(raw, OPEN_STATE.size, 4)
         key = FileKey(at.dev, at.ino, stream)
-        return Doomed(closed.delete, key, at.slot, at.generation, at.file_id, share, path, closed.uid, closed.gid)
+        doomed = Doomed(closed.delete, key, at.slot, at.generation, at.file_id, share, path, closed.uid, closed.gid)
+        return Swept(doomed=(doomed,), wake=closed.wake)
 
     # ---- locks -------------------------------------------------------------------------------------------------------------------------
 
@@ -188,3 +200,7 @@ def _batches(row_keys: Sequence[bytes]) -> list[list[bytes]]:
     while batch := list(islice(source, BATCH)):
         batches.append(batch)
     return batches
+
+
+def _joined(ends: Sequence[Swept]) -> Swept:
+    return Swept(doomed=tuple(item for end in ends for item in end.doomed), wake=tuple(waiter for end in ends for waiter in end.wake))

@@ -13,6 +13,11 @@ from typing import NamedTuple
 NOBODY = 0xFFFFFFFF
 """uid and gid where none is known."""
 
+DISCONNECTED = 0xFFFFFFFF
+"""The slot, of generation 0, under which an open stands whose connection is lost. It counts as alive: the scavenger ends it."""
+
+NO_GUID = bytes(16)
+
 
 class FileKey(NamedTuple):
     """What opens and locks belong to: a stream of a file. ``stream`` is '' for the unnamed data stream and for directories."""
@@ -25,12 +30,23 @@ class FileKey(NamedTuple):
 class OpenFlags(IntEnum):
     """Bits that the tables keep of an open. CLOSING: its file is being deleted, the row stays as witness until that is done.
 
+    NAMED: it has a row in ``durables``, by which its client finds it again; LASTING: it outlives its connection and its process.
     Not an IntFlag: those take a microsecond for each ``&``.
     """
 
     DIRECTORY = 0x1
     DELETE_ON_CLOSE = 0x2
     CLOSING = 0x4
+    NAMED = 0x8
+    LASTING = 0x10
+
+
+class Lasting(IntEnum):
+    """Bits of what an open survives: [MS-SMB2] 3.3.1.10, Open.IsDurable, IsResilient, IsPersistent."""
+
+    DURABLE = 0x1
+    RESILIENT = 0x2
+    PERSISTENT = 0x4
 
 
 class Deletion(IntEnum):
@@ -63,12 +79,45 @@ class CacheClaim(NamedTuple):
     lease_key: bytes = bytes(16)
 
 
+class DurableClaim(NamedTuple):
+    """What an open is to survive, and the names by which its client finds it again; a GUID of zeros is none.
+
+    ``lasting``: bits of ``Lasting``; DURABLE is granted with handle caching only, PERSISTENT without. ``timeout``: ms for which it is kept
+    without a connection. ``birth``: the file's own time of birth, by which it is told from a later one with its inode. ``options``: the
+    CreateOptions. ``sid``: of the session's user; ``version`` of the context that asked, 1 or 2; ``app_high`` and ``app_low``: 2.2.13.2.15.
+    """
+
+    lasting: int = 0
+    version: int = 0
+    timeout: int = 0
+    client_guid: bytes = NO_GUID
+    create_guid: bytes = NO_GUID
+    app_instance: bytes = NO_GUID
+    app_high: int = 0
+    app_low: int = 0
+    sid: str = ""
+    birth: int = 0
+    options: int = 0
+
+
+class Parting(NamedTuple):
+    """What only the worker knows of an open, and whoever reclaims it needs: FileModeInformation, FilePositionInformation.
+
+    ``sequences``: Open.LockSequenceArray ([MS-SMB2] 3.3.1.10), a byte for each index from 1: 0, or the number + 1.
+    """
+
+    mode: int = 0
+    position: int = 0
+    sequences: bytes = bytes(64)
+
+
 class OpenClaim(NamedTuple):
     """What a CREATE asks of the shared state. ``access`` is granted access, ``file_id`` unique within the worker's life.
 
     ``path`` is relative to the share's root, real names joined by '/', without the stream; '' is the root itself.
     ``waiter_id`` and ``deadline`` (ns of the monotonic clock) are for the breaks it may cause: whom to wake, and when to go on anyway;
     ``again``: it was answered with ``wait`` before. ``admitted``: ``may_look`` has let it in before, and it asks for no cache.
+    ``durable``: None for an open that ends with its connection and has no names.
     """
 
     file_id: int
@@ -90,6 +139,7 @@ class OpenClaim(NamedTuple):
     deadline: int = 0
     again: bool = False
     admitted: bool = False
+    durable: DurableClaim | None = None
 
 
 class Notice(NamedTuple):
@@ -113,6 +163,7 @@ class Opened(NamedTuple):
     """The answer to an OpenClaim. ``wait``: the open is not recorded; the waiter is woken when it may try again.
 
     ``granted`` is what the client may cache now; ``breaking``: it has been told to give some of it back. ``notices`` are to be sent.
+    ``lasting``: bits of ``Lasting``, what the open survives. ``doomed``: a disconnected open gave way; the janitor is to delete its file.
     """
 
     wait: bool
@@ -121,6 +172,8 @@ class Opened(NamedTuple):
     epoch: int = 0
     breaking: bool = False
     notices: tuple[Notice, ...] = ()
+    lasting: int = 0
+    doomed: bool = False
 
 
 class Disturbed(NamedTuple):
@@ -163,6 +216,27 @@ class OpenRow(NamedTuple):
     locks: int = 0
     cache_kind: int = 0
     cache_state: int = 0
+
+
+class Durable(NamedTuple):
+    """An open by one of its names, with what it survives in ``claim.lasting``.
+
+    ``connected``: a process has it. Otherwise it may be reclaimed until ``deadline``, ns of the monotonic clock.
+    """
+
+    row: OpenRow
+    claim: DurableClaim
+    parting: Parting
+    connected: bool
+    deadline: int
+
+
+class Claimant(NamedTuple):
+    """Who reclaims an open: the session and the tree connect that it belongs to from now on."""
+
+    session_id: int
+    tree_id: int
+    user: str = ""
 
 
 class Closed(NamedTuple):
@@ -271,12 +345,12 @@ class Doomed(NamedTuple):
 
 
 class Swept(NamedTuple):
-    """What a sweep removed, and what is left to do: delete ``doomed``, wake ``wake``."""
+    """What a sweep removed or made nobody's, and what is left to do: delete ``doomed``, wake ``wake``."""
 
-    opens: int
-    locks: int
-    sessions: int
-    trees: int
-    watchers: int
-    doomed: tuple[Doomed, ...]
-    wake: tuple[Waiter, ...]
+    opens: int = 0
+    locks: int = 0
+    sessions: int = 0
+    trees: int = 0
+    watchers: int = 0
+    doomed: tuple[Doomed, ...] = ()
+    wake: tuple[Waiter, ...] = ()

@@ -160,8 +160,8 @@ def test_sweep_finds_what_to_delete(house: House) -> None:
     assert status_of(two.open, KEY, claim(5)) == status.DELETE_PENDING
     # A janitor that was killed here finds the same again.
     assert two.sweep_dead().doomed == swept.doomed
-    assert two.finish_sweep(swept.doomed) == ()
-    assert two.finish_sweep(swept.doomed) == ()
+    assert two.finish_sweep(swept.doomed).doomed == ()
+    assert two.finish_sweep(swept.doomed).doomed == ()
     two.open(KEY, claim(5))
     assert two.close(FileKey(1, 200), 2).delete is Deletion.FILE
 

@@ -141,7 +141,7 @@ def test_killed_at_any_moment(lock_directory: str) -> None:
     doomed = one.sweep_dead().doomed
     check(one)
     while doomed:
-        doomed = one.finish_sweep(doomed)
+        doomed = one.finish_sweep(doomed).doomed
     assert one._read(lambda transaction: [table for table in one.tables() if rows(transaction, table)]) == []
     assert not any(one._buckets)
     assert one._counts[0] == 0
