@@ -17,12 +17,13 @@ from typing import Any, NamedTuple
 from pools.layout import Layout, WireError
 from pools.pool import PoolExhausted
 from smbd.smb2 import status
-from smbd.smb2.constants import FLAGS_RELATED_OPERATIONS, RELATED_ID
+from smbd.smb2.constants import FLAGS_RELATED_OPERATIONS, FLAGS_REPLAY_OPERATION, RELATED_ID
 from smbd.smb2.header import ERROR_CONTEXT, HEADER_SIZE, error_body
 from smbd.smb2.status import SmbError
 from workers import identity
 from workers.loop import Cancelled
 from workers.open import Open
+from workers.replay import verify
 from workers.request import Answer, Chain, Request
 from workers.session import Session, State
 from workers.vfs.errors import smb_error
@@ -37,7 +38,7 @@ class Row(NamedTuple):
     """What one command needs before its handler runs. ``file_id`` is the offset of FileId in the body, None when it has none.
 
     ``structure_size`` 0: the handler tells forms apart itself. ``access``: the open must have at least one of these rights.
-    ``optional_open``: FileId may be all ones (some FSCTLs).
+    ``optional_open``: FileId may be all ones (some FSCTLs). ``modifies``: it is refused when it was overtaken by the loss of its channel.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Row(NamedTuple):
     file_id: int | None = None
     access: int = 0
     optional_open: bool = False
+    modifies: bool = False
 
 
 ERRORS = (SmbError, WireError, OSError, PoolExhausted, Cancelled)
@@ -155,5 +157,8 @@ def resolve_open(row: Row, request: Request, chain: Chain | None) -> None:
     if row.access and not found.granted & row.access:
         raise SmbError(status.ACCESS_DENIED)
     request.open = found
+    header = request.header
+    if header.status != found.usual or header.flags & FLAGS_REPLAY_OPERATION:
+        verify(request, found, modifies=row.modifies)
     if request.chain is not None:
         request.chain.open = found

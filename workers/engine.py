@@ -20,6 +20,7 @@ from smbd.smb2.header import ERROR_BODY, HEADER_SIZE, TRANSFORM_PROTOCOL_ID, TRA
 from smbd.smb2.header import async_id as async_id_of
 from smbd.smb2.reply import Reply, pack_ahead, pack_in_place, pack_replies, pack_success, pack_success_in_place, reply_size
 from smbd.smb2.status import SmbError
+from workers import replay
 from workers.dispatch import ERRORS, answer_of, execute
 from workers.glance import Glances
 from workers.loop import Task
@@ -117,6 +118,7 @@ class Engine:
             self._reply(request, result)
             return
         self.waiting[request.header.message_id] = request
+        replay.waits(request)
 
         def ended(value: Any, error: BaseException | None) -> None:
             self.forget(request)
@@ -151,6 +153,7 @@ class Engine:
     def forget(self, request: Request) -> None:
         """The handler has ended: nothing is left to cancel."""
         self.waiting.pop(request.header.message_id, None)
+        replay.over(request)
         if request.async_id:
             self._by_async_id.pop(request.async_id, None)
 
@@ -425,6 +428,7 @@ class _ChainRun(Chain):
                 engine.line.flush_soon()
 
         engine.waiting[request.header.message_id] = request
+        replay.waits(request)
         task = request.task = Task(engine.worker.loop, handler, ended)
         task.step()
         if not task.over and self.glance is not None:

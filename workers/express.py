@@ -139,7 +139,7 @@ class Express:
         if end - start < _READ_REQUEST.size:
             return False
         (
-            protocol_id, size, charge, _, command, credit, flags, following, message_id, _, tree_id, session_id, signature,
+            protocol_id, size, charge, sequence, command, credit, flags, following, message_id, _, tree_id, session_id, signature,
             body_size, _, _, length, offset, persistent, volatile, minimum, remote, _, _, _,
         ) = _READ_REQUEST.unpack_from(view, start)  # fmt: skip
         if protocol_id != PROTOCOL_ID or size != HEADER_SIZE or command != _READ or flags & UNUSUAL or following:
@@ -150,7 +150,7 @@ class Express:
         opened = self._open_for(persistent, volatile, tree_id, session_id)
         if opened is None or opened.handle is None or opened.key is None or opened.is_directory or opened.turns is not None:
             return False
-        if not opened.granted & _READING:
+        if sequence != opened.usual or not opened.granted & _READING:
             return False
         if offset + length > _LAST_OFFSET or length > worker.max_read:
             return False
@@ -240,7 +240,7 @@ class Express:
         if end - start < _WRITE_REQUEST.size:
             return False
         (
-            protocol_id, size, charge, _, command, credit, flags, following, message_id, _, tree_id, session_id, signature,
+            protocol_id, size, charge, sequence, command, credit, flags, following, message_id, _, tree_id, session_id, signature,
             body_size, data_offset, length, offset, persistent, volatile, remote, _, _, _, write_flags,
         ) = _WRITE_REQUEST.unpack_from(view, start)  # fmt: skip
         if protocol_id != PROTOCOL_ID or size != HEADER_SIZE or command != _WRITE or flags & UNUSUAL or following:
@@ -253,7 +253,7 @@ class Express:
         opened = self._open_for(persistent, volatile, tree_id, session_id)
         if opened is None or opened.is_directory or opened.handle is None or opened.key is None or not opened.granted & c.FILE_WRITE_DATA:
             return False
-        if opened.write_through or length > worker.max_write or opened.tree.slow:
+        if sequence != opened.usual or opened.write_through or length > worker.max_write or opened.tree.slow:
             return False
         if offset + length > _LAST_OFFSET or not self._in_turn(message_id, charge) or worker.sharing.has_locks(opened.key):
             return False
@@ -289,7 +289,7 @@ class Express:
         if end - start < _CLOSE_REQUEST.size:
             return False
         (
-            protocol_id, size, charge, _, command, credit, flags, following, message_id, _, tree_id, session_id, signature,
+            protocol_id, size, charge, sequence, command, credit, flags, following, message_id, _, tree_id, session_id, signature,
             body_size, close_flags, _, persistent, volatile,
         ) = _CLOSE_REQUEST.unpack_from(view, start)  # fmt: skip
         if protocol_id != PROTOCOL_ID or size != HEADER_SIZE or command != _CLOSE or flags & UNUSUAL or following:
@@ -299,6 +299,8 @@ class Express:
         if body_size != file.CLOSE_REQUEST_STRUCTURE_SIZE or opened is None or opened.handle is None or opened.key is None:
             return False
         if opened.notify is not None or opened.lock_waits or opened.in_flight or opened.turns is not None or opened.tree.slow:
+            return False
+        if sequence != opened.usual:
             return False
         channel = self._line.connection.channels.get(session_id)
         if channel is None or not self._in_turn(message_id, charge) or not protected(channel, opened.tree.encrypt, flags, sealed):

@@ -41,6 +41,7 @@ class Open:
 
     __slots__ = (
         "cache",
+        "channel_sequence",
         "durability",
         "ended",
         "enumeration",
@@ -50,10 +51,13 @@ class Open:
         "in_flight",
         "is_directory",
         "key",
+        "lock_sequences",
         "lock_waits",
         "mode",
         "notify",
         "orphan",
+        "outstanding",
+        "outstanding_before",
         "path",
         "persistent",
         "pipe",
@@ -61,7 +65,9 @@ class Open:
         "position",
         "session",
         "tree",
+        "turn",
         "turns",
+        "usual",
         "volatile",
         "write_through",
     )
@@ -85,6 +91,13 @@ class Open:
         self.in_flight = 0  # calls on VFS threads that use the handle: it is closed after the last of them
         self.orphan: Handle | None = None
         self.turns: Turns | None = None  # of requests that go on errands; None while there is none
+        # Which channels its requests come by, and how many of them are under way: see workers.replay.
+        self.channel_sequence = 0
+        self.usual = 0
+        self.turn = 1  # how often the sequence has changed
+        self.outstanding = 0
+        self.outstanding_before = 0  # of earlier turns
+        self.lock_sequences: bytearray | None = None
         self.ended = False
         self.lock_waits: set[int] = set()
         self.mode = 0

@@ -14,6 +14,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pools.layout import WireError
+from smbd.sharing import CacheClaim, CacheKind, Opened
 from smbd.sharing.caching import HANDLE
 from smbd.smb2 import status
 from smbd.smb2.constants import DHANDLE_FLAG_PERSISTENT
@@ -75,9 +76,10 @@ class Reconnect(NamedTuple):
 class Durability:
     """[MS-SMB2] 3.3.1.10 IsDurable, IsPersistent, IsResilient with their timeout (milliseconds), CreateGuid and application instance."""
 
-    __slots__ = ("app", "create_guid", "kind", "persistent", "timeout")
+    __slots__ = ("action", "app", "create_guid", "kind", "persistent", "timeout")
 
     def __init__(self, wanted: Wanted) -> None:
+        self.action = 0  # CreateAction that was answered
         self.kind = Kind.NONE
         self.persistent = False
         self.timeout = 0
@@ -168,9 +170,22 @@ def grant(opened: Open, wanted: Wanted, *, persistent: bool = False) -> None:
         durability.persistent = wanted.persistent and persistent
 
 
-def response_of(durability: Durability | None) -> tuple[bytes, bytes] | None:
-    """2.2.14.2.3 and .12: the response context of what was granted."""
-    if durability is None:
+def told_again(cache: Opened, lease_key: bytes, claim: CacheClaim) -> Opened:
+    """What a repeated CREATE is told of its open's ``cache``: never more than there is by now.
+
+    Of a lease all of it (another one's key is ACCESS_DENIED); of an oplock what it asks for. Windows promises here whatever is asked for.
+    """
+    leased = cache.kind >= CacheKind.LEASE
+    if claim.kind >= CacheKind.LEASE:
+        if not leased or lease_key != claim.lease_key:
+            raise SmbError(status.ACCESS_DENIED)
+        return cache
+    return Opened(False) if leased else cache._replace(granted=cache.granted & claim.state)
+
+
+def response_of(durability: Durability | None, cache: Opened | None) -> tuple[bytes, bytes] | None:
+    """2.2.14.2.3 and .12: the response context of what was granted, where ``cache``, as it is told, makes it last."""
+    if durability is None or not (durability.persistent or (cache is not None and cache.granted & HANDLE)):
         return None
     if durability.kind is Kind.DURABLE:
         return contexts.DURABLE_HANDLE_REQUEST, bytes(8)

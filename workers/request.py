@@ -96,6 +96,7 @@ class Request:
         "async_id",
         "chain",
         "channel",
+        "counted",
         "encrypted",
         "ends_with_open",
         "header",
@@ -135,6 +136,7 @@ class Request:
         self.ends_with_open = False  # waits for something that the end of its Open answers by itself
         self.when_cancelled: Callable[[], None] | None = None
         self.incoming: Incoming | None = None  # a WRITE's payload that has yet to come
+        self.counted = 0  # among those under way of its open, in that turn: see workers.replay
         self.waiter_id = 0  # under which it waits for others to give up what they cache
 
     def variable(self, offset: int, length: int, minimum: int = HEADER_SIZE) -> memoryview:

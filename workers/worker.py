@@ -33,6 +33,7 @@ from workers.line import Line
 from workers.loop import Cancelled, Completion, Loop, Timer
 from workers.open import Open
 from workers.patience import settle
+from workers.replay import Creates
 from workers.session import Session, State
 from workers.transport.receive import BATCH
 
@@ -110,6 +111,7 @@ class Worker:
         self.file_id_base = (slot & 0xFFFF) << 48 | (generation & 0xFFFF) << 32
         self.sessions: dict[int, Session] = {}
         self.opens: dict[int, Open] = {}
+        self.creates = Creates()
         self.disks: dict[str, Disk] = {}  # by share, as far as they were used
         self._orphans: set[Handle] = set()  # handles whose open has ended, which a VFS thread is to close
         self.max_read = self.max_write = self.max_transact = BATCH
@@ -433,6 +435,8 @@ class Worker:
         """Take an Open out of the table, if it is there."""
         if self.opens.pop(opened.volatile, None) is not None:
             self.row.add("opens", -1)
+            if opened.durability is not None:
+                self.creates.forget(opened)
 
     # clock and counters
 

@@ -53,7 +53,7 @@ clients, reject md5 servers, remote announce, remote browse sync, rename user sc
 dir, root directory, root postexec, root preexec, root preexec close, rpc big endian, rpc server dynamic port range, rpc server port, rpc
 start on demand helpers, samba kcc command, security, server multi channel support, server role, server schannel, server schannel require
 seal, server services, set primary group script, set quota command, short preserve case, show add printer wizard, shutdown script, smb1
-unix extensions, smb2 disable lock sequence checking, smb2 disable oplock break retry, smbd async dosmode, smbd force process
+unix extensions, smb2 disable oplock break retry, smbd async dosmode, smbd force process
 locks, smbd getinfo ask sharemode, smbd max async dosmode, smbd max xattr size, smbd profiling level, smbd search ask sharemode, socket
 address, spn update command, spotlight, spotlight backend, stat cache, strict allocate, strict locking, strict rename, svcctl list,
 syslog, syslog only, template homedir, template shell, time server, timestamp logs, tls cafile, tls certfile, tls crlfile, tls dh params

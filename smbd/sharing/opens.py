@@ -107,6 +107,17 @@ class Opens(Yielding):
         state = self._state(transaction, stream_key(key))
         return not state.delete_pending and not (state.cached and access & ~ATTRIBUTES_ONLY)
 
+    def cache_of(self, key: FileKey, file_id: int) -> tuple[Opened, bytes]:
+        """What one of our opens caches by now, as its CREATE would be told, and the key of its lease."""
+        return self._read(self._cache_of, key, file_id)
+
+    def _cache_of(self, transaction: Transaction, key: FileKey, file_id: int) -> tuple[Opened, bytes]:
+        raw = transaction.get(stream_key(key) + self._own_suffix(file_id), db=self._opens)
+        if raw is None:
+            raise SmbError(status.FILE_CLOSED)
+        row: OpenState = OPEN_STATE.unpack(raw)
+        return Opened(False, row.kind, row.cache, row.epoch, bool(row.breaking)), row.lease_key
+
     def _conflict(self, transaction: Transaction, at: bytes, state: FileState, claim: OpenClaim) -> bool:
         # [MS-FSA] 2.1.5.1.2: overwriting counts as writing for the check, not for what is granted.
         access = claim.access | FILE_WRITE_DATA if claim.overwrite else claim.access

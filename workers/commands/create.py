@@ -24,13 +24,13 @@ from smbd.smb2.messages import create_contexts as contexts
 from smbd.smb2.messages.create import CREATE_REQUEST, CREATE_RESPONSE, CREATE_RESPONSE_STRUCTURE_SIZE, CreateRequest
 from smbd.smb2.names import DATA, parse
 from smbd.smb2.status import SmbError
-from workers import access, reliable
+from workers import access, reliable, replay
 from workers.breaks import Blocked, cache_claim, lease_context, level_of, until_free
 from workers.commands import pipe
 from workers.commands.close import close_open
 from workers.open import Open
 from workers.opening import Wish, check_disposition, open_file
-from workers.reliable import Reconnect
+from workers.reliable import Kind, Reconnect
 from workers.request import Answer, Request
 
 INVALID_OPTIONS = 0xFF000000
@@ -60,6 +60,11 @@ def create(request: Request, body: CreateRequest) -> bytes | Coroutine[Any, None
         raise SmbError(status.TOO_MANY_OPENED_FILES)
     wish.cache = cache_claim(request, body.requested_oplock_level, found.get(contexts.REQUEST_LEASE))
     wish.brief = request.chain is not None and not request.tree.slow and request.chain.closes_soon()
+    return replay.once(request, wish, partial(open_new, request, wish, found), partial(open_again, request, wish, found))
+
+
+def open_new(request: Request, wish: Wish, found: Contexts) -> bytes | Coroutine[Any, None, bytes | Answer]:
+    """Open it at once, or when others have given up what they cache."""
     wish.waiter_id = request.waiter_id = request.worker.next_id()
     try:
         return open_and_respond(request, wish, found)
@@ -68,6 +73,21 @@ def create(request: Request, body: CreateRequest) -> bytes | Coroutine[Any, None
         wish.brief = False
         kept = {name: memoryview(bytes(data)) for name, data in found.items()}
         return until_free(request, blocked, partial(open_and_respond, request, wish, kept))
+
+
+def open_again(request: Request, wish: Wish, found: Contexts, opened: Open) -> bytes:
+    """3.3.5.9.10: the answer that the client did not get. The open stays as it is; what it caches is told as it is by now."""
+    durability, key, first = opened.durability, opened.key, opened.cache
+    assert durability is not None
+    assert key is not None
+    cache, lease_key = request.worker.sharing.cache_of(key, opened.persistent)
+    if request.chain is not None:
+        request.chain.open = opened
+    opened.cache = reliable.told_again(cache, lease_key, wish.cache)
+    try:
+        return respond(request, opened, durability.action, (wish, found))
+    finally:
+        opened.cache = first
 
 
 def _check_impersonation(body: CreateRequest) -> None:
@@ -95,6 +115,7 @@ def reconnect(request: Request, again: Reconnect, found: reliable.Found) -> byte
 def open_and_respond(request: Request, wish: Wish, found: Contexts) -> bytes:
     """One attempt; ``Blocked`` when others have to give up what they cache first."""
     opened = request.worker.new_open(request.tree)
+    replay.begin(request, opened)
     action = open_file(request, wish, opened)
     try:
         response = respond(request, opened, action, (wish, found))
@@ -102,6 +123,8 @@ def open_and_respond(request: Request, wish: Wish, found: Contexts) -> bytes:
         close_open(request.worker, opened)
         raise
     request.worker.add_open(opened)
+    if wish.wanted.kind is Kind.DURABLE_V2:
+        request.worker.creates.answered(opened, action)
     if request.chain is not None:
         request.chain.open = opened
         if opened.glance is not None:
@@ -189,7 +212,7 @@ def _response_contexts(request: Request, opened: Open, wish: Wish, found: Contex
     lease = lease_context(opened, wish.cache, found.get(contexts.REQUEST_LEASE))
     if lease:
         made.append((contexts.REQUEST_LEASE, lease))
-    lasting = reliable.response_of(opened.durability)
+    lasting = reliable.response_of(opened.durability, opened.cache)
     if lasting is not None:
         made.append(lasting)
     return made

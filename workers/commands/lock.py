@@ -16,9 +16,11 @@ from smbd.smb2.constants import (
 from smbd.smb2.header import HEADER_SIZE
 from smbd.smb2.messages.file import LOCK_ELEMENT, LOCK_REQUEST, LOCK_RESPONSE, LOCK_RESPONSE_STRUCTURE_SIZE, LockElement, LockRequest
 from smbd.smb2.status import SmbError
+from workers import replay
 from workers.breaks import woken
 from workers.commands.close import wake
 from workers.loop import Cancelled
+from workers.open import Open
 from workers.request import Answer, Request
 
 RESPONSE = LOCK_RESPONSE.pack(LOCK_RESPONSE_STRUCTURE_SIZE, 0)
@@ -37,6 +39,26 @@ def lock(request: Request, body: LockRequest) -> bytes | Coroutine[Any, None, by
         raise SmbError(status.INVALID_PARAMETER)
     request.variable(ELEMENTS_AT, body.lock_count * LOCK_ELEMENT.size)
     elements = [LOCK_ELEMENT.unpack(request.view, ELEMENTS_AT + index * LOCK_ELEMENT.size) for index in range(body.lock_count)]
+    entry = replay.lock_entry(request, body.lock_sequence)
+    if entry < 0:
+        return execute(request, elements)
+    if replay.lock_repeats(opened, entry, body.lock_sequence):
+        return RESPONSE
+    result = execute(request, elements)
+    if not isinstance(result, bytes):
+        return _remember(result, opened, (entry, body.lock_sequence))
+    replay.lock_succeeded(opened, entry, body.lock_sequence)
+    return result
+
+
+async def _remember(waiting: Coroutine[Any, None, bytes], opened: Open, place: tuple[int, int]) -> bytes:
+    result = await waiting
+    replay.lock_succeeded(opened, *place)
+    return result
+
+
+def execute(request: Request, elements: list[LockElement]) -> bytes | Coroutine[Any, None, bytes]:
+    """3.3.5.14: the first element says whether they lock or unlock."""
     if elements[0].flags & LOCKFLAG_UNLOCK:
         return unlock(request, elements)
     return lock_all(request, elements)
@@ -61,7 +83,7 @@ def unlock(request: Request, elements: list[LockElement]) -> bytes:
     return RESPONSE
 
 
-def lock_all(request: Request, elements: list[LockElement]) -> bytes | Coroutine[Any, None, bytes | Answer]:
+def lock_all(request: Request, elements: list[LockElement]) -> bytes | Coroutine[Any, None, bytes]:
     """3.3.5.14.2: all of them or none; several only without waiting."""
     for element in elements:
         if element.flags not in WAITS and element.flags not in AT_ONCE:
