@@ -50,7 +50,7 @@ from smbd.smb2.status import SmbError
 from workers import access, changes
 from workers.breaks import NOTHING, Blocked
 from workers.commands.close import close_open, settle
-from workers.reliable import ORDINARY, Wanted, grant
+from workers.reliable import ORDINARY, Wanted, claim_of, grant
 from workers.vfs.interface import NewFile
 
 if TYPE_CHECKING:
@@ -255,6 +255,7 @@ def _record(worker: Worker, opened: Open, handle: Handle, wish: Wish) -> OpenCla
         waiter_id=wish.waiter_id,
         deadline=worker.breaks.deadline(),
         again=wish.again,
+        durable=None if wish.wanted is ORDINARY else claim_of(wish.wanted, tree, wish.options),
     )
 
 

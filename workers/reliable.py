@@ -1,8 +1,8 @@
 """What lets an open outlive its connection, and what its CREATE is known by: [MS-SMB2] 3.3.5.9.6, .7, .10, .12 and .13.
 
 Owns: the create contexts of durable and persistent opens and of application instances: what a request asks for, what of it is granted, and
-what the client hears. Invariant: an open is durable only if it caches handles (a batch oplock or a lease with HANDLE), or is persistent;
-nothing is granted that no context asked for.
+what the client hears. Invariant: nothing is granted that no context asked for; whether there is reason to grant it (a batch oplock, a lease
+with HANDLE, a share that is continuously available) is the shared state's decision, and is the same there and here.
 
 Reconnecting and what happens to an open whose connection is lost are not here; this module only finds out that a reconnect is asked for.
 """
@@ -14,8 +14,9 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pools.layout import WireError
-from smbd.sharing import CacheClaim, CacheKind, Opened
+from smbd.sharing import CacheClaim, CacheKind, DurableClaim, Lasting, Opened
 from smbd.sharing.caching import HANDLE
+from smbd.sharing.values import NO_GUID
 from smbd.smb2 import status
 from smbd.smb2.constants import DHANDLE_FLAG_PERSISTENT
 from smbd.smb2.messages import create_contexts as contexts
@@ -24,6 +25,7 @@ from smbd.smb2.status import SmbError
 if TYPE_CHECKING:
     from smbd.smb2.dialects import Dialect
     from workers.open import Open
+    from workers.tree import TreeConnect
 
 DURABLE_TIMEOUT: Final = 16 * 60_000
 """Milliseconds for which an open of the first version is kept, whose request names no time: what Windows and Samba give."""
@@ -31,7 +33,6 @@ DEFAULT_TIMEOUT: Final = 60_000
 """3.3.5.9.10: where the request leaves it to the server."""
 LONGEST_TIMEOUT: Final = 300_000
 """And no longer than this, whatever a request says."""
-NO_GUID: Final = bytes(16)
 _DURABLE_REQUEST_SIZE: Final = 16  # 2.2.13.2.3: all of it reserved
 _RECONNECTS: Final = (contexts.DURABLE_HANDLE_RECONNECT, contexts.DURABLE_HANDLE_RECONNECT_V2)
 _SINCE_300: Final = frozenset({contexts.DURABLE_HANDLE_REQUEST_V2, contexts.DURABLE_HANDLE_RECONNECT_V2, contexts.APP_INSTANCE_ID})
@@ -54,13 +55,17 @@ class AppInstance(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """What the contexts of a CREATE ask for. ``create_guid`` is ``NO_GUID`` unless it came with DH2Q; ``timeout`` in milliseconds."""
+    """What the contexts of a CREATE ask for. ``create_guid`` is ``NO_GUID`` unless it came with DH2Q; ``timeout`` in milliseconds.
+
+    ``client_guid`` is the connection's: a CreateGuid is one client's name.
+    """
 
     kind: Kind = Kind.NONE
     timeout: int = 0
     persistent: bool = False
     create_guid: bytes = NO_GUID
     app: AppInstance | None = None
+    client_guid: bytes = NO_GUID
 
 
 class Reconnect(NamedTuple):
@@ -118,7 +123,7 @@ def reconnect_of(found: Found) -> Reconnect | None:
     return Reconnect(Kind.DURABLE_V2, asked.file_id_persistent, asked.file_id_volatile, persistent, asked.create_guid)
 
 
-def wanted_of(found: Found, dialect: Dialect) -> Wanted:
+def wanted_of(found: Found, dialect: Dialect, client_guid: bytes = NO_GUID) -> Wanted:
     """What a new open is to be. The contexts are ``known`` and hold no reconnect."""
     app = _app_instance(found, dialect)
     first, second = found.get(contexts.DURABLE_HANDLE_REQUEST), found.get(contexts.DURABLE_HANDLE_REQUEST_V2)
@@ -127,12 +132,12 @@ def wanted_of(found: Found, dialect: Dialect) -> Wanted:
             raise SmbError(status.INVALID_PARAMETER)
         asked = contexts.DURABLE_REQUEST_V2.unpack(second)
         timeout = min(asked.timeout, LONGEST_TIMEOUT) or DEFAULT_TIMEOUT
-        return Wanted(Kind.DURABLE_V2, timeout, bool(asked.flags & DHANDLE_FLAG_PERSISTENT), asked.create_guid, app)
+        return Wanted(Kind.DURABLE_V2, timeout, bool(asked.flags & DHANDLE_FLAG_PERSISTENT), asked.create_guid, app, client_guid)
     if first is not None:
         if len(first) != _DURABLE_REQUEST_SIZE:
             raise SmbError(status.INVALID_PARAMETER)
-        return Wanted(Kind.DURABLE, DURABLE_TIMEOUT, app=app)
-    return Wanted(app=app) if app is not None else ORDINARY
+        return Wanted(Kind.DURABLE, DURABLE_TIMEOUT, app=app, client_guid=client_guid)
+    return ORDINARY if app is None else Wanted(app=app, client_guid=client_guid)
 
 
 def _app_instance(found: Found, dialect: Dialect) -> AppInstance | None:
@@ -150,24 +155,39 @@ def _app_instance(found: Found, dialect: Dialect) -> AppInstance | None:
     return AppInstance(asked.app_instance_id, (number.app_instance_version_high, number.app_instance_version_low))
 
 
-def may_last(wanted: Wanted, *, caches: int, directory: bool, persistent: bool) -> bool:
-    """Whether an open that ``caches`` (bits of 2.2.13.2.8) is granted what it wants. ``persistent``: its share lets it be that."""
-    if wanted.kind is Kind.NONE or directory:
-        return False
-    return bool(caches & HANDLE) or (wanted.persistent and persistent)
+def claim_of(wanted: Wanted, tree: TreeConnect, options: int) -> DurableClaim | None:
+    """What the shared state is to keep of an open, of which it grants what there is reason for; ``options``: the CreateOptions."""
+    app = wanted.app
+    lasting = 0
+    if wanted.kind is not Kind.NONE and tree.share.durable_handles:
+        lasting = Lasting.DURABLE
+    if app is None and not lasting and wanted.create_guid == NO_GUID:
+        return None
+    high, low = (app.version if app is not None else None) or (0, 0)
+    return DurableClaim(
+        lasting,
+        int(wanted.kind),
+        wanted.timeout,
+        wanted.client_guid,
+        wanted.create_guid,
+        NO_GUID if app is None else app.app_id,
+        high,
+        low,
+        str(tree.session.require_token().user_sid),
+        options=options,
+    )
 
 
-def grant(opened: Open, wanted: Wanted, *, persistent: bool = False) -> None:
-    """Make an open that has been let in durable if it may be. ``persistent``: its share is continuously available."""
+def grant(opened: Open, wanted: Wanted) -> None:
+    """An open has been let in: it is from now on what the shared state says."""
     if wanted is ORDINARY:
         return
     durability = opened.durability = Durability(wanted)
-    cache = opened.cache
-    directory = opened.is_directory
-    if may_last(wanted, caches=0 if cache is None else cache.granted, directory=directory, persistent=persistent):
+    lasting = opened.cache.lasting if opened.cache is not None else 0
+    if lasting:
         durability.kind = wanted.kind
         durability.timeout = wanted.timeout
-        durability.persistent = wanted.persistent and persistent
+        durability.persistent = bool(lasting & Lasting.PERSISTENT)
 
 
 def told_again(cache: Opened, lease_key: bytes, claim: CacheClaim) -> Opened:

@@ -29,7 +29,7 @@ UNHEARD: Final = -1
 UNCOUNTED: Final = -1
 
 LOCK_ENTRIES: Final = 64  # 3.3.1.10 LockSequenceArray
-NOT_VALID: Final = 0xFF  # of an entry: LockSequenceNumber has four bits
+NOT_VALID: Final = 0  # of an entry, which is LockSequenceNumber + 1 otherwise: as `Parting.sequences` has it
 
 
 # Channel sequences
@@ -184,8 +184,8 @@ def lock_repeats(opened: Open, entry: int, lock_sequence: int) -> bool:
     """Whether this very LOCK has succeeded before. If it has not, the entry says nothing until it does."""
     sequences = opened.lock_sequences
     if sequences is None:
-        sequences = opened.lock_sequences = bytearray([NOT_VALID]) * LOCK_ENTRIES
-    if sequences[entry] == lock_sequence & 0xF:
+        sequences = opened.lock_sequences = bytearray(LOCK_ENTRIES)
+    if sequences[entry] == (lock_sequence & 0xF) + 1:
         return True
     sequences[entry] = NOT_VALID
     return False
@@ -194,4 +194,4 @@ def lock_repeats(opened: Open, entry: int, lock_sequence: int) -> bool:
 def lock_succeeded(opened: Open, entry: int, lock_sequence: int) -> None:
     """Remember it: the same one again is its repetition."""
     if opened.lock_sequences is not None:
-        opened.lock_sequences[entry] = lock_sequence & 0xF
+        opened.lock_sequences[entry] = (lock_sequence & 0xF) + 1

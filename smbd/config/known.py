@@ -24,7 +24,7 @@ share command, delete user from group script, delete user script, delete veto fi
 command, dgram port, directory name cache size, disable netbios, disable spoolss, dmapi support, dns forwarder, dns port, dns proxy, dns
 update command, dns zone scavenging, dns zone transfer clients allow, dns zone transfer clients deny, domain logons, domain master, dont
 descend, dos charset, dos filemode, dos filetime resolution, dos filetimes, dsdb event notification, dsdb group change notification, dsdb
-password event notification, durable handles, enable asu support, enable core files, enable privileges, enable spoolss, encrypt passwords,
+password event notification, enable asu support, enable core files, enable privileges, enable spoolss, encrypt passwords,
 enhanced browsing, enumports command, eventlog list, exec, fake directory create times, fake oplocks, force printername, force unknown acl
 user, fstype, get quota command, getwd cache, gpo update command, hide files, hide new files timeout, hide special files, hide unwriteable
 files, honor change notify privilege, host msdfs, hostname lookups, idmap backend, idmap cache time, idmap gid, idmap negative cache time,

@@ -132,6 +132,7 @@ class Share:
     hide_unreadable: bool = _par(False, values.boolean)
     follow_symlinks: bool = _par(True, values.boolean)
     oplocks: bool = _par(True, values.boolean)
+    durable_handles: bool = _par(True, values.boolean)
     strict_sync: bool = _par(True, values.boolean)
     sync_always: bool = _par(False, values.boolean)
     csc_policy: str = _par("manual", _OFFLINE)

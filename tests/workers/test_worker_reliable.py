@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pools.layout import WireError
+from smbd.sharing import Lasting
 from smbd.smb2 import constants as c
 from smbd.smb2 import status
 from smbd.smb2.dialects import DIALECTS
@@ -18,7 +18,7 @@ from smbd.smb2.messages import create_contexts as contexts
 from smbd.smb2.messages.create import CREATE_RESPONSE
 from smbd.smb2.status import SmbError
 from tests.wire_client import Offer, Response, WireClient
-from tests.workers.house import House
+from tests.workers.house import ALICE, House
 from workers.reliable import (
     DEFAULT_TIMEOUT,
     DURABLE_TIMEOUT,
@@ -30,7 +30,6 @@ from workers.reliable import (
     Reconnect,
     Wanted,
     known,
-    may_last,
     reconnect_of,
     wanted_of,
 )
@@ -160,25 +159,7 @@ def test_whatever_a_client_sends(asked: dict[bytes, bytes], dialect: int) -> Non
         assert wanted.app is None or wanted.app.version is None or DIALECTS[dialect].preauth
 
 
-@pytest.mark.parametrize("caches", range(8))
-@pytest.mark.parametrize("kind", [Kind.NONE, Kind.DURABLE, Kind.DURABLE_V2])
-@pytest.mark.parametrize("asked", [False, True])
-def test_what_may_last(caches: int, kind: Kind, asked: bool) -> None:
-    wanted = Wanted(kind, 1, asked)
-    lasts = kind is not Kind.NONE and bool(caches & H)
-    assert may_last(wanted, caches=caches, directory=False, persistent=False) == lasts
-    assert may_last(wanted, caches=caches, directory=False, persistent=True) == (lasts or (kind is not Kind.NONE and asked))
-    assert not may_last(wanted, caches=caches, directory=True, persistent=True)
-
-
 # What a client hears
-
-
-@pytest.fixture
-def house(tmp_path: Path) -> Iterator[House]:
-    house = House(tmp_path)
-    yield house
-    house.end()
 
 
 def answered(response: Response) -> dict[bytes, bytes]:
@@ -225,6 +206,34 @@ def test_the_second_version_is_not_of_older_dialects(house: House) -> None:
     client = house.client(offer=Offer((0x0210,)))
     assert told(client, dh2q(), oplock=c.OPLOCK_LEVEL_BATCH) == {}
     assert told(client, DHNQ, oplock=c.OPLOCK_LEVEL_BATCH) == {b"DHnQ": bytes(8)}
+
+
+def test_a_share_may_do_without(make_house: Callable[..., House]) -> None:
+    client = make_house(share_text="durable handles = no").client()
+    assert told(client, DHNQ, oplock=c.OPLOCK_LEVEL_BATCH) == {}
+    assert told(client, dh2q(), oplock=c.OPLOCK_LEVEL_BATCH) == {}
+
+
+def test_the_shared_state_knows_what_lasts(house: House) -> None:
+    """And what its client calls it; an open without caches has its names all the same."""
+    guid = b"C" * 16
+    client = house.client(offer=Offer(client_guid=guid))
+    assert house.sharing is not None
+    opened = client.open("file", oplock=c.OPLOCK_LEVEL_BATCH, contexts=[dh2q(1234), APP_ID, APP_NUMBER], options=c.FILE_WRITE_THROUGH)
+    found = house.sharing.find_created(guid, GUID)
+    assert found is not None
+    (same,) = house.sharing.find_app(APP)
+    assert same == found == house.sharing.find(opened[0])
+    claim = found.claim
+    assert (claim.lasting, claim.version, claim.timeout, claim.options) == (Lasting.DURABLE, 2, 1234, c.FILE_WRITE_THROUGH)
+    assert (claim.client_guid, claim.create_guid, claim.app_instance, claim.app_high, claim.app_low) == (guid, GUID, APP, 5, 6)
+    assert claim.sid == str(house.tokens[ALICE].user_sid)
+    assert client.close(opened).status == status.SUCCESS
+    assert house.sharing.find(opened[0]) is None
+    opened = client.open("file", contexts=[dh2q(guid=APP)])
+    found = house.sharing.find(opened[0])
+    assert found is not None
+    assert (found.claim.lasting, found.claim.create_guid) == (0, APP)
 
 
 def test_a_reconnect_cares_for_nothing_else_in_its_request(house: House) -> None:

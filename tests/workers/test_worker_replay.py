@@ -440,18 +440,18 @@ def test_a_lock_that_has_succeeded_is_not_done_again(client: WireClient) -> None
 
 def test_a_lock_that_waited_counts_when_it_is_granted(house: House) -> None:
     holder, client = house.client(), house.client()
+    opened = client.open("file", contexts=[lease(R | H), (b"DHnQ", bytes(16))], oplock=LEASE)
     kept = holder.open("file")
     assert lock(holder, kept, 0) == status.SUCCESS
-    opened = client.open("file", contexts=[lease(R | H), (b"DHnQ", bytes(16))], oplock=LEASE)
     body = lock_body(opened, (100, 100, c.LOCKFLAG_EXCLUSIVE_LOCK), sequence=0x011)
     (waiting,) = client.send(Request(Command.LOCK, body))
     assert client.receive(waiting, interim=True).interim
     (mine,) = house.worker_of(client).opens.values()
-    assert mine.lock_sequences is None or mine.lock_sequences[0] == 0xFF
+    assert mine.lock_sequences == bytes(64)
     assert holder.close(kept).status == status.SUCCESS
     assert client.receive(waiting).status == status.SUCCESS
-    if mine.lock_sequences is not None:  # where it was granted something that makes it last
-        assert lock(client, opened, 0x011) == status.SUCCESS
+    assert lock(client, opened, 0x011) == status.SUCCESS
+    assert lock(client, opened, 0x012) == status.LOCK_NOT_GRANTED
 
 
 @pytest.mark.parametrize("why", ["ordinary", "dialect", "configured"])

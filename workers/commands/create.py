@@ -16,7 +16,6 @@ from smbd.smb2.constants import (
     FILE_RESERVE_OPFILTER,
     IMPERSONATION_DELEGATE,
 )
-from smbd.smb2.dialects import Dialect
 from smbd.smb2.dtyp import SecurityDescriptor
 from smbd.smb2.fscc import lists
 from smbd.smb2.header import HEADER_SIZE
@@ -98,13 +97,11 @@ def _check_impersonation(body: CreateRequest) -> None:
 def read_contexts(request: Request, body: CreateRequest) -> reliable.Found:
     """The contexts that there are in the connection's dialect."""
     chain = request.variable(body.create_contexts_offset, body.create_contexts_length, NAME_MINIMUM)
-    return reliable.known(contexts.parse_chain(chain), _dialect(request)) if len(chain) else {}
-
-
-def _dialect(request: Request) -> Dialect:
+    if not len(chain):
+        return {}
     dialect = request.line.connection.dialect
     assert dialect is not None
-    return dialect
+    return reliable.known(contexts.parse_chain(chain), dialect)
 
 
 def reconnect(request: Request, again: Reconnect, found: reliable.Found) -> bytes:
@@ -150,7 +147,10 @@ def read_wish(request: Request, body: CreateRequest, found: Contexts) -> Wish:
     wish = Wish(path, body.desired_access, body.share_access, body.create_disposition, body.create_options, body.file_attributes)
     if found:
         _apply_contexts(wish, found)
-        wish.wanted = reliable.wanted_of(found, _dialect(request))
+        connection = request.line.connection
+        assert connection.dialect is not None
+        assert connection.choice is not None
+        wish.wanted = reliable.wanted_of(found, connection.dialect, connection.choice.client_guid)
     return wish
 
 
