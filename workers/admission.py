@@ -168,6 +168,8 @@ def settings(share: Share) -> VfsSettings:
         directory_mask=share.directory_mask,
         force_directory_mode=share.force_directory_mode,
         hide_dot_files=share.hide_dot_files,
+        hide_files=share.hide_files,
+        mangled_names=share.mangled_names,
         store_dos_attributes=share.store_dos_attributes,
         follow_symlinks=share.follow_symlinks,
     )

@@ -172,7 +172,7 @@ def _mind_readonly(handle: Handle, wish: Wish, granted: int) -> int:
     """[MS-FSA] 2.1.5.1.2.1: what the READONLY, HIDDEN and SYSTEM attributes forbid; the access that is left."""
     attributes = handle.opened.attributes
     if wish.disposition in (FILE_OVERWRITE, FILE_OVERWRITE_IF, FILE_SUPERSEDE):
-        kept = attributes & (FILE_ATTRIBUTE_HIDDEN | FILE_ATTRIBUTE_SYSTEM)
+        kept = attributes & (FILE_ATTRIBUTE_SYSTEM if handle.hidden_by_name else FILE_ATTRIBUTE_HIDDEN | FILE_ATTRIBUTE_SYSTEM)
         if kept & ~wish.attributes and not handle.stream:
             raise SmbError(status.ACCESS_DENIED)
     if not attributes & FILE_ATTRIBUTE_READONLY or handle.directory:

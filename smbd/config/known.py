@@ -26,7 +26,7 @@ update command, dns zone scavenging, dns zone transfer clients allow, dns zone t
 descend, dos charset, dos filemode, dos filetime resolution, dos filetimes, dsdb event notification, dsdb group change notification, dsdb
 password event notification, enable asu support, enable core files, enable privileges, enable spoolss, encrypt passwords,
 enhanced browsing, enumports command, eventlog list, exec, fake directory create times, fake oplocks, force printername, force unknown acl
-user, fstype, get quota command, getwd cache, gpo update command, hide files, hide new files timeout, hide special files, hide unwriteable
+user, fstype, get quota command, getwd cache, gpo update command, hide new files timeout, hide special files, hide unwriteable
 files, honor change notify privilege, host msdfs, hostname lookups, idmap backend, idmap cache time, idmap gid, idmap negative cache time,
 idmap uid, include system krb5 conf, inherit acls, inherit owner, inherit permissions, init logon delay, init logon delayed hosts, iprint
 server, kdc default domain supported enctypes, kdc enable fast, kdc force enable rc4 weak session keys, kdc supported enctypes, keepalive,
@@ -37,7 +37,7 @@ request size, ldap max search request size, ldap page size, ldap passwd sync, ld
 require strong auth, ldap ssl, ldap suffix, ldap timeout, ldap user suffix, level2 oplocks, lm announce, lm interval, load printers, local
 master, lock spin time, locking, log nt token command, log writeable files on exit, logging, logon drive, logon home, logon path, logon
 script, lppause command, lpq cache time, lpq command, lpresume command, lprm command, lsa over netlogon, machine password timeout, magic
-output, magic script, mangle prefix, mangled names, mangling char, mangling method, map acl inherit, map archive, map hidden, map
+output, magic script, mangle prefix, mangling char, mangling method, map acl inherit, map archive, map hidden, map
 readonly, map system, max disk size, max log size, max mux, max print jobs, max reported print jobs, max stat cache size, max ttl, max
 wins ttl, max xmit, mdns name, message command, min domain uid, min print space, min receivefile size, min wins ttl, mit kdc command,
 msdfs proxy, msdfs root, msdfs shuffle referrals, multicast dns register, name cache timeout, name resolve order, nbt client socket

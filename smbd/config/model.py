@@ -125,6 +125,8 @@ class Share:
     force_directory_mode: int = _par(0, values.mode)
     smb_encrypt: str = _par("default", _ENCRYPT, "server smb encrypt")
     hide_dot_files: bool = _par(True, values.boolean)
+    hide_files: tuple[str, ...] = _par(_names(), values.patterns)
+    mangled_names: str = _par("illegal", values.choice({word: word for word in ("illegal", "yes", "no")} | {"true": "yes", "false": "no"}))
     store_dos_attributes: bool = _par(True, values.boolean)
     ea_support: bool = _par(True, values.boolean)
     acl_allow_execute_always: bool = _par(False, values.boolean)

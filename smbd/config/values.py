@@ -66,6 +66,14 @@ def _show_words(words: tuple[str, ...]) -> str:
     return ", ".join(f'"{word}"' if re.search(r"[\s,;]", word) else word for word in words)
 
 
+def _read_patterns(text: str) -> tuple[str, ...]:
+    return tuple(pattern for pattern in text.split("/") if pattern)
+
+
+def _show_patterns(patterns: tuple[str, ...]) -> str:
+    return "".join(f"/{pattern}" for pattern in patterns) + "/" if patterns else ""
+
+
 def _read_text(text: str) -> str:
     if len(text) > 1 and text.startswith('"') and text.endswith('"') and '"' not in text[1:-1]:
         return text[1:-1]
@@ -221,5 +229,6 @@ def _read_level(text: str) -> int:
 boolean = Kind(_read_boolean, lambda value: "yes" if value else "no", "yes or no")
 mode = Kind(_read_mode, lambda value: f"{value:04o}", "an octal mode", plain=False)
 text = Kind(_read_text, _show_text, "text")
+patterns = Kind(_read_patterns, _show_patterns, "names with * and ?, each between slashes: /name/*.ext/")
 words = Kind(_read_words, _show_words, "a list of names")
 level = Kind(_read_level, str, "a level from 0 to 10")

@@ -7,6 +7,7 @@ Owns: what a name may look like ([MS-FSCC] 2.1.5, [MS-SMB2] 2.2.13) and what mat
 from __future__ import annotations
 
 import re
+import zlib
 from codecs import lookup, utf_16_le_decode, utf_16_le_encode
 from collections.abc import Callable
 from typing import NamedTuple
@@ -93,9 +94,11 @@ def parse(raw: Readable) -> Path:
 
 
 def parse_text(text: str) -> Path:
-    """As ``parse``, from text."""
+    """As ``parse``, from text. A slash separates too, as with Samba: no name can hold one, and clients made for Unix send them."""
     if not text:
         return ROOT
+    if "/" in text:
+        text = text.replace("/", "\\")
     if text[0] == "\\":
         raise SmbError(status.INVALID_PARAMETER)  # [MS-SMB2] 3.3.5.9: a separator in front
     if len(text) > PATH_MAX:
@@ -253,9 +256,9 @@ def is_short(name: str) -> bool:
 
 
 def short_name(name: str) -> str:
-    """A stable 8.3 name made of the name alone: two characters, '~', four of a hash, the extension. '' where the name is short itself.
+    """A stable 8.3 name made of the name alone: three characters, '~', four of a hash, the extension. '' where the name is short itself.
 
-    Made, not stored: nothing is found by it, so it is only to be shown where a share says so ("mangled names").
+    Made, not stored: two names of a directory may have the same one, and then it means neither.
     """
     if is_short(name):
         return ""
@@ -263,9 +266,7 @@ def short_name(name: str) -> str:
     stem, dot, extension = folded.rpartition(".")
     if not dot or not stem:
         stem, extension = folded, ""
-    value = 0x811C9DC5
-    for byte in folded.encode("utf-8", "surrogatepass"):
-        value = ((value ^ byte) * 0x01000193) & 0xFFFFFFFF  # FNV-1a
+    value = zlib.crc32(folded.encode("utf-8", "surrogatepass"))
     code = "".join(_DIGITS[value // 36**place % 36] for place in range(4))
     short = f"{_NOT_SHORT.sub('', stem)[:3]}~{code}"
     suffix = _NOT_SHORT.sub("", extension)[:3]

@@ -18,7 +18,7 @@ from smbd.smb2.messages.directory import (
     QUERY_DIRECTORY_RESPONSE_STRUCTURE_SIZE,
     QueryDirectoryRequest,
 )
-from smbd.smb2.names import has_wildcards, matcher, parse_text
+from smbd.smb2.names import has_wildcards, matcher, parse_text, short_name
 from smbd.smb2.status import SmbError
 from workers import access
 from workers.open import Enumeration, Open
@@ -71,7 +71,7 @@ async def fill_elsewhere(request: Request, body: QueryDirectoryRequest, enumerat
     try:
         buffer = await request.obtain(min(body.output_buffer_length, ROOM))
         try:
-            listing = _listing(body, buffer)
+            listing = _listing(request, body, buffer)
             await request.worker.blocking(partial(_pack, enumeration, listing, bool(body.flags & RETURN_SINGLE_ENTRY)), request.open)
         except BaseException:
             buffer.release()
@@ -170,7 +170,7 @@ def _dots(request: Request, handle: Handle) -> Iterator[tuple[str, FileInfo]]:
 def fill(request: Request, body: QueryDirectoryRequest, enumeration: Enumeration, buffer: Buffer) -> Answer:
     """Pack entries into ``buffer`` (taken over) until it is full."""
     try:
-        listing = _listing(body, buffer)
+        listing = _listing(request, body, buffer)
         _pack(enumeration, listing, bool(body.flags & RETURN_SINGLE_ENTRY))
     except BaseException:
         buffer.release()
@@ -178,9 +178,10 @@ def fill(request: Request, body: QueryDirectoryRequest, enumeration: Enumeration
     return _answer(enumeration, listing, buffer)
 
 
-def _listing(body: QueryDirectoryRequest, buffer: Buffer) -> Listing:
+def _listing(request: Request, body: QueryDirectoryRequest, buffer: Buffer) -> Listing:
     room = min(body.output_buffer_length, ROOM)
-    return Listing(body.file_information_class, buffer.view[HEADROOM : HEADROOM + room], room)
+    short = short_name if request.tree.share.mangled_names == "yes" else None
+    return Listing(body.file_information_class, buffer.view[HEADROOM : HEADROOM + room], room, short)
 
 
 def _answer(enumeration: Enumeration, listing: Listing, buffer: Buffer) -> Answer:

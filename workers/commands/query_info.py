@@ -94,8 +94,15 @@ def state_of(request: Request, opened: Open, handle: Handle, info_class: int) ->
         not glance and info_class in query.SHOWS_DELETE_PENDING and request.worker.sharing.is_delete_pending(opened.key),
         handle.ea_size() if info_class in query.SHOWS_EA_SIZE and not (glance and handle.bare) else 0,
         opened.key.dev & 0xFFFFFFFF,
-        names.short_name(name) or name if info_class == query.FILE_ALTERNATE_NAME_INFORMATION else "",
+        _short_name(opened, name) if info_class == query.FILE_ALTERNATE_NAME_INFORMATION else "",
     )
+
+
+def _short_name(opened: Open, name: str) -> str:
+    """[MS-FSA] 2.1.5.12.5: the name itself where it is short."""
+    if opened.tree.share.mangled_names == "no":
+        raise SmbError(status.OBJECT_NAME_NOT_FOUND)
+    return names.short_name(name) or name
 
 
 def file_information(request: Request, body: QueryInfoRequest, data: memoryview) -> tuple[bytes, bool]:

@@ -13,7 +13,7 @@ from typing import Final
 
 from pools.port.interface import Stat
 from smbd.smb2 import constants as c
-from workers.vfs.dosattrib import unpack
+from workers.vfs.dosattrib import WINDOW, unpack
 from workers.vfs.interface import FileInfo
 
 EPOCH: Final = 116_444_736_000_000_000  # 1970 as FILETIME
@@ -43,10 +43,13 @@ def file_info(st: Stat, value: bytes | None, hidden: bool) -> FileInfo:
     """``value`` is the xattr; ``hidden`` adds the attribute (a dot file's)."""
     dos = unpack(value) if value else None
     mode = st.mode
+    change = st.ctime * 10_000_000 + st.ctime_ns // 100 + EPOCH
     if dos is None:
         attributes, creation = default(mode), 0
     else:
-        attributes, creation = dos
+        attributes, creation, changed, stamp = dos
+        if changed and -WINDOW <= st.ctime * 1_000_000_000 + st.ctime_ns - stamp <= WINDOW:
+            change = changed
     if hidden:
         attributes |= c.FILE_ATTRIBUTE_HIDDEN
     directory = mode & 0o170000 == 0o040000
@@ -57,7 +60,6 @@ def file_info(st: Stat, value: bytes | None, hidden: bool) -> FileInfo:
         if not attributes & _SPARSE and allocation < st.size:
             allocation = (st.size + 4095) & ~4095  # compressed or inline: what a client would need to copy it
         attributes = attributes or c.FILE_ATTRIBUTE_NORMAL
-    change = st.ctime * 10_000_000 + st.ctime_ns // 100 + EPOCH
     write = st.mtime * 10_000_000 + st.mtime_ns // 100 + EPOCH
     if not creation:
         creation = st.btime * 10_000_000 + st.btime_ns // 100 + EPOCH if st.btime else min(change, write)

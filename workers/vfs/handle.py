@@ -22,7 +22,7 @@ from smbd.smb2 import status
 from smbd.smb2.names import Path
 from smbd.smb2.status import SmbError
 from workers import identity
-from workers.vfs import attributes, dosattrib, ntacl, streamstore, xattrs
+from workers.vfs import attributes, dosattrib, ntacl, streamstore, times, xattrs
 from workers.vfs.copying import copy_range
 from workers.vfs.dosattrib import DosInfo
 from workers.vfs.interface import FileInfo, Handle, StreamInfo
@@ -33,7 +33,6 @@ _MAX_RANGES = 4096
 _ZEROES = bytes(1 << 20)
 _STRIDE = 1 << 18  # bytes: readahead brings neighbours along
 _probe = (bytearray(1),)  # where a byte lands that nobody looks at
-_FREEZE, _THAW = -1, -2
 SERVED = (stat.S_IFREG, stat.S_IFDIR)
 _REOPEN = os.O_NONBLOCK | os.O_NOCTTY
 T = TypeVar("T")
@@ -43,10 +42,8 @@ class PosixHandle:
     """See ``interface.Handle``."""
 
     __slots__ = (
-        "_change_time",
+        "_allocated",
         "_descriptor",
-        "_frozen_access",
-        "_frozen_write",
         "_opened",
         "_readable",
         "_writable",
@@ -59,6 +56,7 @@ class PosixHandle:
         "path",
         "real",
         "root",
+        "times",
     )
 
     stream = ""
@@ -71,9 +69,8 @@ class PosixHandle:
         self._writable = False
         self.path, self.real, self.link = place
         self.root = root
-        self._frozen_write: int | None = None
-        self._change_time: tuple[int, int, int] | None = None  # as set by the client, and the kernel's at that moment
-        self._frozen_access: int | None = None
+        self.times: times.SetTimes | None = None
+        self._allocated: int | None = None  # as this open has asked
         try:
             info = self._opened = self._look()
             if info.mode & 0o170000 not in SERVED:
@@ -138,10 +135,18 @@ class PosixHandle:
         settings = self.root.settings
         st = files.stat_fd(self.fd)
         value = self._dos_xattr() if settings.store_dos_attributes and (names is None or dosattrib.XATTR in names) else None
-        info = attributes.file_info(st, value, settings.hide_dot_files and self.path.name[:1] == ".")
-        if self._change_time is not None and self._change_time[1:] == (st.ctime, st.ctime_ns):
-            return info._replace(change_time=self._change_time[0])
-        return info
+        info = attributes.file_info(st, value, self.root.hides(self.path.name))
+        if self._allocated is not None:  # blocks hold the file's xattrs too: a client that set the room of its data wants to see that
+            info = info._replace(allocation=(max(self._allocated, info.size) + 4095) & ~4095)
+        change = self.times.change if self.times is not None else None
+        return info if change is None or change[1] != times.changed_at(st) else info._replace(change_time=change[0])
+
+    def shown_change_time(self) -> int:
+        return self.info().change_time
+
+    @property
+    def hidden_by_name(self) -> bool:
+        return self.root.hides(self.path.name)
 
     def _dos_xattr(self) -> bytes | None:
         if self._readable:
@@ -197,8 +202,8 @@ class PosixHandle:
             if not more:
                 break
             done += more
-        if self._frozen_access is not None:
-            files.set_times(fd, self._frozen_access, None)
+        if self.times is not None:
+            times.stay_read(self)
         return done
 
     def _pread_warm(self, view: memoryview, offset: int) -> int:
@@ -215,7 +220,7 @@ class PosixHandle:
         return done
 
     def extent(self, offset: int, length: int) -> FileEntry | None:
-        if self._frozen_access is not None or not self._readable:
+        if not self._readable or (self.times is not None and self.times.access is not None):
             return None
         got = max(0, min(length, files.fstat(self.fd).st_size - offset))
         if got and not self._is_warm(offset, got):
@@ -225,7 +230,7 @@ class PosixHandle:
         return FileEntry(self.fd, offset, got, descriptor)
 
     def landing(self) -> Descriptor | None:
-        return self._shared() if self._writable and not self.directory and self._frozen_write is None else None
+        return self._shared() if self._writable and not self.directory and self.times is None else None
 
     def _shared(self) -> Descriptor:
         if self._descriptor is None:
@@ -268,15 +273,9 @@ class PosixHandle:
         done = files.pwrite(self.fd, view, offset)
         while done < total:
             done += files.pwrite(self.fd, view[done:], offset + done)
-        if self._frozen_write is not None:
-            self._stay()
+        if self.times is not None:
+            times.stay(self)
         return total
-
-    def _stay(self) -> None:
-        """[MS-FSA] 2.1.5.15.2: a write time set through this open stays as set, whatever this open then writes."""
-        if self._frozen_write is not None:
-            frozen = self._frozen_write
-            self.as_owner(lambda: files.set_times(self.fd, None, frozen))
 
     def fsync(self) -> None:
         if self._readable or self._writable:
@@ -286,7 +285,7 @@ class PosixHandle:
         if size > MAX_OFFSET:
             raise OSError(errno.EINVAL, "beyond the largest offset")
         files.truncate(self.fd, size)
-        self._stay()
+        times.stay(self)
 
     def allocate(self, size: int) -> None:
         if size > MAX_OFFSET:
@@ -300,35 +299,13 @@ class PosixHandle:
             except OSError as error:
                 if error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS):
                     raise
+        self._allocated = size
 
     # Times and attributes
 
     def set_times(self, creation: int = 0, access: int = 0, write: int = 0, change: int = 0) -> None:
-        st = files.stat_fd(self.fd)
-        if access == _FREEZE:
-            self._frozen_access = st.atime * 1_000_000_000 + st.atime_ns
-        elif access:
-            self._frozen_access = None
-        if write == _FREEZE:
-            self._frozen_write = st.mtime * 1_000_000_000 + st.mtime_ns
-        elif write:
-            self._frozen_write = attributes.to_ns(write) if write > 0 else None
-        access_ns = attributes.to_ns(access) if access > 0 else None
-        write_ns = attributes.to_ns(write) if write > 0 else None
-        if access_ns is not None or write_ns is not None:
-            self.as_owner(lambda: files.set_times(self.fd, access_ns, write_ns))
-        if creation > 0:
-            self._store(DosInfo(self._dos().attributes, creation))
-        if change > 0:
-            self._change_time = (change, 0, 0)
-        self._keep_change_time()
-
-    def _keep_change_time(self) -> None:
-        """The kernel sets this time itself and takes it from nobody. This open shows what was set through it until somebody else changes
-        the file; its own changes leave it alone ([MS-FSA] 2.1.5.15.2)."""
-        if self._change_time is not None:
-            st = files.stat_fd(self.fd)
-            self._change_time = (self._change_time[0], st.ctime, st.ctime_ns)
+        if creation or access or write or change:
+            times.apply(self, creation, access, write, change)
 
     def set_attributes(self, attributes_: int) -> None:
         if not attributes_:
@@ -337,22 +314,22 @@ class PosixHandle:
             raise SmbError(status.INVALID_PARAMETER)
         if self.directory and attributes_ & c.FILE_ATTRIBUTE_TEMPORARY:
             raise SmbError(status.INVALID_PARAMETER)
-        before = self._dos()
+        before = self.dos()
         kept = before.attributes & ~dosattrib.SETTABLE
-        self._store(DosInfo(kept | (attributes_ & dosattrib.SETTABLE), before.creation))
-        self._keep_change_time()
+        times.store(self, before._replace(attributes=kept | (attributes_ & dosattrib.SETTABLE)))
 
     def set_sparse(self, on: bool) -> None:
-        before = self._dos()
+        before = self.dos()
         sparse = c.FILE_ATTRIBUTE_SPARSE_FILE if on else 0
-        self._store(DosInfo(before.attributes & ~c.FILE_ATTRIBUTE_SPARSE_FILE | sparse, before.creation))
+        times.store(self, before._replace(attributes=before.attributes & ~c.FILE_ATTRIBUTE_SPARSE_FILE | sparse))
 
-    def _dos(self) -> DosInfo:
+    def dos(self) -> DosInfo:
+        """The stored attributes, or what counts where none are."""
         value = self._dos_xattr() if self.root.settings.store_dos_attributes else None
         info = dosattrib.unpack(value) if value else None
         return info or DosInfo(attributes.default(files.stat_fd(self.fd).mode), 0)
 
-    def _store(self, info: DosInfo) -> None:
+    def store_dos(self, info: DosInfo) -> None:
         """Once a file has the xattr its creation time is in it, so that a copy by other means keeps it."""
         st = files.stat_fd(self.fd)
         if not info.creation:
@@ -436,7 +413,7 @@ class PosixHandle:
         length = min(length, files.fstat(self.fd).st_size - offset)
         if length <= 0:
             return
-        sparse = self._dos().attributes & c.FILE_ATTRIBUTE_SPARSE_FILE
+        sparse = self.dos().attributes & c.FILE_ATTRIBUTE_SPARSE_FILE
         try:
             (files.punch_hole if sparse else files.zero_range)(self.fd, offset, length)
         except OSError as error:
@@ -444,17 +421,17 @@ class PosixHandle:
                 raise
             for at in range(offset, offset + length, len(_ZEROES)):
                 self.pwrite(_ZEROES[: offset + length - at], at)
-        self._stay()
+        times.stay(self)
 
     def allocated_ranges(self, offset: int, length: int) -> list[tuple[int, int]]:
         length = min(length, files.fstat(self.fd).st_size - offset)
         if length <= 0:
             return []
-        if not self._dos().attributes & c.FILE_ATTRIBUTE_SPARSE_FILE:
+        if not self.dos().attributes & c.FILE_ATTRIBUTE_SPARSE_FILE:
             return [(offset, length)]
         return files.data_ranges(self.fd, offset, length, _MAX_RANGES)
 
     def copy_range(self, source: Handle, source_offset: int, offset: int, length: int) -> int:
         copied = copy_range((source, source_offset), (self, offset), length)
-        self._stay()
+        times.stay(self)
         return copied

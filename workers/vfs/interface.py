@@ -117,6 +117,10 @@ class Handle(Protocol):
         """The file as it was when opened; no system call. ``info`` is the file as it is."""
 
     @property
+    def hidden_by_name(self) -> bool:
+        """Whether its name makes it HIDDEN, whatever its attributes are. No system call."""
+
+    @property
     def bare(self) -> bool:
         """When opened it had no xattrs at all: no stored descriptor, no DOS attributes, streams or EAs. No system call."""
 

@@ -55,6 +55,10 @@ class PatientHandle:
         return self.below.opened
 
     @property
+    def hidden_by_name(self) -> bool:
+        return self.below.hidden_by_name
+
+    @property
     def bare(self) -> bool:
         return self.below.bare
 

@@ -97,8 +97,7 @@ class PosixVfs:
         try:
             if not root.attributes.names(fd):
                 st = files.stat_fd(fd)
-                hidden = root.settings.hide_dot_files and path.name[:1] == "."
-                return Sight(attributes.file_info(st, None, hidden)) if st.mode & 0o170000 in SERVED else None
+                return Sight(attributes.file_info(st, None, root.hides(path.name))) if st.mode & 0o170000 in SERVED else None
             handle = PosixHandle(files.dup(fd), True, (path, real, False), root)
             try:
                 return Sight(handle.opened, handle.security(), handle.ea_size())
@@ -128,7 +127,9 @@ class PosixVfs:
         """``place``: its directory's descriptor and spelling on disk."""
         parent_fd, parent = place
         directory = new.directory or path.type == INDEX_ALLOCATION
-        name = path.name
+        name = self._resolver.names.tunnelled(parent_fd, path.name)
+        if name != path.name:
+            path = path.parent.child(name)
         _check_ours(name)
         self._check_free(parent_fd, name)
         fd = self._make(parent_fd, name, directory)
@@ -412,7 +413,7 @@ class PosixVfs:
 
     def _entry(self, directory: int, name: str, parent: bytes) -> FileInfo | None:
         """None: gone meanwhile, or nothing that could be opened."""
-        settings = self.root.settings
+        root = self.root
         raw = os.fsencode(name)
         try:
             st = files.stat_at(directory, raw)
@@ -421,8 +422,8 @@ class PosixVfs:
         kind = st.mode & 0o170000
         if kind not in (stat.S_IFREG, stat.S_IFDIR):
             return self._linked(join(parent, raw)) if kind == stat.S_IFLNK else None
-        value = self.root.attributes.at(directory, raw, dosattrib.XATTR_RAW) if settings.store_dos_attributes else None
-        return attributes.file_info(st, value, settings.hide_dot_files and name[0] == ".")
+        value = root.attributes.at(directory, raw, dosattrib.XATTR_RAW) if root.settings.store_dos_attributes else None
+        return attributes.file_info(st, value, root.hides(name))
 
     def _linked(self, real: bytes) -> FileInfo | None:
         try:

@@ -33,7 +33,7 @@ class Resolver:
 
     def __init__(self, root: Root) -> None:
         self.root = root
-        self.names = NameCache()
+        self.names = NameCache(short_names=root.settings.mangled_names != "no")
 
     def open_fd(self, real: bytes) -> tuple[int, bool, bool]:
         """(descriptor, readable, whether a symlink was followed)."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from pools.port import files
 from pools.port.interface import Place
-from smbd.smb2.names import Path, display
+from smbd.smb2.names import Path, display, matcher
 from workers import identity
 
 RESERVED = ".millpond"
@@ -27,6 +27,8 @@ class VfsSettings:
     directory_mask: int = 0o755
     force_directory_mode: int = 0
     hide_dot_files: bool = True
+    hide_files: tuple[str, ...] = ()
+    mangled_names: str = "illegal"
     store_dos_attributes: bool = True
     follow_symlinks: bool = True
 
@@ -34,13 +36,18 @@ class VfsSettings:
 class Root:
     """The root descriptor (O_PATH or for reading) and what every handle beneath it needs."""
 
-    __slots__ = ("attributes", "fd", "memory", "settings")
+    __slots__ = ("_hidden", "attributes", "fd", "memory", "settings")
 
     def __init__(self, fd: int, settings: VfsSettings) -> None:
         self.fd = fd
         self.settings = settings
         self.attributes = files.attributes(fd, identity.as_root)
+        self._hidden = tuple(matcher(pattern) for pattern in settings.hide_files)
         self.memory: dict[int, bool] = {}  # by device, of those that do not know RWF_NOWAIT: whether they are memory, and need not
+
+    def hides(self, name: str) -> bool:
+        """Whether a name alone makes a file HIDDEN (``hide dot files``, ``hide files``)."""
+        return (name[:1] == "." and self.settings.hide_dot_files) or (bool(self._hidden) and any(match(name) for match in self._hidden))
 
     def relative(self, fd: int, known: bytes) -> bytes | None:
         """Where ``fd`` is now, relative to the root (b"" is the root itself); None: outside, deleted or reserved. ``known``: where it was

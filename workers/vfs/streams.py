@@ -47,6 +47,10 @@ class StreamHandle:
         return self.base.dev, self.base.ino, self.stream
 
     @property
+    def hidden_by_name(self) -> bool:
+        return self.base.hidden_by_name
+
+    @property
     def opened(self) -> FileInfo:
         return self._opened
 

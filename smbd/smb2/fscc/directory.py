@@ -256,6 +256,17 @@ ID_ALL_EXTD = Layout(FileIdAllExtdDirectoryInformation)
 ID_ALL_EXTD_BOTH = Layout(FileIdAllExtdBothDirectoryInformation)
 NEXT = Layout(NextEntry)
 
+SHOWS_SHORT_NAME: Final = frozenset(
+    {
+        FILE_BOTH_DIRECTORY_INFORMATION,
+        FILE_ID_BOTH_DIRECTORY_INFORMATION,
+        FILE_ID_EXTD_BOTH_DIRECTORY_INFORMATION,
+        FILE_ID_64_EXTD_BOTH_DIRECTORY_INFORMATION,
+        FILE_ID_ALL_EXTD_BOTH_DIRECTORY_INFORMATION,
+    }
+)
+"""The classes whose entries have a short name."""
+
 # Fixed parts: what OutputBufferLength must at least be ([MS-FSA] 2.1.5.6.3)
 MINIMUM: Final[dict[int, int]] = {
     FILE_DIRECTORY_INFORMATION: DIRECTORY.size,

@@ -38,6 +38,7 @@ from smbd.smb2.fscc.directory import (
     MINIMUM,
     NAMES,
     NEXT,
+    SHOWS_SHORT_NAME,
 )
 from smbd.smb2.fscc.facts import Facts
 from smbd.smb2.fscc.query import file_id
@@ -68,23 +69,29 @@ _EXTENDED: Final[dict[int, tuple[Layout[Any], Callable[[int], tuple[int | bytes,
 }
 
 
+_DOTS: Final = (".", "..")
+
+
 class Listing:
     """One answer under way. ``add`` until it says False; then ``length`` bytes of the buffer are the answer."""
 
-    __slots__ = ("_buffer", "_end", "_info_class", "_last", "_limit", "count", "length")
+    __slots__ = ("_buffer", "_end", "_info_class", "_last", "_limit", "_short", "count", "length")
 
-    def __init__(self, info_class: int, buffer: Writable, limit: int) -> None:
-        """``limit``: at most so many bytes of ``buffer``. INVALID_INFO_CLASS for what is no class of listings."""
+    def __init__(self, info_class: int, buffer: Writable, limit: int, short: Callable[[str], str] | None = None) -> None:
+        """``limit``: at most so many bytes of ``buffer``. ``short``: who makes the short names, where they are shown.
+        INVALID_INFO_CLASS for what is no class of listings.
+        """
         if info_class not in MINIMUM:
             raise SmbError(status.INVALID_INFO_CLASS)
         self._info_class = info_class
         self._buffer = buffer
         self._limit = limit
+        self._short = short if info_class in SHOWS_SHORT_NAME else None
         self._last = -1
         self.length = 0
         self.count = 0
 
-    def add(self, name: str, facts: Facts, short_name: str = "") -> bool:
+    def add(self, name: str, facts: Facts) -> bool:
         """False, and nothing written, when the entry does not fit."""
         raw = encode(name)
         start = (self.length + 7) & ~7
@@ -94,7 +101,7 @@ class Listing:
         buffer = self._buffer
         if start != self.length:
             buffer[self.length : start] = bytes(start - self.length)
-        self._pack(start, len(raw), facts, short_name)
+        self._pack(start, len(raw), facts, "" if self._short is None or name in _DOTS else self._short(name))
         buffer[end - len(raw) : end] = raw
         if self._last >= 0:
             NEXT.pack_into(buffer, self._last, start - self._last)

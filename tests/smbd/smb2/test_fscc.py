@@ -95,8 +95,8 @@ def test_sizes_of_entries(info_class, size):
 
 def test_golden_entry():
     buffer = bytearray(200)
-    listing = Listing(directory.FILE_ID_BOTH_DIRECTORY_INFORMATION, buffer, 200)
-    assert listing.add("ab", FILE, "AB~1")
+    listing = Listing(directory.FILE_ID_BOTH_DIRECTORY_INFORMATION, buffer, 200, lambda name: "AB~1")
+    assert listing.add("ab", FILE)
     assert bytes(buffer[: listing.length]).hex() == (
         "00000000"  # NextEntryOffset
         "00000000"  # FileIndex
@@ -123,7 +123,7 @@ def test_extended_classes_carry_their_ids():
     expected = {60: wide, 63: wide, 78: ino, 79: ino, 80: ino + wide, 81: ino + wide}
     for number, ids in expected.items():
         buffer = bytearray(256)
-        assert Listing(number, buffer, 256).add("ab", FILE, "AB~1")
+        assert Listing(number, buffer, 256, lambda name: "AB~1").add("ab", FILE)
         assert buffer[72 : 72 + len(ids)] == ids
         if number in (63, 79, 81):
             short = buffer[72 + len(ids) :]

@@ -52,7 +52,6 @@ def test_parse(text, path):
         ("a\\.\\b", status.OBJECT_NAME_INVALID),
         ("..", status.OBJECT_PATH_SYNTAX_BAD),
         ("a\\..\\b", status.OBJECT_PATH_SYNTAX_BAD),
-        ("a/b", status.OBJECT_NAME_INVALID),
         ("a\0b", status.OBJECT_NAME_INVALID),
         ("a*", status.OBJECT_NAME_INVALID),
         ('a"', status.OBJECT_NAME_INVALID),
@@ -196,3 +195,10 @@ def test_short_names_are_short(name):
     short = names.short_name(name)
     assert short == "" or names.is_short(short)
     assert names.short_name(name.lower()) == short or names.fold(name.lower()) != names.fold(name)
+
+
+def test_a_slash_separates_too():
+    assert names.parse_text("a/b\\c") == names.Path(("a", "b", "c"))
+    for bad in ("a//b", "a/../b", "a:b/c", "/a", "a/."):
+        with pytest.raises(SmbError):
+            names.parse_text(bad)

@@ -48,6 +48,16 @@ def test_ours_is_sambas_version_5():
     assert packed.hex() == "0000" + "05000500" + "0000" + "11000000" + "22000000" + "665544332211d001"
 
 
+def test_a_change_time_follows_where_samba_reads_no_further():
+    info = DosInfo(0x22, CREATION, 0x01D0_0000_0000_0000, 1_700_000_000_000_000_000)
+    packed = dosattrib.pack(info)
+    assert packed.startswith(dosattrib.pack(DosInfo(0x22, CREATION)))
+    assert dosattrib.unpack(packed) == info
+    assert dosattrib.unpack(packed[:-1]) == DosInfo(0x22, CREATION)
+    never = DosInfo(0x22, CREATION, 1 << 63, 1)
+    assert dosattrib.unpack(dosattrib.pack(never)) == DosInfo(0x22, CREATION)
+
+
 def test_the_oldest_form_is_text():
     assert dosattrib.unpack(b"0x23\0") == DosInfo(0x23, 0)
 

@@ -7,6 +7,8 @@ import os
 import pytest
 
 from pools.port import files
+from smbd.smb2.names import short_name
+from workers.vfs import namecache
 from workers.vfs.namecache import NameCache
 
 
@@ -117,3 +119,38 @@ def test_memory_is_bounded(tmp_path, monkeypatch):
         assert cache.find(fd, "N3") == "n3"
         os.close(fd)
         assert cache._total <= 10
+
+
+def test_a_short_name_of_two_names_means_neither(directory, monkeypatch):
+    path, fd = directory
+    monkeypatch.setattr(namecache, "short_name", lambda name: "TWO~0000" if name.startswith("two") else short_name(name))
+    for name in ("two of them", "two more of them", "only one of it"):
+        (path / name).touch()
+    cache = NameCache()
+    assert cache.find(fd, "TWO~0000") is None
+    assert cache.find(fd, short_name("only one of it").lower()) == "only one of it"
+    assert NameCache(short_names=False).find(fd, short_name("only one of it")) is None
+
+
+def test_a_short_name_made_anew_soon_is_the_long_one(directory):
+    path, fd = directory
+    (path / "A long name.text").touch()
+    short, clock = short_name("A long name.text"), Clock()
+    cache = NameCache(clock.monotonic, clock.time_ns)
+    assert cache.tunnelled(fd, short) == short  # nobody has used it
+    assert cache.find(fd, short) == "A long name.text"
+    assert cache.tunnelled(fd, short.lower()) == "A long name.text"
+    clock.now += 15
+    assert cache.tunnelled(fd, short) == short
+
+
+def test_the_tunnel_is_bounded(directory):
+    path, fd = directory
+    cache = NameCache()
+    for number in range(300):
+        (path / f"{number:03} is a long name").touch()
+    shorts = [short_name(f"{number:03} is a long name") for number in range(300)]
+    for short in shorts:
+        cache.find(fd, short)
+    known = [short for short in shorts if cache.tunnelled(fd, short) != short]
+    assert known == shorts[-256:]
