@@ -25,6 +25,7 @@ from workers.baton import away
 from workers.identity import Identity
 from workers.vfs.posix import PosixVfs
 from workers.vfs.root import VfsSettings
+from workers.vfs.snapshots import SnapshotVfs
 
 if TYPE_CHECKING:
     from workers.line import Line
@@ -58,7 +59,8 @@ def open_root(worker: Worker, tree: TreeConnect, path: str) -> None:
     assert tree.identity is not None
     identity.assume(tree.identity)
     try:
-        tree.vfs = away(PosixVfs, path, settings(share))
+        below = away(PosixVfs, path, settings(share))
+        tree.vfs = below if share.shadow is None else away(SnapshotVfs, below, path, share.shadow)
     except (FileNotFoundError, NotADirectoryError):
         worker.log.error("share %s: %s is not there", share.name, path)
         raise SmbError(status.BAD_NETWORK_NAME) from None

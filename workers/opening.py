@@ -194,6 +194,8 @@ def claim(worker: Worker, opened: Open, handle: Handle, wish: Wish, granted: int
     opened.granted = granted
     opened.write_through = share.sync_always or (bool(wish.options & FILE_WRITE_THROUGH) and share.strict_sync)
     if wish.options & FILE_DELETE_ON_CLOSE:
+        if handle.read_only:
+            raise SmbError(status.MEDIA_WRITE_PROTECTED)
         _check_delete_on_close(opened)
     elif wish.brief and _disturbs_nobody(worker, opened, wish):
         opened.glance = wish

@@ -15,12 +15,14 @@ from typing import Any, NamedTuple
 from pools.buffer import CAPACITIES, CLASSES, LARGEST
 from pools.plan import Plan, make_plan, plan_bytes
 from pools.port import choice
+from smbd.config import shadow
 from smbd.config.known import WITHOUT_EFFECT
 from smbd.config.model import Config, ConfigError, ConfigWarning, Parameter, Share, derived, parameters
 from smbd.config.reader import GLOBAL, Lines, Setting, squeeze
 
 IPC = "ipc$"
 HOMES = "homes"
+_BUILT_IN = frozenset({"acl_xattr", "streams_xattr"})
 _PRINTING = frozenset({"printers", "print$"})
 
 
@@ -156,7 +158,21 @@ class _Builder:
         elif key != HOMES and not found.get("path"):
             self._about(section, f"[{section.name}] has no path: it is not available")
             found["available"] = False
-        return Share(name=section.name, options={**self.defaults.options, **section.options}, **found)
+        options = {**self.defaults.options, **section.options}
+        return Share(name=section.name, options=options, shadow=self._shadow(section, found.get("vfs_objects", ()), options), **found)
+
+    def _shadow(self, section: _Section, modules: tuple[str, ...], options: dict[str, str]) -> shadow.Shadow | None:
+        """The modules that a share names: those that make a difference, and those that are part of the server."""
+        wanted = {module.casefold() for module in modules}
+        for module in sorted(wanted - shadow.MODULES - _BUILT_IN):
+            self._about(section, f"[{section.name}]: vfs objects: '{module}' has no effect in Millpond: ignored")
+        if not wanted & shadow.MODULES:
+            return None
+        try:
+            return shadow.read(options)
+        except ValueError as error:
+            self.lines.errors.append(ConfigError(section.file, section.line, f"[{section.name}]: {error}"))
+            return None
 
     def _judge(self) -> None:
         """What is readable line by line and wrong as a whole."""

@@ -60,7 +60,7 @@ syslog, syslog only, template homedir, template shell, time server, timestamp lo
 file, tls enabled, tls keyfile, tls priority, tls verify peer, unicode, unix charset, unix extensions, unix password sync, use client
 driver, use mmap, use sendfile, username level, username map cache time, username map script, usershare allow guests, usershare max
 shares, usershare owner only, usershare path, usershare prefix allow list, usershare prefix deny list, usershare template share, utmp,
-utmp directory, veto files, veto oplock files, vfs object, vfs objects, volume, volume serial number, wide links, winbind cache time,
+utmp directory, veto files, veto oplock files, volume, volume serial number, wide links, winbind cache time,
 winbind debug traceid, winbind enum groups, winbind enum users, winbind expand groups, winbind gid, winbind max clients, winbind max
 domain connections, winbind nested groups, winbind normalize names, winbind nss info, winbind offline logon, winbind reconnect delay,
 winbind refresh tickets, winbind request timeout, winbind rpc only, winbind scan trusted domains, winbind sealed pipes, winbind separator,

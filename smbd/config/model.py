@@ -15,6 +15,7 @@ from pools.buffer import CAPACITIES
 from pools.plan import USUAL_PLAN, usual_reserve, usual_static
 from pools.port import choice, processes, sockets
 from smbd.config import values
+from smbd.config.shadow import Shadow
 from smbd.config.values import Kind
 
 T = TypeVar("T")
@@ -100,6 +101,7 @@ class Share:
 
     name: str
     kind: str = "disk"  # disk or pipe
+    shadow: Shadow | None = None  # what its options say of snapshots, where `vfs objects` names them
     options: Mapping[str, str] = field(default_factory=dict)  # parametric options, "module:name" -> value
 
     path: str = _par("", values.text, "directory")
@@ -132,6 +134,7 @@ class Share:
     acl_allow_execute_always: bool = _par(False, values.boolean)
     access_based_share_enum: bool = _par(False, values.boolean)
     hide_unreadable: bool = _par(False, values.boolean)
+    vfs_objects: tuple[str, ...] = _par(_names(), values.words, "vfs object")
     follow_symlinks: bool = _par(True, values.boolean)
     oplocks: bool = _par(True, values.boolean)
     durable_handles: bool = _par(True, values.boolean)

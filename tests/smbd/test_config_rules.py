@@ -1,4 +1,4 @@
-"""Who may connect from where and as whom, and what %-macros become."""
+"""Who may connect from where and as whom, what %-macros become, and what options of modules say."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smbd.config import Share, parse
+from smbd.config import ConfigError, Share, parse
 from smbd.config.access import NO_ACCESS, access, find, listed, visible
 from smbd.config.hosts import admitted, source
 from smbd.config.macros import Client, expand, table
+from smbd.config.shadow import Shadow
 
 
 @pytest.mark.parametrize(
@@ -115,3 +116,38 @@ def test_merging_memory_is_warned_about() -> None:
     assert config.merge_memory
     assert [warning.text for warning in config.warnings if "merge memory" in warning.text]
     assert not [warning for warning in parse("[global]\n", "test").warnings if "merge memory" in warning.text]
+
+
+SHADOW = "[s]\npath = /\nvfs objects = shadow_copy2 acl_xattr\n"
+
+
+def test_snapshots_are_what_the_options_say():
+    options = "shadow:snapdir = .zfs/snapshot\nshadow:sscanf = yes\nshadow:format = s-%lu\nshadow: fixinodes = yes\n"
+    share = parse(SHADOW + options).shares["s"]
+    assert share.shadow == Shadow(snapdir=".zfs/snapshot", seconds=True, format="s-%lu", fix_inodes=True)
+    assert parse("[s]\npath = /\nshadow:snapdir = x\n").shares["s"].shadow is None
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        "format = snapshot",
+        "format = %Q",
+        "format = %Y/%m",
+        "sscanf = yes",
+        "localtime = perhaps",
+        "basedir = relative",
+        "snapsharepath = ../up",
+        "snapprefix = ^daily",
+        "snapprefix = \\(\nshadow:format = _GMT%Y",
+    ],
+)
+def test_snapshots_that_nobody_could_find_are_an_error(option):
+    with pytest.raises(ConfigError, match="shadow:"):
+        parse(f"{SHADOW}shadow:{option}\n")
+
+
+def test_a_vfs_module_without_effect_is_told():
+    warnings = parse("[s]\npath = /\nvfs objects = recycle streams_xattr\n").warnings
+    assert any("'recycle' has no effect" in str(warning) for warning in warnings)
+    assert not any("streams_xattr" in str(warning) for warning in warnings)

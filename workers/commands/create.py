@@ -21,7 +21,7 @@ from smbd.smb2.fscc import lists
 from smbd.smb2.header import HEADER_SIZE
 from smbd.smb2.messages import create_contexts as contexts
 from smbd.smb2.messages.create import CREATE_REQUEST, CREATE_RESPONSE, CREATE_RESPONSE_STRUCTURE_SIZE, CreateRequest
-from smbd.smb2.names import DATA, parse
+from smbd.smb2.names import DATA, Path, parse
 from smbd.smb2.status import SmbError
 from workers import access, reliable, replay
 from workers.breaks import Blocked, cache_claim, lease_context, level_of, until_free
@@ -31,6 +31,7 @@ from workers.open import Open
 from workers.opening import Wish, check_disposition, open_file
 from workers.reliable import Kind, Reconnect
 from workers.request import Answer, Request
+from workers.vfs import snapnames
 
 INVALID_OPTIONS = 0xFF000000
 UNSUPPORTED_OPTIONS = FILE_CREATE_TREE_CONNECTION | FILE_OPEN_BY_FILE_ID | FILE_RESERVE_OPFILTER
@@ -146,7 +147,7 @@ def read_wish(request: Request, body: CreateRequest, found: Contexts) -> Wish:
         raise SmbError(status.EAS_NOT_SUPPORTED)
     wish = Wish(path, body.desired_access, body.share_access, body.create_disposition, body.create_options, body.file_attributes)
     if found:
-        _apply_contexts(wish, found)
+        _apply_contexts(request, wish, found)
         connection = request.line.connection
         assert connection.dialect is not None
         assert connection.choice is not None
@@ -154,11 +155,11 @@ def read_wish(request: Request, body: CreateRequest, found: Contexts) -> Wish:
     return wish
 
 
-def _apply_contexts(wish: Wish, found: Contexts) -> None:
+def _apply_contexts(request: Request, wish: Wish, found: Contexts) -> None:
     """The contexts that shape the file (2.2.13.2.1, .2, .6, .7)."""
     timewarp = found.get(contexts.TIMEWARP_TOKEN)
-    if timewarp is not None and contexts.TIMEWARP.unpack(timewarp).timestamp:
-        raise SmbError(status.OBJECT_NAME_NOT_FOUND)  # there is no snapshot of any time
+    if timewarp is not None:
+        wish.path = _as_it_was(request, wish.path, contexts.TIMEWARP.unpack(timewarp).timestamp)
     allocation = found.get(contexts.ALLOCATION_SIZE)
     if allocation is not None:
         wish.allocation = contexts.ALLOCATION.unpack(allocation).allocation_size
@@ -168,6 +169,16 @@ def _apply_contexts(wish: Wish, found: Contexts) -> None:
     eas = found.get(contexts.EA_BUFFER)
     if eas is not None:
         wish.eas = tuple(lists.parse_full_eas(eas))
+
+
+def _as_it_was(request: Request, path: Path, timestamp: int) -> Path:
+    """2.2.13.2.7, 3.3.5.9.4: the name in the snapshot of that time; 0 is now."""
+    if not timestamp:
+        return path
+    token = snapnames.token_of_filetime(timestamp) if request.tree.share.shadow is not None else None
+    if token is None:
+        raise SmbError(status.OBJECT_NAME_NOT_FOUND)
+    return path._replace(components=(token, *path.components))
 
 
 def respond(request: Request, opened: Open, action: int, asked: tuple[Wish, Contexts]) -> bytes:
@@ -207,8 +218,8 @@ def _response_contexts(request: Request, opened: Open, wish: Wish, found: Contex
         most = access.maximal(request.worker, opened.tree, handle)
         made.append((contexts.QUERY_MAXIMAL_ACCESS_REQUEST, contexts.MAXIMAL_ACCESS_RESPONSE.pack(status.SUCCESS, most)))
     if contexts.QUERY_ON_DISK_ID in found:
-        dev, ino, _ = handle.key
-        made.append((contexts.QUERY_ON_DISK_ID, contexts.ON_DISK_ID.pack(ino, dev & 0xFFFFFFFFFFFFFFFF, bytes(16))))
+        seen = handle.opened
+        made.append((contexts.QUERY_ON_DISK_ID, contexts.ON_DISK_ID.pack(seen.ino, seen.dev & 0xFFFFFFFFFFFFFFFF, bytes(16))))
     lease = lease_context(opened, wish.cache, found.get(contexts.REQUEST_LEASE))
     if lease:
         made.append((contexts.REQUEST_LEASE, lease))

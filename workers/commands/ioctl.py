@@ -11,7 +11,7 @@ from smbd.smb2.constants import IOCTL_IS_FSCTL, RELATED_ID
 from smbd.smb2.header import HEADER_SIZE
 from smbd.smb2.messages.ioctl import IOCTL_REQUEST, IOCTL_RESPONSE, IOCTL_RESPONSE_STRUCTURE_SIZE, IoctlRequest
 from smbd.smb2.status import SmbError
-from workers.fsctl import connection, copychunk, ranges
+from workers.fsctl import connection, copychunk, ranges, snapshots
 from workers.fsctl import file as files
 from workers.request import Answer, Request
 
@@ -51,7 +51,7 @@ FSCTLS: dict[int, Fsctl] = {
     c.FSCTL_GET_COMPRESSION: Fsctl(files.get_compression),
     c.FSCTL_SET_COMPRESSION: Fsctl(files.set_compression),
     c.FSCTL_GET_REPARSE_POINT: Fsctl(files.get_reparse_point),
-    c.FSCTL_SRV_ENUMERATE_SNAPSHOTS: Fsctl(files.no_snapshots),
+    c.FSCTL_SRV_ENUMERATE_SNAPSHOTS: Fsctl(snapshots.enumerate_snapshots),
     c.FSCTL_IS_PATHNAME_VALID: Fsctl(files.path_is_valid),
 }
 REFUSED = frozenset(

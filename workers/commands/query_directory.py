@@ -157,7 +157,7 @@ def _dots(request: Request, handle: Handle) -> Iterator[tuple[str, FileInfo]]:
     if handle.path.components:
         try:
             parent = vfs.open(handle.path.parent)
-        except OSError:
+        except (OSError, SmbError):
             yield "..", above
             return
         try:

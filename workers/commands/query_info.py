@@ -28,6 +28,7 @@ from smbd.smb2.status import SmbError
 from workers import access
 from workers.open import Open
 from workers.request import Answer, Request
+from workers.vfs import snapnames
 from workers.vfs.interface import Handle
 
 INPUT_MINIMUM = HEADER_SIZE + QUERY_INFO_REQUEST.size
@@ -87,7 +88,7 @@ def state_of(request: Request, opened: Open, handle: Handle, info_class: int) ->
     glance = opened.glance is not None  # opened in this very compound: what was learnt then is the answer
     return OpenState(
         handle.opened if glance else handle.info(),
-        handle.path.wire(),
+        snapnames.shown(handle).wire(),
         opened.granted,
         opened.mode,
         opened.position,

@@ -68,6 +68,8 @@ def set_info(request: Request, body: SetInfoRequest) -> bytes | Coroutine[Any, N
         if setter is None:
             known = body.file_info_class in query.MINIMUM
             raise SmbError(status.NOT_SUPPORTED if known else status.INVALID_INFO_CLASS)
+        if handle.read_only and body.file_info_class not in OF_THE_OPEN:
+            raise SmbError(status.MEDIA_WRITE_PROTECTED)
         try:
             setter(request, opened, handle, data, body.file_info_class)
         except Blocked as blocked:
@@ -226,6 +228,10 @@ SETTERS: dict[int, Setter] = {
     query.FILE_MODE_INFORMATION: _mode,
     query.FILE_FULL_EA_INFORMATION: _eas,
 }
+
+
+OF_THE_OPEN = frozenset({query.FILE_POSITION_INFORMATION, query.FILE_MODE_INFORMATION})
+"""The classes that change nothing of the file."""
 
 
 def set_security(request: Request, opened: Open, handle: Handle, data: memoryview, parts: int) -> None:

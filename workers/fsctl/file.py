@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from smbd.smb2 import status
-from smbd.smb2.messages.ioctl import COMPRESSION_STATE, FILE_OBJECT_ID_BUFFER, SRV_SNAPSHOT_ARRAY
+from smbd.smb2.messages.ioctl import COMPRESSION_STATE, FILE_OBJECT_ID_BUFFER
 from smbd.smb2.status import SmbError
 from workers.request import Request
 
@@ -33,13 +33,6 @@ def set_compression(request: Request, data: memoryview, max_output: int) -> byte
 def get_reparse_point(request: Request, data: memoryview, max_output: int) -> bytes:
     """2.3.23: no file here is one."""
     raise SmbError(status.NOT_A_REPARSE_POINT)
-
-
-def no_snapshots(request: Request, data: memoryview, max_output: int) -> bytes:
-    """[MS-SMB2] 3.3.5.15.1: an empty list."""
-    if max_output < SRV_SNAPSHOT_ARRAY.size + 4:
-        raise SmbError(status.INVALID_PARAMETER)
-    return SRV_SNAPSHOT_ARRAY.pack(0, 0, 0) + bytes(4)
 
 
 def path_is_valid(request: Request, data: memoryview, max_output: int) -> bytes:

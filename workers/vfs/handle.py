@@ -60,6 +60,7 @@ class PosixHandle:
     )
 
     stream = ""
+    read_only = False
 
     def __init__(self, fd: int, readable: bool, place: tuple[Path, bytes, bool], root: Root) -> None:
         """``place``: the path as clients see it, relative on disk, and whether a symlink led there. Owns ``fd`` from here on."""

@@ -121,6 +121,10 @@ class Handle(Protocol):
         """Whether its name makes it HIDDEN, whatever its attributes are. No system call."""
 
     @property
+    def read_only(self) -> bool:
+        """Whether it lies in a snapshot: whatever would change it is MEDIA_WRITE_PROTECTED. No system call."""
+
+    @property
     def bare(self) -> bool:
         """When opened it had no xattrs at all: no stored descriptor, no DOS attributes, streams or EAs. No system call."""
 
@@ -218,6 +222,9 @@ class Vfs(Protocol):
         """FileExistsError unless ``replace``. A target that differs in case only is the same file. Streams rename within their file."""
 
     def link(self, handle: Handle, target: Path, replace: bool) -> None: ...
+
+    def snapshots(self, handle: Handle) -> list[str]:
+        """The tokens (``@GMT-...``) of the snapshots in which earlier versions of a file may be; each is a name in front of its path."""
 
     def unlink(self, handle: Handle) -> None:
         """Removes the file, directory or stream the handle names, if the name still is that file; otherwise FileNotFoundError."""

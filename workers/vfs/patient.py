@@ -59,6 +59,10 @@ class PatientHandle:
         return self.below.hidden_by_name
 
     @property
+    def read_only(self) -> bool:
+        return self.below.read_only
+
+    @property
     def bare(self) -> bool:
         return self.below.bare
 
@@ -163,6 +167,9 @@ class PatientVfs:
 
     def link(self, handle: Handle, target: Path, replace: bool) -> None:
         away(self.below.link, unwrapped(handle), target, replace)
+
+    def snapshots(self, handle: Handle) -> list[str]:
+        return away(self.below.snapshots, unwrapped(handle))
 
     def unlink(self, handle: Handle) -> None:
         away(self.below.unlink, unwrapped(handle))

@@ -34,9 +34,9 @@ class PosixVfs:
 
     __slots__ = ("_resolver", "root")
 
-    def __init__(self, path: str, settings: VfsSettings | None = None) -> None:
-        """Opens the root with the caller's rights; the worker does so before it becomes anybody. Modes are exact: the umask must be 0."""
-        fd = files.open(path, files.PATH_ONLY | os.O_DIRECTORY)
+    def __init__(self, path: str | int, settings: VfsSettings | None = None) -> None:
+        """Opens the root with the caller's rights, or takes its descriptor over. Modes are exact: the umask must be 0."""
+        fd = path if isinstance(path, int) else files.open(path, files.PATH_ONLY | os.O_DIRECTORY)
         self.root = Root(fd, settings or VfsSettings())
         self._resolver = Resolver(self.root)
 
@@ -391,6 +391,9 @@ class PosixVfs:
                 streamstore.remove_leftover(self.root, left)
             files.link(source_fd, name, target_fd, target.name.encode())
             self._resolver.names.changed(target_fd, None, target.name)
+
+    def snapshots(self, _handle: Handle) -> list[str]:
+        return []
 
     # Listing
 

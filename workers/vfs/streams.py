@@ -29,6 +29,7 @@ class StreamHandle:
 
     directory = False
     bare = False
+    read_only = False
 
     def __init__(self, base: PosixHandle, stream: str) -> None:
         """Owns ``base`` from here on."""
@@ -93,8 +94,16 @@ class StreamHandle:
     def _place(self) -> int | None:
         """The descriptor of the content, or None while it lies in the xattr."""
         if self._stored is None and streamstore.inline(self.base, self.stream) is None:
-            self._stored = streamstore.open_stored(self.base, self.base.root, self.stream, os.O_RDWR)
+            self._stored = self._open_stored()
         return self._stored
+
+    def _open_stored(self) -> int:
+        try:
+            return streamstore.open_stored(self.base, self.base.root, self.stream, os.O_RDWR)
+        except OSError as error:
+            if error.errno != errno.EROFS:  # a snapshot, or a file system that is read only
+                raise
+            return streamstore.open_stored(self.base, self.base.root, self.stream, os.O_RDONLY)
 
     def _size(self) -> int:
         stored = self._place()
