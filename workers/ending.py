@@ -10,6 +10,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from smbd.smb2 import status
 from smbd.smb2.status import SmbError
 from workers import identity
 from workers.commands.close import close_open
@@ -93,6 +94,15 @@ def end_open(worker: Worker, opened: Open) -> None:
     if tree.identity is not None:
         identity.assume(tree.identity)
     _close(worker, opened)
+
+
+def close_file(worker: Worker, file_id: int) -> int:
+    """Another process has a file closed, as if its client had; the status to tell it."""
+    found = next((opened for opened in worker.opens.values() if opened.persistent == file_id), None)
+    if found is None:
+        return status.FILE_CLOSED
+    end_open(worker, found)
+    return status.SUCCESS
 
 
 async def _end_open_later(worker: Worker, opened: Open) -> None:

@@ -50,6 +50,7 @@ from smbd.smb2.status import SmbError
 from workers import access, changes
 from workers.breaks import NOTHING, Blocked
 from workers.commands.close import close_open, settle
+from workers.instance import take_over
 from workers.reliable import ORDINARY, Wanted, claim_of, grant
 from workers.vfs.interface import NewFile
 
@@ -193,6 +194,8 @@ def claim(worker: Worker, opened: Open, handle: Handle, wish: Wish, granted: int
     opened.is_directory = handle.directory and not handle.stream
     opened.granted = granted
     opened.write_through = share.sync_always or (bool(wish.options & FILE_WRITE_THROUGH) and share.strict_sync)
+    if wish.wanted.app is not None:
+        take_over(worker, opened.tree, opened.key, wish)
     if wish.options & FILE_DELETE_ON_CLOSE:
         if handle.read_only:
             raise SmbError(status.MEDIA_WRITE_PROTECTED)

@@ -52,7 +52,7 @@ from smbd.smb2.constants import (
     SIGNING_HMAC_SHA256,
 )
 from smbd.smb2.negotiate import NegotiateSettings
-from workers.ending import end_open, end_session
+from workers.ending import close_file, end_session
 from workers.loop import Loop
 from workers.mailbox import Mailbox
 from workers.worker import Worker
@@ -195,18 +195,14 @@ def _route(worker: Worker, mailbox: Mailbox, unpack: Callable[[bytes | memoryvie
         code = status.SUCCESS if session is not None else status.USER_SESSION_DELETED
         mailbox.answer(message, STATUS_ANSWER.pack(code))
 
-    def close_file(message: Message) -> None:
-        file_id = CLOSE_FILE_LAYOUT.unpack(message.payload).file_id
-        found = next((opened for opened in worker.opens.values() if opened.persistent == file_id), None)
-        if found is not None:
-            end_open(worker, found)
-        mailbox.answer(message, STATUS_ANSWER.pack(status.SUCCESS if found is not None else status.FILE_CLOSED))
+    def close(message: Message) -> None:
+        mailbox.answer(message, STATUS_ANSWER.pack(close_file(worker, CLOSE_FILE_LAYOUT.unpack(message.payload).file_id)))
 
     mailbox.route(LOCK_WAKE.number, lock_wake)
     mailbox.route(NOTIFY.number, notify)
     mailbox.route(OPLOCK_BREAK.number, worker.breaks.arrived)
     mailbox.route(CLOSE_SESSION.number, close_session)
-    mailbox.route(CLOSE_FILE.number, close_file)
+    mailbox.route(CLOSE_FILE.number, close)
     mailbox.route(STOP, lambda _message: worker.drain())
     mailbox.route(RELOAD, lambda message: worker.reload(unpack(message.payload)))
 

@@ -24,12 +24,13 @@ from pools.queue import Message
 from smbd.accounts import IdMap
 from smbd.config import Config, parse
 from smbd.sharing import Environment, Sharing, prepare
-from smbd.sharing.messages import LOCK_WAKE, LOCK_WAKE_LAYOUT, NOTIFY, unpack_notify
+from smbd.sharing.messages import CLOSE_FILE, CLOSE_FILE_LAYOUT, LOCK_WAKE, LOCK_WAKE_LAYOUT, NOTIFY, STATUS_ANSWER, unpack_notify
 from smbd.smb2 import status
 from smbd.smb2.connection import Connection
 from smbd.smb2.dtyp import SID, Token
 from tests.wire_client import Closed, Offer, Response, WireClient
 from workers import identity
+from workers.ending import close_file
 from workers.loop import Completion, Loop
 from workers.room import negotiate_settings
 from workers.worker import Worker
@@ -74,8 +75,12 @@ class Fake:
     async def ask(self, destination: int, kind: int, payload: bytes = b"", timeout: float = 30.0) -> Message:
         done: Completion[Message] = Completion()
         reply = self.replies.get(kind)
+        worker = self.house.workers.get(destination)
         if reply is not None:
             done.finish(Message(kind + 1, destination, 1, 0, reply(payload)))
+        elif kind == CLOSE_FILE.number and worker is not None:
+            code = close_file(worker, CLOSE_FILE_LAYOUT.unpack(payload).file_id)
+            done.finish(Message(kind + 1, destination, 1, 0, STATUS_ANSWER.pack(code)))
         else:
             self.asked.append((kind, payload, done))
         return await done
