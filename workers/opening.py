@@ -143,7 +143,7 @@ def _open_existing(handle: Handle, request: Request, wish: Wish, opened: Open) -
     granted = access.check(worker, tree, handle, needed)
     if not desired & MAXIMUM_ALLOWED:
         granted &= desired
-    granted = _mind_readonly(handle, wish, granted)
+    granted = _mind_readonly(handle, wish, granted, tree.share.delete_readonly)
     claim(worker, opened, handle, wish, granted)
     try:
         opened.granted = granted = _activate(handle, granted, wish, overwriting)
@@ -169,7 +169,7 @@ def _check_type(handle: Handle, wish: Wish) -> None:
         raise SmbError(status.OBJECT_NAME_COLLISION if wish.disposition == FILE_CREATE else status.NOT_A_DIRECTORY)
 
 
-def _mind_readonly(handle: Handle, wish: Wish, granted: int) -> int:
+def _mind_readonly(handle: Handle, wish: Wish, granted: int, may_be_deleted: bool) -> int:
     """[MS-FSA] 2.1.5.1.2.1: what the READONLY, HIDDEN and SYSTEM attributes forbid; the access that is left."""
     attributes = handle.opened.attributes
     if wish.disposition in (FILE_OVERWRITE, FILE_OVERWRITE_IF, FILE_SUPERSEDE):
@@ -180,7 +180,7 @@ def _mind_readonly(handle: Handle, wish: Wish, granted: int) -> int:
         return granted
     if wish.disposition in OVERWRITING or map_generic(wish.desired) & WRITING:
         raise SmbError(status.ACCESS_DENIED)
-    if wish.options & FILE_DELETE_ON_CLOSE:
+    if wish.options & FILE_DELETE_ON_CLOSE and not may_be_deleted:
         raise SmbError(status.CANNOT_DELETE)
     return granted & ~WRITING
 
@@ -337,7 +337,7 @@ def _create(request: Request, wish: Wish, opened: Open) -> int:
         raise SmbError(status.ACCESS_DENIED)
     if tree.read_only:
         raise SmbError(status.ACCESS_DENIED)
-    if wish.attributes & FILE_ATTRIBUTE_READONLY and wish.options & FILE_DELETE_ON_CLOSE:
+    if wish.attributes & FILE_ATTRIBUTE_READONLY and wish.options & FILE_DELETE_ON_CLOSE and not tree.share.delete_readonly:
         raise SmbError(status.CANNOT_DELETE)
     granted = _granted_by_base(worker, tree, wish) if wish.path.stream else None
     handle, granted = _make(request, wish, granted)

@@ -12,14 +12,14 @@ addprinter command, administrative share, afs share, afs token lifetime, afs use
 behind, aio write size, algorithmic rid base, allocation roundup size, allow dcerpc auth level connect, allow dns updates, allow insecure
 wide links, allow nt4 crypto, allow trusted domains, allow unsafe cluster upgrade, apply group policies, async dns timeout, async smb echo
 handler, auth event notification, auto services, bind dns directory, binddns dir, block size, blocking locks, browse list, cache
-directory, case sensitive, casesignames, change notify, change share command, check parent directory delete on close, check password
+directory, case sensitive, casesignames, change share command, check parent directory delete on close, check password
 script, cldap port, client ipc max protocol, client ipc min protocol, client ipc signing, client lanman auth, client ldap sasl wrapping,
 client max protocol, client min protocol, client NTLMv2 auth, client plaintext auth, client protection, client schannel, client signing,
 client smb encrypt, client smb3 encryption algorithms, client smb3 signing algorithms, client use kerberos, client use spnego, client use
 spnego principal, cluster addresses, clustering, config backend, config file, create krb5 conf, ctdb locktime warn threshold, ctdb
 timeout, ctdbd socket, cups connection timeout, cups encrypt, cups options, cups server, dcerpc endpoint servers, debug class, debug
 encryption, debug hires timestamp, debug pid, debug prefix timestamp, debug syslog format, debug timestamp, debug uid, dedicated keytab
-file, default, default case, default devmode, default service, defer sharing violations, delete group script, delete readonly, delete
+file, default, default case, default devmode, default service, defer sharing violations, delete group script, delete
 share command, delete user from group script, delete user script, delete veto files, deleteprinter command, dfree cache time, dfree
 command, dgram port, directory name cache size, disable netbios, disable spoolss, dmapi support, dns forwarder, dns port, dns proxy, dns
 update command, dns zone scavenging, dns zone transfer clients allow, dns zone transfer clients deny, domain logons, domain master, dont

@@ -135,6 +135,7 @@ class Share:
     access_based_share_enum: bool = _par(False, values.boolean)
     hide_unreadable: bool = _par(False, values.boolean)
     vfs_objects: tuple[str, ...] = _par(_names(), values.words, "vfs object")
+    delete_readonly: bool = _par(False, values.boolean)
     follow_symlinks: bool = _par(True, values.boolean)
     oplocks: bool = _par(True, values.boolean)
     durable_handles: bool = _par(True, values.boolean)
@@ -201,6 +202,7 @@ class Config:
     smb2_max_credits: int = _par(8192, values.whole(1, 65535))
     smb2_leases: bool = _par(True, values.boolean)
     smb2_disable_lock_sequence_checking: bool = _par(False, values.boolean)
+    change_notify: bool = _par(True, values.boolean)
 
     # Millpond's own.
     accept_any_domain: bool = _par(True, values.boolean)

@@ -75,6 +75,19 @@ def test_share_modes_hold_between_workers(house: House, client: WireClient) -> N
     assert other.create("mine", access=c.FILE_READ_ATTRIBUTES).status == status.SUCCESS
 
 
+@pytest.mark.parametrize(("setting", "answer"), [("no", status.CANNOT_DELETE), ("yes", status.SUCCESS)])
+def test_who_may_delete_what_is_read_only(make_house: Callable[..., House], folder: Path, setting: str, answer: int) -> None:
+    client = make_house(share_text=f"delete readonly = {setting}").client()
+    doomed = {"options": c.FILE_DELETE_ON_CLOSE, "attributes": c.FILE_ATTRIBUTE_READONLY}
+    assert client.create("new", disposition=c.FILE_CREATE, **doomed).status == answer
+    marked = client.open("marked", attributes=c.FILE_ATTRIBUTE_READONLY)
+    assert client.set_info(marked, c.INFO_FILE, 13, b"\1").status == answer  # FileDispositionInformation
+    client.close(marked)
+    assert (folder / "marked").exists() == (answer != status.SUCCESS)
+    client.close(client.open("again", attributes=c.FILE_ATTRIBUTE_READONLY))
+    assert client.create("again", access=c.DELETE, options=c.FILE_DELETE_ON_CLOSE).status == answer
+
+
 def test_delete_on_close(client: WireClient, folder: Path) -> None:
     opened = client.open("doomed", options=c.FILE_DELETE_ON_CLOSE)
     assert (folder / "doomed").exists()

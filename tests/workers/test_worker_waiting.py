@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -140,6 +141,11 @@ def test_changes_are_kept_until_asked_for(client: WireClient) -> None:
     final(client, waiting)
     client.open("second")
     assert "second".encode("utf-16-le") in changes(client.call(Command.CHANGE_NOTIFY, notify_body(opened, ALL_CHANGES)))
+
+
+def test_nobody_is_told_when_the_administrator_says_so(make_house: Callable[..., House]) -> None:
+    client = make_house(text="change notify = no").client()
+    assert client.call(Command.CHANGE_NOTIFY, notify_body(folder_open(client), ALL_CHANGES)).status == status.NOT_IMPLEMENTED
 
 
 def test_too_many_changes(client: WireClient, monkeypatch: pytest.MonkeyPatch) -> None:

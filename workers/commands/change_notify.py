@@ -95,6 +95,8 @@ class Notices:
 def change_notify(request: Request, body: ChangeNotifyRequest) -> bytes | Answer | Coroutine[Any, None, bytes | Answer]:
     """Answer with the changes since the last time, or wait for one."""
     opened = request.open
+    if not request.worker.config.change_notify:
+        raise SmbError(status.NOT_IMPLEMENTED)
     if body.output_buffer_length > request.worker.max_transact:
         raise SmbError(status.INVALID_PARAMETER)
     request.check_charge(body.output_buffer_length)

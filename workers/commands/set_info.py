@@ -126,7 +126,8 @@ def _disposition(request: Request, opened: Open, handle: Handle, data: memoryvie
     wish = change.parse_disposition(info_class, data)
     assert opened.key is not None
     if wish.delete:
-        if handle.info().attributes & FILE_ATTRIBUTE_READONLY and not wish.ignore_readonly:
+        may = wish.ignore_readonly or request.tree.share.delete_readonly
+        if not may and handle.info().attributes & FILE_ATTRIBUTE_READONLY:
             raise SmbError(status.CANNOT_DELETE)
         if not handle.path.components and not handle.path.stream:
             raise SmbError(status.CANNOT_DELETE)
