@@ -456,6 +456,15 @@ class Files(Protocol):
     def unlock(self, fd: int) -> None:
         """Before its descriptors are closed."""
 
+    def lock_range(self, fd: int, offset: int, length: int, *, exclusive: bool) -> None:
+        """An advisory lock of this opening on a part of the file, in place of what it has there; every program that asks sees it.
+
+        BlockingIOError when it conflicts with somebody else's. EOPNOTSUPP where only whole processes have such locks.
+        """
+
+    def unlock_range(self, fd: int, offset: int, length: int) -> None:
+        """Nothing of this opening is locked there any more."""
+
     # What a file is
 
     def stat(self, path: str | bytes | os.PathLike[str]) -> os.stat_result:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import os
 import pathlib
 import struct
@@ -102,6 +103,7 @@ _RANGE = struct.Struct("<QQ")  # struct cachestat_range
 _CACHED = struct.Struct("<Q")  # the first field of struct cachestat
 _HOW = struct.Struct("<QQQ")
 _TIMES = struct.Struct("<qqqq")  # two struct timespec
+_FLOCK = struct.Struct("@hhqqi4x")  # struct flock
 _STATX = struct.Struct("<IIQ IIIH2x QQQQ qI4x qI4x qI4x qI4x II II")
 
 
@@ -265,6 +267,23 @@ def punch_hole(fd: int, offset: int, length: int) -> None:
 def zero_range(fd: int, offset: int, length: int) -> None:
     """fallocate(2)."""
     _allocate(fd, _FALLOC_ZERO_RANGE | _FALLOC_KEEP_SIZE, offset, length)
+
+
+def _set_range(fd: int, kind: int, offset: int, length: int) -> None:
+    try:
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, offset, length, 0))
+    except PermissionError as error:  # POSIX lets a system say either
+        raise BlockingIOError(errno.EAGAIN, error.strerror) from None
+
+
+def lock_range(fd: int, offset: int, length: int, *, exclusive: bool) -> None:
+    """fcntl(2), open file description locks."""
+    _set_range(fd, fcntl.F_WRLCK if exclusive else fcntl.F_RDLCK, offset, length)
+
+
+def unlock_range(fd: int, offset: int, length: int) -> None:
+    """fcntl(2)."""
+    _set_range(fd, fcntl.F_UNLCK, offset, length)
 
 
 _MEMORY_TYPES: Final = frozenset({"tmpfs", "ramfs"})

@@ -319,6 +319,16 @@ def zero_range(fd: int, offset: int, length: int) -> None:
     raise _not_here()
 
 
+def lock_range(fd: int, offset: int, length: int, *, exclusive: bool) -> None:
+    """A process' locks: closing any descriptor of the file would lose them."""
+    raise _not_here()
+
+
+def unlock_range(fd: int, offset: int, length: int) -> None:
+    """Likewise."""
+    raise _not_here()
+
+
 def copy_range(source: int, target: int, count: int, source_offset: int, target_offset: int) -> int:
     """Not portable."""
     raise _not_here()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
 import threading
@@ -279,6 +280,23 @@ def test_a_lock_is_between_openings(port: Port, tmp_path: Path) -> None:
     os.close(two)
 
 
+def test_a_lock_on_a_range_is_an_openings_and_seen_by_all(tmp_path: Path) -> None:
+    files = choice.load("linux").files
+    one, two = (files.open(tmp_path / "file", os.O_RDWR | os.O_CREAT) for _ in range(2))
+    files.lock_range(one, 10, 5, exclusive=True)
+    with pytest.raises(BlockingIOError):
+        files.lock_range(two, 14, 1, exclusive=False)
+    with pytest.raises(BlockingIOError):
+        fcntl.lockf(two, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, 10)  # as programs do that know only a process' locks
+    files.lock_range(two, 15, 1, exclusive=True)
+    files.lock_range(one, 10, 5, exclusive=False)
+    files.lock_range(two, 12, 1, exclusive=False)
+    files.unlock_range(one, 10, 5)
+    files.lock_range(two, 10, 5, exclusive=True)
+    os.close(one)
+    os.close(two)
+
+
 # What only some systems can
 
 
@@ -290,6 +308,7 @@ def test_what_cannot_be_done_is_said_as_file_systems_say_it(port: Port, tmp_path
         lambda: port.files.punch_hole(fd, 0, 4096),
         lambda: port.files.zero_range(fd, 0, 4096),
         lambda: port.files.copy_range(fd, fd, 4096, 0, 32768),
+        lambda: port.files.lock_range(fd, 0, 1, exclusive=True),
         lambda: port.files.preadv(fd, (bytearray(1),), 0, port.files.WARM),
     )
     for call in calls:
