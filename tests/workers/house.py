@@ -254,6 +254,7 @@ class House:
             assert self.sharing.watched() == []
             assert list(self.sharing.sessions()) == []
             self.sharing.close_environment()
+        os.close(self.segment.fileno())  # the mapping goes with the rows that workers still hold
         rmtree(self.directory)
 
 
