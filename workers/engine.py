@@ -181,7 +181,8 @@ class Engine:
     def abandon(self) -> None:
         """[MS-SMB2] 3.3.7.1: the line has ended. What may wait for ever is cancelled; the rest ends by itself, and nobody hears of it."""
         for request in list(self.waiting.values()):
-            request.cancel()
+            if not request.kept:
+                request.cancel()
 
     # compounds
 

@@ -153,7 +153,10 @@ def once(request: Request, wish: Wish, make: Callable[[], Made], repeat: Callabl
     finally:
         if isinstance(result, bytes):
             creates.failed(wish.wanted.create_guid)
-    return result if isinstance(result, bytes) else _later(creates, wish.wanted.create_guid, result)
+    if isinstance(result, bytes):
+        return result
+    request.kept = True
+    return _later(creates, wish.wanted.create_guid, result)
 
 
 async def _later(creates: Creates, guid: bytes, waiting: Coroutine[Any, None, bytes | Answer]) -> bytes | Answer:

@@ -101,6 +101,7 @@ class Request:
         "ends_with_open",
         "header",
         "incoming",
+        "kept",
         "line",
         "open",
         "seal",
@@ -136,6 +137,7 @@ class Request:
         self.ends_with_open = False  # waits for something that the end of its Open answers by itself
         self.when_cancelled: Callable[[], None] | None = None
         self.incoming: Incoming | None = None  # a WRITE's payload that has yet to come
+        self.kept = False  # it goes on when its line has ended: its client may ask for the answer on another one
         self.counted = 0  # among those under way of its open, in that turn: see workers.replay
         self.waiter_id = 0  # under which it waits for others to give up what they cache
 

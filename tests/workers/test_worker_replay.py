@@ -362,6 +362,25 @@ def test_while_the_first_is_under_way_the_second_is_to_come_again(house: House, 
     assert client.close(file_id_of(answer)).status == status.SUCCESS
 
 
+def test_a_create_goes_on_when_its_channel_is_lost(house: House) -> None:
+    """smb2.replay.dhv2-pending2: the client asks for the answer on another channel. One without a GUID it could not ask for."""
+    holder, client = house.client(), house.client()
+    kept = holder.create("file", oplock=BATCH)
+    client.send(Request(Command.CREATE, create_body("file")))
+    (first,) = client.send(Request(Command.CREATE, create_body("file", contexts=[dh2q()])))
+    assert client.receive(first, interim=True).interim
+    engine = house.worker_of(client).lines[0].engine
+    assert len(engine.waiting) == 2
+    engine.abandon()
+    house.turn_until(lambda: len(engine.waiting) == 1)
+    assert ask(client, oplock=NONE, flags=AGAIN).status == LATE
+    assert holder.close(file_id_of(kept)).status == status.SUCCESS
+    house.turn_until(lambda: not engine.waiting)
+    answer = ask(client, oplock=NONE, flags=AGAIN)
+    assert answer.parse(CREATE_RESPONSE).create_action == c.FILE_OPENED
+    assert len(house.worker_of(client).opens) == 1
+
+
 @pytest.mark.parametrize("way", ["cancelled", "refused"])
 def test_what_came_to_nothing_may_come_again(house: House, way: str) -> None:
     holder, client = house.client(), house.client()
