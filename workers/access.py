@@ -23,6 +23,7 @@ from smbd.smb2.constants import (
     MAXIMUM_ALLOWED,
 )
 from smbd.smb2.dtyp import SecurityDescriptor, access_check, cached_descriptor, descriptor_from_mode, map_generic, maximum_access
+from smbd.smb2.dtyp.token import SE_SECURITY
 from smbd.smb2.status import SmbError
 
 if TYPE_CHECKING:
@@ -56,8 +57,11 @@ def from_mode(worker: Worker, info: FileInfo) -> SecurityDescriptor:
     return descriptor_from_mode(ids.user_sid(info.uid), ids.group_sid(info.gid), info.mode, info.directory)
 
 
-def check(worker: Worker, tree: TreeConnect, handle: Handle, desired: int) -> int:
-    """Access granted on an existing file for ``desired``, MAXIMUM_ALLOWED resolved. ``SmbError``: ACCESS_DENIED or PRIVILEGE_NOT_HELD."""
+def check(worker: Worker, tree: TreeConnect, handle: Handle, desired: int, *, backup: bool = False) -> int:
+    """Access granted on an existing file for ``desired``, MAXIMUM_ALLOWED resolved. ``SmbError``: ACCESS_DENIED or PRIVILEGE_NOT_HELD.
+
+    ``backup``: the client says that it is about to back up or restore; it counts for whom that is a privilege of.
+    """
     desired = map_generic(desired)
     stored = None if handle.bare else handle.security()
     if not desired & ~rights(worker, tree, handle.opened, stored):
@@ -69,16 +73,16 @@ def check(worker: Worker, tree: TreeConnect, handle: Handle, desired: int) -> in
     if desired & ~limit:
         raise SmbError(status.ACCESS_DENIED)
     if tree.share.acl_allow_execute_always and desired & FILE_EXECUTE and not handle.directory:
-        return FILE_EXECUTE | (check(worker, tree, handle, desired & ~FILE_EXECUTE) if desired & ~FILE_EXECUTE else 0)
+        return FILE_EXECUTE | (check(worker, tree, handle, desired & ~FILE_EXECUTE, backup=backup) if desired & ~FILE_EXECUTE else 0)
     try:
-        granted = access_check(found, tree.token, desired)
+        granted = access_check(found, tree.token, desired, backup=backup)
     except SmbError as error:
         # The directory is asked only when the file's own word is not enough: most opens never need it.
         given = desired & (DELETE | FILE_READ_ATTRIBUTES)
         if error.status != status.ACCESS_DENIED or not given:
             raise
         given &= by_parent(worker, tree, handle.path)
-        granted = given | access_check(found, tree.token, desired & ~given) if desired & ~given else given
+        granted = given | access_check(found, tree.token, desired & ~given, backup=backup) if desired & ~given else given
     if desired & MAXIMUM_ALLOWED and ~granted & (DELETE | FILE_READ_ATTRIBUTES):
         granted |= by_parent(worker, tree, handle.path)
     return granted & limit
@@ -135,15 +139,16 @@ def check_add(worker: Worker, tree: TreeConnect, parent: Handle, directory: bool
     return stored
 
 
-def of_new(desired: int, limit: int) -> int:
+def of_new(tree: TreeConnect, desired: int) -> int:
     """Access on a file that this very open created: its creator gets what he asks for ([MS-FSA] 2.1.5.1.1)."""
+    limit = tree.maximal_access
     desired = map_generic(desired)
     if desired & INVALID_ACCESS:
         raise SmbError(status.ACCESS_DENIED)
     granted = desired & ~MAXIMUM_ALLOWED
-    if granted & ACCESS_SYSTEM_SECURITY:
+    if granted & ACCESS_SYSTEM_SECURITY and SE_SECURITY not in tree.token.privileges:
         raise SmbError(status.PRIVILEGE_NOT_HELD)
-    if granted & ~limit:
+    if granted & ~(limit | ACCESS_SYSTEM_SECURITY):
         raise SmbError(status.ACCESS_DENIED)
     if desired & MAXIMUM_ALLOWED:
         granted |= FILE_ALL_ACCESS & limit

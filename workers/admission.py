@@ -172,6 +172,8 @@ def settings(share: Share) -> VfsSettings:
         hide_dot_files=share.hide_dot_files,
         hide_files=share.hide_files,
         mangled_names=share.mangled_names,
+        veto_files=share.veto_files,
+        delete_veto_files=share.delete_veto_files,
         store_dos_attributes=share.store_dos_attributes,
         follow_symlinks=share.follow_symlinks,
     )

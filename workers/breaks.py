@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pools.queue import AskBusy, AskError, HubClosed, Message
 from smbd.sharing import Act, CacheClaim, CacheKind, FileKey, Notice, Operation
-from smbd.sharing.caching import STATE_OF_LEVEL
-from smbd.sharing.messages import OPLOCK_BREAK, OPLOCK_BREAK_LAYOUT, STATUS_ANSWER, OplockBreak
+from smbd.sharing.caching import HANDLE, READ, STATE_OF_LEVEL
+from smbd.sharing.messages import OPLOCK_BREAK, OPLOCK_BREAK_LAYOUT, STATUS_ANSWER, OplockBreak, break_of, pack_break
 from smbd.smb2 import status
 from smbd.smb2.constants import (
+    CAP_DIRECTORY_LEASING,
     CAP_LEASING,
     LEASE_FLAG_BREAK_IN_PROGRESS,
     LEASE_FLAG_PARENT_LEASE_KEY_SET,
@@ -28,15 +29,19 @@ from smbd.smb2.constants import (
 from smbd.smb2.credits import Disconnect
 from smbd.smb2.messages import control
 from smbd.smb2.messages.create_contexts import LEASE, LEASE_V2
+from smbd.smb2.status import SmbError
 from workers.commands.close import wake
 from workers.loop import Completion
 from workers.patience import on_errand
+from workers.vfs.namelists import name_list
 
 if TYPE_CHECKING:
     from smbd.sharing import Acknowledged
+    from smbd.smb2.names import Path
     from workers.line import Line
     from workers.open import Open
     from workers.request import Request
+    from workers.tree import TreeConnect
     from workers.worker import Worker
 
 T = TypeVar("T")
@@ -45,6 +50,7 @@ BUSY_RETRIES = (0.1, 0.5, 2.0, 5.0)
 NS = 1_000_000_000
 LEVEL_OF_STATE = {state: level for level, state in STATE_OF_LEVEL.items()}
 ALL_CACHING = 0x7
+DIRECTORY_CACHING = READ | HANDLE
 NOTHING = CacheClaim()
 
 
@@ -60,13 +66,17 @@ class Blocked(Exception):
 # What a client asks for and is told at its CREATE
 
 
-def cache_claim(request: Request, level: int, lease: memoryview | None) -> CacheClaim:
-    """RequestedOplockLevel and the RqLs context as the shared state knows them; what was not negotiated is not asked for."""
-    if not request.tree.share.oplocks:
+def cache_claim(request: Request, name: str, level: int, lease: memoryview | None) -> CacheClaim:
+    """RequestedOplockLevel and the RqLs context as the shared state knows them; what was not negotiated is not asked for.
+
+    ``name``: of the file, for the share may want none of that name to be cached.
+    """
+    share = request.tree.share
+    if not share.oplocks or (share.veto_oplock_files and name in name_list(share.veto_oplock_files)):
         return NOTHING
     if level != OPLOCK_LEVEL_LEASE:
         state = STATE_OF_LEVEL.get(level, 0)
-        return CacheClaim(CacheKind.OPLOCK, state) if state else NOTHING
+        return CacheClaim(CacheKind.OPLOCK, state, whole=not share.level2_oplocks) if state else NOTHING
     dialect, choice = request.line.connection.dialect, request.line.connection.choice
     if lease is None or dialect is None or choice is None or not choice.capabilities & CAP_LEASING:
         return NOTHING
@@ -75,33 +85,40 @@ def cache_claim(request: Request, level: int, lease: memoryview | None) -> Cache
         return CacheClaim(CacheKind.LEASE, first.lease_state & ALL_CACHING, 0, choice.client_guid, first.lease_key)
     if len(lease) == LEASE_V2.size and dialect.smb3:
         second = LEASE_V2.unpack(lease)
-        return CacheClaim(CacheKind.LEASE_V2, second.lease_state & ALL_CACHING, second.epoch, choice.client_guid, second.lease_key)
+        state = second.lease_state & ALL_CACHING
+        directory = state & DIRECTORY_CACHING if choice.capabilities & CAP_DIRECTORY_LEASING else -1
+        parent = second.parent_lease_key if second.lease_flags & LEASE_FLAG_PARENT_LEASE_KEY_SET else b""
+        return CacheClaim(CacheKind.LEASE_V2, state, second.epoch, choice.client_guid, second.lease_key, parent, directory)
     return NOTHING
 
 
-def level_of(opened: Open) -> int:
+def of_directory(claim: CacheClaim) -> CacheClaim:
+    """What of it holds for a directory: [MS-FSA] 2.1.5.18 knows no write caching there; oplocks and leases of version 1 are for files.
+
+    A key that is in use for a file is refused all the same.
+    """
+    return claim._replace(state=max(claim.directory_state, 0)) if claim.kind >= CacheKind.LEASE else NOTHING
+
+
+def level_of(opened: Open, claim: CacheClaim) -> int:
     """OplockLevel of the CREATE response."""
     cache = opened.cache
-    if cache is None or opened.is_directory:
+    if cache is None or (opened.is_directory and claim.directory_state < 0):
         return OPLOCK_LEVEL_NONE
     return OPLOCK_LEVEL_LEASE if cache.kind >= CacheKind.LEASE else LEVEL_OF_STATE[cache.granted]
 
 
-def lease_context(opened: Open, claim: CacheClaim, asked: memoryview | None) -> bytes:
+def lease_context(opened: Open, claim: CacheClaim) -> bytes:
     """2.2.14.2.10 and .11: the lease that an open belongs to, in the form of the open that began it. Empty without a lease."""
     cache = opened.cache
-    if cache is None or cache.kind < CacheKind.LEASE or opened.is_directory:
+    if cache is None or cache.kind < CacheKind.LEASE or (opened.is_directory and claim.directory_state < 0):
         return b""
     flags = LEASE_FLAG_BREAK_IN_PROGRESS if cache.breaking else 0
     if cache.kind == CacheKind.LEASE:
         return LEASE.pack(claim.lease_key, cache.granted, flags, 0)
-    parent = bytes(16)
-    if asked is not None and len(asked) == LEASE_V2.size:
-        wanted = LEASE_V2.unpack(asked)
-        if wanted.lease_flags & LEASE_FLAG_PARENT_LEASE_KEY_SET:
-            flags |= LEASE_FLAG_PARENT_LEASE_KEY_SET
-            parent = wanted.parent_lease_key
-    return LEASE_V2.pack(claim.lease_key, cache.granted, flags, 0, parent, cache.epoch, 0)
+    if claim.parent_key:
+        flags |= LEASE_FLAG_PARENT_LEASE_KEY_SET
+    return LEASE_V2.pack(claim.lease_key, cache.granted, flags, 0, claim.parent_key or bytes(16), cache.epoch, 0)
 
 
 # Waiting
@@ -183,14 +200,26 @@ class Breaks:
         if key is not None and sharing.is_cached(key):
             self.send(sharing.disturb(key, Act(opened.persistent, operation, self.deadline())).notices)
 
-    def require(self, request: Request, operation: Operation) -> None:
-        """Break what stands against an operation on the request's open; ``Blocked`` until it is given up."""
+    def directory_changed(self, tree: TreeConnect, path: Path, parent_key: bytes = b"") -> None:
+        """The name ``path``, or what a listing shows of it, is another now: who caches its directory is told, and not waited for.
+
+        ``parent_key``: the directory's lease key as the open through which it happened has named it: whose key it is knows already.
+        """
+        sharing = self._worker.sharing
+        if not sharing.caches_directories() or not path.components:
+            return
+        key = _directory_of(tree, path)
+        if key is not None and sharing.is_cached(key):
+            self.send(sharing.disturb(key, Act(0, Operation.CHILD, self.deadline(), spared=parent_key)).notices)
+
+    def require(self, request: Request, operation: Operation, other: FileKey | None = None) -> None:
+        """Break what stands against an operation on the request's open, or on ``other``; ``Blocked`` until it is given up."""
         opened, sharing = request.open, self._worker.sharing
-        key = opened.key
-        if key is None or not sharing.is_cached(key):
+        key, file_id = (opened.key, opened.persistent) if other is None else (other, 0)
+        if key is None or (file_id and not sharing.is_cached(key)):
             return
         request.waiter_id = request.waiter_id or self._worker.next_id()
-        done = sharing.disturb(key, Act(opened.persistent, operation, self.deadline(), request.waiter_id))
+        done = sharing.disturb(key, Act(file_id, operation, self.deadline(), request.waiter_id))
         self.send(done.notices)
         if done.wait:
             raise Blocked(key, request.waiter_id)
@@ -199,9 +228,9 @@ class Breaks:
         """Have clients told."""
         for notice in notices:
             if (notice.slot, notice.generation) == (self._worker.slot, self._worker.generation):
-                self._tell(_packed(notice))
+                self._tell(break_of(notice))
             else:
-                self._worker.loop.spawn(self._deliver(notice.slot, OPLOCK_BREAK_LAYOUT.pack(*_packed(notice))), _ended)
+                self._worker.loop.spawn(self._deliver(notice.slot, pack_break(notice)), _ended)
 
     async def _deliver(self, slot: int, payload: bytes) -> None:
         for pause in BUSY_RETRIES:
@@ -223,7 +252,8 @@ class Breaks:
         # The slot may have another process by now; a FileId names the process too.
         if notice.file_id >> 32 == self._worker.file_id_base >> 32:
             self._tell(notice)
-        self._worker.mailbox.answer(message, STATUS_ANSWER.pack(status.SUCCESS))
+        if message.id:
+            self._worker.mailbox.answer(message, STATUS_ANSWER.pack(status.SUCCESS))
 
     def _tell(self, notice: OplockBreak) -> None:
         worker = self._worker
@@ -262,11 +292,18 @@ class Breaks:
             self._worker.loop.soon(partial(self.send, done.notices))
 
 
-def _packed(notice: Notice) -> OplockBreak:
-    acknowledge = int(bool(notice.deadline))
-    return OplockBreak(
-        notice.file_id, notice.deadline, notice.epoch, notice.current, notice.state, int(notice.lease), acknowledge, 0, notice.lease_key
-    )
+def _directory_of(tree: TreeConnect, path: Path) -> FileKey | None:
+    """The directory that a name is in; None when it is gone."""
+    vfs = tree.vfs
+    assert vfs is not None
+    try:
+        parent = vfs.open(path.parent)
+    except (OSError, SmbError):
+        return None
+    try:
+        return FileKey(*parent.key)
+    finally:
+        parent.close()
 
 
 def _tell_oplock(line: Line, opened: Open, state: int) -> None:

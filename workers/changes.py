@@ -1,4 +1,4 @@
-"""Telling watchers what this worker changed ([MS-SMB2] 3.3.4.4).
+"""Telling watchers, and who caches a directory, what this worker changed ([MS-SMB2] 3.3.4.4, [MS-FSA] 2.1.4.12).
 
 Owns: the way from a change to the CHANGE_NOTIFY requests it concerns, in this worker and in others.
 Invariant: nothing here fails a request: a watcher that cannot be told loses the news and is told so by its own overflow.
@@ -6,10 +6,11 @@ Invariant: nothing here fails a request: a watcher that cannot be told loses the
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from pools.queue import AskBusy
-from smbd.sharing.messages import NOTIFY, pack_notify
+from smbd.sharing.messages import DOOMED, NOTIFY, pack_notify
 from smbd.smb2.constants import (
     FILE_ACTION_ADDED,
     FILE_ACTION_ADDED_STREAM,
@@ -28,6 +29,7 @@ from smbd.smb2.constants import (
 )
 
 if TYPE_CHECKING:
+    from smbd.sharing import Watcher
     from smbd.smb2.names import Path
     from workers.open import Open
     from workers.tree import TreeConnect
@@ -48,17 +50,40 @@ def tell(where: tuple[Worker, TreeConnect], path: Path, action: int, change: int
     share = tree.share.name
     for watcher in worker.sharing.watchers_of(share, joined(path), change):
         new_name = "" if new is None else joined(new)[len(joined(path)) - len(watcher.name) :]
-        if watcher.slot == worker.slot:
-            worker.notices.deliver(watcher.watch_id, action, watcher.name, new_name)
-            continue
-        try:
-            worker.mailbox.send(watcher.slot, NOTIFY.number, pack_notify(watcher.watch_id, action, watcher.name, new_name))
-        except AskBusy:
-            continue
+        _pass_on(worker, watcher, action, new_name)
+
+
+def doomed(worker: Worker, opened: Open) -> None:
+    """An open directory is to be deleted: whoever waits for changes in it waits for nothing."""
+    assert opened.path is not None
+    for watcher in worker.sharing.watchers_at(opened.tree.share.name, joined(opened.path)):
+        _pass_on(worker, watcher, DOOMED)
+
+
+def _pass_on(worker: Worker, watcher: Watcher, action: int, new_name: str = "") -> None:
+    if watcher.slot == worker.slot:
+        worker.notices.deliver(watcher.watch_id, action, watcher.name, new_name)
+        return
+    with suppress(AskBusy):
+        worker.mailbox.send(watcher.slot, NOTIFY.number, pack_notify(watcher.watch_id, action, watcher.name, new_name))
 
 
 def modified(worker: Worker, opened: Open, change: int) -> None:
-    """Data, times, attributes or security of an open file changed."""
+    """Data of an open file changed. Who caches its directory hears of it when the file is closed, as from Windows, not at each write."""
+    opened.written = True
+    if worker.sharing.is_watched():
+        _tell_modified(worker, opened, change)
+
+
+def altered(worker: Worker, opened: Open, change: int) -> None:
+    """Length, times, attributes or security of an open file were set: what a listing shows is another from now on."""
+    assert opened.path is not None
+    opened.written = False
+    _tell_modified(worker, opened, change)
+    worker.breaks.directory_changed(opened.tree, opened.path, opened.parent_key)
+
+
+def _tell_modified(worker: Worker, opened: Open, change: int) -> None:
     assert opened.path is not None
     action = FILE_ACTION_MODIFIED
     if opened.path.stream:
@@ -79,22 +104,26 @@ def name_change(directory: bool, stream: str) -> int:
     return FILE_NOTIFY_CHANGE_DIR_NAME if directory else FILE_NOTIFY_CHANGE_FILE_NAME
 
 
-def added(worker: Worker, tree: TreeConnect, path: Path, directory: bool) -> None:
-    """A file, directory or stream was created."""
+def added(worker: Worker, tree: TreeConnect, path: Path, opened: Open) -> None:
+    """A file, directory or stream was created, or another name for it, through ``opened``."""
     action = FILE_ACTION_ADDED_STREAM if path.stream else FILE_ACTION_ADDED
-    tell((worker, tree), path, action, name_change(directory, path.stream))
+    tell((worker, tree), path, action, name_change(opened.is_directory, path.stream))
+    worker.breaks.directory_changed(tree, path, opened.parent_key)
 
 
-def removed(worker: Worker, tree: TreeConnect, path: Path, directory: bool) -> None:
-    """A file, directory or stream was deleted."""
+def removed(worker: Worker, tree: TreeConnect, path: Path, opened: Open, parent_key: bytes | None = None) -> None:
+    """A file, directory or stream was deleted or moved away; ``parent_key``: see ``Breaks.directory_changed``."""
     action = FILE_ACTION_REMOVED_STREAM if path.stream else FILE_ACTION_REMOVED
-    tell((worker, tree), path, action, name_change(directory, path.stream))
+    tell((worker, tree), path, action, name_change(opened.is_directory, path.stream))
+    worker.breaks.directory_changed(tree, path, opened.parent_key if parent_key is None else parent_key)
 
 
-def renamed(worker: Worker, tree: TreeConnect, old: Path, new: Path, directory: bool) -> None:
+def renamed(worker: Worker, opened: Open, old: Path, new: Path) -> None:
     """A name changed. Across directories watchers see a removal and an addition."""
+    tree = opened.tree
     if old.components[:-1] == new.components[:-1]:
-        tell((worker, tree), old, FILE_ACTION_RENAMED_OLD_NAME, name_change(directory, ""), new)
+        tell((worker, tree), old, FILE_ACTION_RENAMED_OLD_NAME, name_change(opened.is_directory, ""), new)
+        worker.breaks.directory_changed(tree, new, opened.parent_key)
         return
-    removed(worker, tree, old, directory)
-    added(worker, tree, new, directory)
+    removed(worker, tree, old, opened)
+    added(worker, tree, new, opened)

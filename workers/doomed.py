@@ -11,7 +11,7 @@ import pwd
 
 from pools.port import credentials
 from smbd.config import Config
-from smbd.sharing import NOBODY, Doomed
+from smbd.sharing import NOBODY, Doomed, FileKey
 from smbd.sharing.values import Deletion
 from smbd.smb2.names import Path
 from workers import identity
@@ -19,8 +19,11 @@ from workers.identity import Identity
 from workers.vfs.posix import PosixVfs
 
 
-def remove(config: Config, item: Doomed) -> None:
-    """``OSError`` when it cannot be deleted; FileNotFoundError when it is not there any more, or another file has its name."""
+def remove(config: Config, item: Doomed) -> FileKey:
+    """Delete it; the directory that it was in.
+
+    ``OSError`` when it cannot be deleted; FileNotFoundError when it is not there any more, or another file has its name.
+    """
     share = config.share(item.share)
     if share is None or "%" in share.path:
         raise OSError(errno.ESTALE, "the share's folder is not known without its client")
@@ -28,21 +31,26 @@ def remove(config: Config, item: Doomed) -> None:
     before = identity.current()
     try:
         identity.assume(asker(item.uid, item.gid))
-        _unlink(vfs, item)
+        return _unlink(vfs, item)
     finally:
         identity.assume(before)
         vfs.close()
 
 
-def _unlink(vfs: PosixVfs, item: Doomed) -> None:
+def _unlink(vfs: PosixVfs, item: Doomed) -> FileKey:
     stream = item.key.stream if item.delete is Deletion.STREAM else ""
-    handle = vfs.open(Path(tuple(item.path.split("/")), stream))
+    path = Path(tuple(item.path.split("/")), stream)
+    handle, parent = vfs.open(path), None
     try:
+        parent = vfs.open(path.parent)
         if handle.key[:2] != item.key[:2]:
             raise FileNotFoundError(errno.ENOENT, "another file has this name now", item.path)
         vfs.unlink(handle)
+        return FileKey(*parent.key)
     finally:
         handle.close()
+        if parent is not None:
+            parent.close()
 
 
 def asker(uid: int, gid: int) -> Identity:

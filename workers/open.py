@@ -42,6 +42,7 @@ class Open:
     __slots__ = (
         "cache",
         "channel_sequence",
+        "dooms",
         "durability",
         "ended",
         "enumeration",
@@ -58,6 +59,7 @@ class Open:
         "orphan",
         "outstanding",
         "outstanding_before",
+        "parent_key",
         "path",
         "persistent",
         "pipe",
@@ -70,6 +72,7 @@ class Open:
         "usual",
         "volatile",
         "write_through",
+        "written",
     )
 
     def __init__(self, persistent: int, volatile: int, tree: TreeConnect) -> None:
@@ -85,6 +88,9 @@ class Open:
         self.cache: Opened | None = None  # the oplock or lease as its CREATE was told; the shared state knows what became of it
         self.glance: Wish | None = None  # what its CREATE wished for, while it is not entered in the shared state: see opening.claim
         self.durability: Durability | None = None  # what its CREATE asked for beyond this connection; None: nothing
+        self.parent_key = b""  # the lease key of its directory, as its client has named it
+        self.written = False  # what a listing shows of it may be another at its close
+        self.dooms = False  # it was this open that said that the file is to be deleted
         self.granted = 0
         self.is_directory = False
         self.write_through = False

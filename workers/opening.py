@@ -28,6 +28,7 @@ from smbd.smb2.constants import (
     FILE_NOTIFY_CHANGE_LAST_WRITE,
     FILE_NOTIFY_CHANGE_SIZE,
     FILE_OPEN,
+    FILE_OPEN_FOR_BACKUP_INTENT,
     FILE_OPEN_IF,
     FILE_OPENED,
     FILE_OVERWRITE,
@@ -48,7 +49,7 @@ from smbd.smb2.dtyp import SecurityDescriptor, cached_descriptor, create_descrip
 from smbd.smb2.names import DATA, INDEX_ALLOCATION, Path
 from smbd.smb2.status import SmbError
 from workers import access, changes
-from workers.breaks import NOTHING, Blocked
+from workers.breaks import NOTHING, Blocked, of_directory
 from workers.commands.close import close_open, settle
 from workers.instance import take_over
 from workers.reliable import ORDINARY, Wanted, claim_of, grant
@@ -140,7 +141,7 @@ def _open_existing(handle: Handle, request: Request, wish: Wish, opened: Open) -
     needed = desired
     if overwriting:
         needed |= DELETE | FILE_WRITE_DATA if wish.disposition == FILE_SUPERSEDE else FILE_WRITE_DATA
-    granted = access.check(worker, tree, handle, needed)
+    granted = access.check(worker, tree, handle, needed, backup=bool(wish.options & FILE_OPEN_FOR_BACKUP_INTENT))
     if not desired & MAXIMUM_ALLOWED:
         granted &= desired
     granted = _mind_readonly(handle, wish, granted, tree.share.delete_readonly)
@@ -150,7 +151,7 @@ def _open_existing(handle: Handle, request: Request, wish: Wish, opened: Open) -
         if overwriting:
             _overwrite(handle, wish)
             worker.breaks.data_changed(opened, Operation.OVERWRITE)
-            changes.modified(request.worker, opened, FILE_NOTIFY_CHANGE_SIZE | FILE_NOTIFY_CHANGE_LAST_WRITE)
+            changes.altered(request.worker, opened, FILE_NOTIFY_CHANGE_SIZE | FILE_NOTIFY_CHANGE_LAST_WRITE)
     except BaseException:
         release_claim(worker, opened)
         raise
@@ -193,6 +194,7 @@ def claim(worker: Worker, opened: Open, handle: Handle, wish: Wish, granted: int
     opened.path = handle.path
     opened.is_directory = handle.directory and not handle.stream
     opened.granted = granted
+    opened.parent_key = wish.cache.parent_key
     opened.write_through = share.sync_always or (bool(wish.options & FILE_WRITE_THROUGH) and share.strict_sync)
     if wish.wanted.app is not None:
         take_over(worker, opened.tree, opened.key, wish)
@@ -200,6 +202,7 @@ def claim(worker: Worker, opened: Open, handle: Handle, wish: Wish, granted: int
         if handle.read_only:
             raise SmbError(status.MEDIA_WRITE_PROTECTED)
         _check_delete_on_close(opened)
+        opened.dooms = True
     elif wish.brief and _disturbs_nobody(worker, opened, wish):
         opened.glance = wish
         return
@@ -256,7 +259,7 @@ def _record(worker: Worker, opened: Open, handle: Handle, wish: Wish) -> OpenCla
         gid=token.gid,
         opened=worker.now(),
         overwrite=wish.disposition in OVERWRITING,
-        cache=wish.cache._replace(state=0) if opened.is_directory else wish.cache,
+        cache=of_directory(wish.cache) if opened.is_directory else wish.cache,
         waiter_id=wish.waiter_id,
         deadline=worker.breaks.deadline(),
         again=wish.again,
@@ -355,7 +358,7 @@ def _create(request: Request, wish: Wish, opened: Open) -> int:
         vfs.unlink(handle)
         handle.close()
         raise
-    changes.added(worker, tree, handle.path, opened.is_directory)
+    changes.added(worker, tree, handle.path, opened)
     return FILE_CREATED
 
 
@@ -367,7 +370,7 @@ def _make(request: Request, wish: Wish, granted: int | None) -> tuple[Handle, in
     attributes = (wish.attributes & SETTABLE_ATTRIBUTES) | (0 if directory else FILE_ATTRIBUTE_ARCHIVE)
     if granted is not None:
         return vfs.create(wish.path, NewFile(directory, attributes, None, wish.eas, wish.allocation)), granted
-    granted = access.of_new(wish.desired, tree.maximal_access)
+    granted = access.of_new(tree, wish.desired)
     parent = vfs.open(wish.path.parent)
     try:
         security = _security_of_new(request, wish, parent, directory)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from smbd.sharing import FileKey, Operation
+from smbd.sharing.caching import HANDLE
 from smbd.sharing.rules import SHARED
 from smbd.smb2 import status
 from smbd.smb2.constants import DELETE, FILE_SHARE_WRITE
@@ -17,6 +18,7 @@ from smbd.smb2.status import SmbError
 from workers import access, changes
 
 if TYPE_CHECKING:
+    from smbd.sharing import OpenRow
     from smbd.smb2.fscc.change import Rename
     from workers.open import Open
     from workers.request import Request
@@ -39,11 +41,11 @@ def rename(request: Request, opened: Open, handle: Handle, wish: Rename) -> None
     vfs.rename(handle, target, wish.replace)
     opened.path = handle.path
     if old.stream:
-        changes.removed(worker, tree, old, False)
-        changes.added(worker, tree, handle.path, False)
+        changes.removed(worker, tree, old, opened)
+        changes.added(worker, tree, handle.path, opened)
         return
     worker.sharing.rename(opened.key, "/".join(handle.path.components))
-    changes.renamed(worker, tree, old, handle.path, opened.is_directory)
+    changes.renamed(worker, opened, old, handle.path)
 
 
 def target_of(handle: Handle, name: str) -> Path:
@@ -66,17 +68,39 @@ def _check_directories(request: Request, opened: Open, old: Path, target: Path) 
     worker, tree = request.worker, request.tree
     vfs = tree.vfs
     assert vfs is not None
-    if opened.is_directory and worker.sharing.opens_beneath(tree.share.name, "/".join(old.components)):
-        raise SmbError(status.ACCESS_DENIED)
+    if opened.is_directory:
+        _check_beneath(request, "/".join(old.components))
     parent = vfs.open(target.parent)
     try:
         access.check_add(worker, tree, parent, opened.is_directory)
-        for row in worker.sharing.opens_of(FileKey(*parent.key)):
-            # As if the directory were opened to add a file, sharing reading and writing but not deletion.
-            if row.access & DELETE or (row.access & SHARED and not row.share_access & FILE_SHARE_WRITE):
-                raise SmbError(status.SHARING_VIOLATION)
+        key = FileKey(*parent.key)
+        if any(_keeps_closed(row) for row in worker.sharing.opens_of(key)):
+            worker.breaks.require(request, Operation.SHARING_VIOLATION, key)
+            raise SmbError(status.SHARING_VIOLATION)
     finally:
         parent.close()
+
+
+def _keeps_closed(row: OpenRow) -> bool:
+    """Whether an open of a directory stands against adding a file: as if that opened it, sharing reading and writing but not deletion."""
+    return bool(row.access & DELETE or (row.access & SHARED and not row.share_access & FILE_SHARE_WRITE))
+
+
+def _check_beneath(request: Request, path: str) -> None:
+    """[MS-FSA] 2.1.4.2: nothing in the directory ``path`` may be open. Whoever caches handles there is asked to close them, one by one.
+
+    One that is open and is nobody's to close, one that was opened meanwhile, and one that its client keeps: ACCESS_DENIED.
+    """
+    found = request.worker.sharing.opens_beneath(request.tree.share.name, path)
+    if request.beneath is None:
+        request.beneath = frozenset(row[1:4] for row in found)
+    for row in found:
+        if row[1:4] not in request.beneath or not row.cache_state & HANDLE:
+            raise SmbError(status.ACCESS_DENIED)
+    for row in found:
+        request.worker.breaks.require(request, Operation.RENAME, row.key)
+    if found:
+        raise SmbError(status.ACCESS_DENIED)
 
 
 def _check_target(request: Request, key: FileKey, target: Path, replace: bool) -> None:
@@ -88,18 +112,22 @@ def _check_target(request: Request, key: FileKey, target: Path, replace: bool) -
     except FileNotFoundError:
         return
     try:
-        if FileKey(*existing.key) == key:
+        other = FileKey(*existing.key)
+        if other == key:
             return  # another case of its own name
         if not replace:
             raise SmbError(status.OBJECT_NAME_COLLISION)
-        if existing.directory or worker.sharing.opens_of(FileKey(*existing.key)):
+        if existing.directory:
+            raise SmbError(status.ACCESS_DENIED)
+        if worker.sharing.opens_of(other):
+            worker.breaks.require(request, Operation.RENAME, other)
             raise SmbError(status.ACCESS_DENIED)
         access.check(worker, tree, existing, DELETE)
     finally:
         existing.close()
 
 
-def link(request: Request, handle: Handle, wish: Rename) -> None:
+def link(request: Request, opened: Open, handle: Handle, wish: Rename) -> None:
     """Another name for an open file."""
     worker, tree = request.worker, request.tree
     vfs = tree.vfs
@@ -116,4 +144,4 @@ def link(request: Request, handle: Handle, wish: Rename) -> None:
         parent.close()
     _check_target(request, FileKey(*handle.key), target, wish.replace)
     vfs.link(handle, target, wish.replace)
-    changes.added(worker, tree, target, False)
+    changes.added(worker, tree, target, opened)

@@ -94,6 +94,7 @@ class Request:
         "answer_session",
         "answer_tree",
         "async_id",
+        "beneath",
         "chain",
         "channel",
         "counted",
@@ -139,6 +140,7 @@ class Request:
         self.incoming: Incoming | None = None  # a WRITE's payload that has yet to come
         self.kept = False  # it goes on when its line has ended: its client may ask for the answer on another one
         self.counted = 0  # among those under way of its open, in that turn: see workers.replay
+        self.beneath: frozenset[tuple[int, int, int]] | None = None  # the opens beneath a directory that was to be renamed at first
         self.waiter_id = 0  # under which it waits for others to give up what they cache
 
     def variable(self, offset: int, length: int, minimum: int = HEADER_SIZE) -> memoryview:

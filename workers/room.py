@@ -41,6 +41,7 @@ from smbd.sharing.messages import (
 from smbd.smb2 import status
 from smbd.smb2.connection import Connection
 from smbd.smb2.constants import (
+    CAP_DIRECTORY_LEASING,
     CAP_LARGE_MTU,
     CAP_LEASING,
     CIPHER_AES128_CCM,
@@ -207,6 +208,13 @@ def _route(worker: Worker, mailbox: Mailbox, unpack: Callable[[bytes | memoryvie
     mailbox.route(RELOAD, lambda message: worker.reload(unpack(message.payload)))
 
 
+def _leasing(config: Config) -> int:
+    """The kinds of leases that are granted."""
+    if not config.smb2_leases:
+        return 0
+    return CAP_LEASING | (CAP_DIRECTORY_LEASING if config.smb3_directory_leases else 0)
+
+
 def negotiate_settings(config: Config, ids: IdMap) -> NegotiateSettings:
     """What the configuration lets the core offer."""
     ciphers = tuple(CIPHERS[name] for name in config.server_smb3_encryption_algorithms)
@@ -219,7 +227,7 @@ def negotiate_settings(config: Config, ids: IdMap) -> NegotiateSettings:
         signing_required=config.server_signing == "mandatory",
         ciphers=ciphers,
         signing_algorithms=tuple(SIGNERS[name] for name in config.server_smb3_signing_algorithms),
-        capabilities=CAP_LARGE_MTU | (CAP_LEASING if config.smb2_leases else 0),
+        capabilities=CAP_LARGE_MTU | _leasing(config),
         max_transact_size=config.smb2_max_trans,
         max_read_size=config.smb2_max_read,
         max_write_size=config.smb2_max_write,

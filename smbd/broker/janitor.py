@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
+from time import monotonic_ns
 
 from pools.queue import AskBusy
-from smbd.sharing import Doomed, Sharing, Swept, Waiter
-from smbd.sharing.messages import LOCK_WAKE, LOCK_WAKE_LAYOUT, NOTIFY, pack_notify
+from smbd.sharing import Act, Doomed, FileKey, Operation, Sharing, Swept, Waiter
+from smbd.sharing.messages import LOCK_WAKE, LOCK_WAKE_LAYOUT, NOTIFY, OPLOCK_BREAK, pack_break, pack_notify
 from smbd.sharing.values import Deletion
 from smbd.smb2.constants import (
     FILE_ACTION_REMOVED,
@@ -26,14 +27,20 @@ log = logging.getLogger("millpond.broker")
 
 Send = Callable[[int, int, bytes, int], None]
 """(slot, kind, payload, generation): a notice."""
-Remove = Callable[[Doomed], None]
-"""Delete one file, directory or stream if it still is the one that is meant; ``OSError`` when that is not possible."""
+Remove = Callable[[Doomed], FileKey | None]
+"""Delete one file, directory or stream if it still is the one that is meant; the directory it was in, where that is known.
+
+``OSError`` when it cannot be deleted.
+"""
 
 
 class Janitor:
-    """Sweeps after the dead. ``remove`` is given by the composition root: it knows how a share's files are deleted."""
+    """Sweeps after the dead. ``remove`` is given by the composition root: it knows how a share's files are deleted. ``break_timeout``:
+    seconds that a client has to acknowledge a break.
+    """
 
-    def __init__(self, sharing: Sharing, send: Send, remove: Remove) -> None:
+    def __init__(self, sharing: Sharing, send: Send, remove: Remove, break_timeout: float = 35.0) -> None:
+        self.break_timeout = break_timeout
         self._sharing = sharing
         self._send = send
         self._remove = remove
@@ -66,7 +73,7 @@ class Janitor:
 
     def _delete(self, item: Doomed) -> None:
         try:
-            self._remove(item)
+            directory = self._remove(item)
         except FileNotFoundError:
             return
         except OSError as error:
@@ -79,6 +86,17 @@ class Janitor:
         path = f"{item.path}:{item.key.stream}" if stream else item.path
         for watcher in self._sharing.watchers_of(item.share, path, change):
             self._tell(watcher.slot, NOTIFY.number, pack_notify(watcher.watch_id, action, watcher.name), watcher.generation)
+
+        if directory is not None:
+            self._break_leases(directory)
+
+    def _break_leases(self, directory: FileKey) -> None:
+        """Who caches the directory's listing is told that it is another now."""
+        if not self._sharing.caches_directories():
+            return
+        deadline = monotonic_ns() + int(self.break_timeout * 1e9)
+        for notice in self._sharing.disturb(directory, Act(0, Operation.CHILD, deadline)).notices:
+            self._tell(notice.slot, OPLOCK_BREAK.number, pack_break(notice), notice.generation)
 
     def _tell(self, slot: int, kind: int, payload: bytes, generation: int) -> None:
         try:

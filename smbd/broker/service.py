@@ -20,7 +20,7 @@ from smbd.broker.watcher import Watcher
 from smbd.child import READY, SHARING_DIRECTORY, Child
 from smbd.config import Config
 from smbd.config_messages import unpack_config
-from smbd.sharing import Doomed, Sharing, prepare
+from smbd.sharing import Doomed, FileKey, Sharing, prepare
 from smbd.sharing.messages import NOTIFY, unpack_notify
 
 log = logging.getLogger("millpond.broker")
@@ -30,7 +30,7 @@ STATE_SIZES = (64 << 20, 32 << 20, 16 << 20, 8 << 20)
 SWEEP_EVERY = 60.0
 WATCH_EVERY = 1.0
 
-Remover = Callable[[Config, Doomed], None]
+Remover = Callable[[Config, Doomed], FileKey | None]
 
 
 def main(child: Child, remover: Remover) -> None:
@@ -74,7 +74,7 @@ class Broker:
         def tell(slot: int, kind: int, payload: bytes, generation: int) -> None:
             service.send(slot, kind, payload, generation=generation)
 
-        self._janitor = Janitor(self._sharing, tell, lambda item: self._remover(self._config, item))
+        self._janitor = Janitor(self._sharing, tell, lambda item: self._remover(self._config, item), self._config.oplock_break_timeout)
         self._watcher = Watcher(self._sharing, service, self._config, self._own_pids)
         self._janitor.sweep_dead()
         service.every(SWEEP_EVERY, self._janitor.sweep_dead)
@@ -95,6 +95,7 @@ class Broker:
         """RELOAD: other shares, other folders."""
         self._config = unpack_config(message.payload)
         self._watcher.configure(self._config)
+        self._janitor.break_timeout = self._config.oplock_break_timeout
 
     def announced(self, message: Message) -> None:
         """NOTIFY: a worker made this change itself and has told everyone."""

@@ -65,7 +65,8 @@ class Watcher:
     def configure(self, config: Config) -> None:
         """The shares' folders. One that depends on the client cannot be known here; workers' own changes are told all the same."""
         disks = [share for share in config.shares.values() if share.kind == "disk" and share.available and "%" not in share.path]
-        self._roots = {share.name: os.path.realpath(share.path) for share in disks}
+        told = config.change_notify and config.kernel_change_notify
+        self._roots = {share.name: os.path.realpath(share.path) for share in disks} if told else {}
 
     # --- what to watch ---------------------------------------------------------------------------------------------
 

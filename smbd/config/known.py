@@ -20,21 +20,21 @@ spnego principal, cluster addresses, clustering, config backend, config file, cr
 timeout, ctdbd socket, cups connection timeout, cups encrypt, cups options, cups server, dcerpc endpoint servers, debug class, debug
 encryption, debug hires timestamp, debug pid, debug prefix timestamp, debug syslog format, debug timestamp, debug uid, dedicated keytab
 file, default, default case, default devmode, default service, defer sharing violations, delete group script, delete
-share command, delete user from group script, delete user script, delete veto files, deleteprinter command, dfree cache time, dfree
+share command, delete user from group script, delete user script, deleteprinter command, dfree cache time, dfree
 command, dgram port, directory name cache size, disable netbios, disable spoolss, dmapi support, dns forwarder, dns port, dns proxy, dns
-update command, dns zone scavenging, dns zone transfer clients allow, dns zone transfer clients deny, domain logons, domain master, dont
-descend, dos charset, dos filemode, dos filetime resolution, dos filetimes, dsdb event notification, dsdb group change notification, dsdb
+update command, dns zone scavenging, dns zone transfer clients allow, dns zone transfer clients deny, domain logons, domain master, dos
+charset, dos filemode, dos filetime resolution, dos filetimes, dsdb event notification, dsdb group change notification, dsdb
 password event notification, enable asu support, enable core files, enable privileges, enable spoolss, encrypt passwords,
 enhanced browsing, enumports command, eventlog list, exec, fake directory create times, fake oplocks, force printername, force unknown acl
-user, fstype, get quota command, getwd cache, gpo update command, hide new files timeout, hide special files, hide unwriteable
-files, honor change notify privilege, host msdfs, hostname lookups, idmap backend, idmap cache time, idmap gid, idmap negative cache time,
+user, fstype, get quota command, getwd cache, gpo update command, hide special files,
+honor change notify privilege, host msdfs, hostname lookups, idmap backend, idmap cache time, idmap gid, idmap negative cache time,
 idmap uid, include system krb5 conf, inherit acls, inherit owner, inherit permissions, init logon delay, init logon delayed hosts, iprint
 server, kdc default domain supported enctypes, kdc enable fast, kdc force enable rc4 weak session keys, kdc supported enctypes, keepalive,
-kerberos encryption types, kerberos method, kernel change notify, kernel oplocks, kernel share modes, kpasswd port, krb5 port, lanman
+kerberos encryption types, kerberos method, kernel oplocks, kernel share modes, kpasswd port, krb5 port, lanman
 auth, large readwrite, ldap admin dn, ldap connection timeout, ldap debug level, ldap debug threshold, ldap delete dn, ldap deref, ldap
 follow referral, ldap group suffix, ldap idmap suffix, ldap machine suffix, ldap max anonymous request size, ldap max authenticated
 request size, ldap max search request size, ldap page size, ldap passwd sync, ldap password sync, ldap replication sleep, ldap server
-require strong auth, ldap ssl, ldap suffix, ldap timeout, ldap user suffix, level2 oplocks, lm announce, lm interval, load printers, local
+require strong auth, ldap ssl, ldap suffix, ldap timeout, ldap user suffix, lm announce, lm interval, load printers, local
 master, lock spin time, locking, log nt token command, log writeable files on exit, logging, logon drive, logon home, logon path, logon
 script, lppause command, lpq cache time, lpq command, lpresume command, lprm command, lsa over netlogon, machine password timeout, magic
 output, magic script, mangle prefix, mangling char, mangling method, map acl inherit, map archive, map hidden, map
@@ -60,7 +60,7 @@ syslog, syslog only, template homedir, template shell, time server, timestamp lo
 file, tls enabled, tls keyfile, tls priority, tls verify peer, unicode, unix charset, unix extensions, unix password sync, use client
 driver, use mmap, use sendfile, username level, username map cache time, username map script, usershare allow guests, usershare max
 shares, usershare owner only, usershare path, usershare prefix allow list, usershare prefix deny list, usershare template share, utmp,
-utmp directory, veto files, veto oplock files, volume, volume serial number, wide links, winbind cache time,
+utmp directory, volume, volume serial number, wide links, winbind cache time,
 winbind debug traceid, winbind enum groups, winbind enum users, winbind expand groups, winbind gid, winbind max clients, winbind max
 domain connections, winbind nested groups, winbind normalize names, winbind nss info, winbind offline logon, winbind reconnect delay,
 winbind refresh tickets, winbind request timeout, winbind rpc only, winbind scan trusted domains, winbind sealed pipes, winbind separator,

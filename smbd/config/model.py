@@ -43,6 +43,10 @@ _SIGNING = values.choice(
 )
 _GUEST = values.choice({"never": "never", "bad user": "bad_user", "bad password": "bad_password", "bad uid": "bad_user"})
 _OFFLINE = values.choice({word: word for word in ("manual", "documents", "programs", "disable")})
+# smb.conf: "auto" means yes where there is no cluster, and there is none.
+_UNLESS_CLUSTERED = values.choice(
+    {"auto": True} | dict.fromkeys(("yes", "true", "1", "on"), True) | {"no": False} | dict.fromkeys(("false", "0", "off"), False)
+)
 _CIPHERS = ("AES-128-GCM", "AES-128-CCM", "AES-256-GCM", "AES-256-CCM")
 _SIGNATURES = ("AES-128-GMAC", "AES-128-CMAC", "HMAC-SHA256")
 _POOL_CLASSES = tuple(CAPACITIES[number] for number in USUAL_PLAN.classes)
@@ -129,6 +133,11 @@ class Share:
     hide_dot_files: bool = _par(True, values.boolean)
     hide_files: tuple[str, ...] = _par(_names(), values.patterns)
     mangled_names: str = _par("illegal", values.choice({word: word for word in ("illegal", "yes", "no")} | {"true": "yes", "false": "no"}))
+    veto_files: tuple[str, ...] = _par(_names(), values.patterns)
+    delete_veto_files: bool = _par(False, values.boolean)
+    hide_unwriteable_files: bool = _par(False, values.boolean)
+    hide_new_files_timeout: float = _par(0.0, values.seconds())
+    dont_descend: tuple[str, ...] = _par(_names(), values.words)
     store_dos_attributes: bool = _par(True, values.boolean)
     ea_support: bool = _par(True, values.boolean)
     acl_allow_execute_always: bool = _par(False, values.boolean)
@@ -139,9 +148,16 @@ class Share:
     follow_symlinks: bool = _par(True, values.boolean)
     oplocks: bool = _par(True, values.boolean)
     durable_handles: bool = _par(True, values.boolean)
+    level2_oplocks: bool = _par(True, values.boolean)
+    veto_oplock_files: tuple[str, ...] = _par(_names(), values.patterns)
     strict_sync: bool = _par(True, values.boolean)
     sync_always: bool = _par(False, values.boolean)
     csc_policy: str = _par("manual", _OFFLINE)
+
+    @property
+    def lists_by_rights(self) -> bool:
+        """Whether what a listing shows depends on what its reader may do with it."""
+        return self.hide_unreadable or self.hide_unwriteable_files
 
 
 def _memory_quarter() -> int:
@@ -203,6 +219,8 @@ class Config:
     smb2_leases: bool = _par(True, values.boolean)
     smb2_disable_lock_sequence_checking: bool = _par(False, values.boolean)
     change_notify: bool = _par(True, values.boolean)
+    kernel_change_notify: bool = _par(True, values.boolean)
+    smb3_directory_leases: bool = _par(True, _UNLESS_CLUSTERED)
 
     # Millpond's own.
     accept_any_domain: bool = _par(True, values.boolean)

@@ -31,7 +31,7 @@ from smbd.sharing.records import (
     lock_bucket,
     stream_key,
 )
-from smbd.sharing.store import Transaction, rows, walk
+from smbd.sharing.store import DIRECTORY_COUNT, Transaction, rows, walk
 from smbd.sharing.values import DISCONNECTED, Acknowledged, CacheKind, Disturbed, FileKey, Notice, OpenClaim, Opened, OpenFlags, Waiter
 from smbd.smb2 import status
 from smbd.smb2.constants import FILE_READ_ATTRIBUTES, FILE_WRITE_ATTRIBUTES, READ_CONTROL, SYNCHRONIZE
@@ -45,12 +45,17 @@ GRACE = 5_000_000_000
 
 
 class Act(NamedTuple):
-    """An operation through the open ``file_id``. ``deadline``, ns of the monotonic clock: when what it breaks counts as acknowledged."""
+    """An operation through the open ``file_id``, 0 when it is none of the file's opens.
+
+    ``deadline``, ns of the monotonic clock: when what it breaks counts as acknowledged.
+    ``spared``: of a CHILD of the directory, the lease key that whoever changes it has named as the directory's.
+    """
 
     file_id: int
     operation: Operation
     deadline: int = 0
     waiter_id: int = 0
+    spared: bytes = b""
 
 
 class Member(NamedTuple):
@@ -89,7 +94,8 @@ def holders_of(members: Iterable[Member]) -> list[Holder]:
         row = member.row
         lease = row.kind >= CacheKind.LEASE
         if row.cache or lease:
-            found[member.cache] = Holder(member.cache, lease, row.cache, bool(row.breaking), row.required)
+            whole = bool(row.flags & OpenFlags.NO_LEVEL_II)
+            found[member.cache] = Holder(member.cache, lease, row.cache, bool(row.breaking), row.required, whole)
     return list(found.values())
 
 
@@ -107,32 +113,43 @@ class Caches(Keeping):
     # ---- what opens, writes and the like do to them --------------------------------------------------------------------------------------
 
     def is_cached(self, key: FileKey) -> bool:
-        """Whether an operation on the file may disturb a cache: one byte is read. False is certain."""
+        """Whether an operation through an open of the file may disturb a cache: one byte is read. False is certain."""
         return bool(self._buckets[BUCKETS + (key.ino ^ key.dev * 31) % BUCKETS])
+
+    def caches_directories(self) -> bool:
+        """Whether anybody caches any directory: one word is read. False is certain."""
+        return bool(self._counts[DIRECTORY_COUNT])
 
     def disturb(self, key: FileKey, act: Act) -> Disturbed:
         """What an operation through an open breaks. With a ``waiter_id`` the answer may be to wait; ``cancel_wait`` is due in the end."""
-        if not self.is_cached(key) or not self._read(self._disturbs, key, act):
+        if (act.file_id and not self.is_cached(key)) or not self._read(self._disturbs, key, act):
             return UNDISTURBED
         return self._write(self._disturb, key, act)
 
     def _disturbs(self, transaction: Transaction, key: FileKey, act: Act) -> bool:
-        members = self._members(transaction, stream_key(key))
-        own = self._own_cache(members, act.file_id)
-        holders = holders_of(members)
+        own, holders = self._concerned(self._members(transaction, stream_key(key)), act)
         return bool(breaks_of(holders, own, act.operation)) or bool(act.waiter_id and must_wait(holders, own, act.operation))
 
     def _disturb(self, transaction: Transaction, key: FileKey, act: Act) -> Disturbed:
         at = stream_key(key)
         state, members = self._settled(transaction, at, self._state(transaction, at))
-        own = self._own_cache(members, act.file_id)
-        holders = holders_of(members)
+        own, holders = self._concerned(members, act)
         wait = bool(act.waiter_id) and must_wait(holders, own, act.operation)
         state, notices = self._break(transaction, state, members, breaks_of(holders, own, act.operation), act.deadline)
         self._save(transaction, at, state)
         if wait:
             self._enlist(transaction, at, act.file_id, act.waiter_id)
         return Disturbed(wait, notices)
+
+    def _concerned(self, members: Sequence[Member], act: Act) -> tuple[bytes, list[Holder]]:
+        """Whose cache ``act`` comes from, and the caches that it may disturb.
+
+        [MS-FSA] 2.1.4.12.2: who changes what is in a directory is recognised by the lease key alone, whichever client it is.
+        """
+        holders = holders_of(members)
+        if act.operation is Operation.CHILD:
+            return b"", [holder for holder in holders if not act.spared or holder.key[-len(act.spared) :] != act.spared]
+        return self._own_cache(members, act.file_id), holders
 
     def _own_cache(self, members: Sequence[Member], file_id: int) -> bytes:
         suffix = OWNER_KEY.pack(self.slot, self.generation, file_id)
@@ -150,7 +167,7 @@ class Caches(Keeping):
         asked = 0 if not mates and self._has_locks(transaction, at) else wanted.state
         decision = decide(
             holders_of(members),
-            Holder(own, lease, asked),
+            Holder(own, lease, asked, whole=wanted.whole),
             operation=operation_of(claim, conflict),
             other_opens=any(m not in mates and (m.row.access & ~ATTRIBUTES_ONLY or m.row.kind >= CacheKind.LEASE) for m in members),
             spares=spares_of(claim),
@@ -341,10 +358,20 @@ class Caches(Keeping):
         if contended != bool(state.contended):
             state = state._replace(contended=int(contended))
             self._contend(transaction, at, contended)
+            if state.directory:
+                self._list_directory(transaction, at, contended)
         if state.handles or state.named_handles:
             transaction.put(at, FILE_STATE.pack(*state), db=self._files)
         else:
             transaction.delete(at, db=self._files)
+
+    def _list_directory(self, transaction: Transaction, at: bytes, cached: bool) -> None:
+        """Tell all processes how many directories are cached."""
+        if cached:
+            transaction.put(at, b"\x01", db=self._directories)
+        else:
+            transaction.delete(at, db=self._directories)
+        self._count(transaction, self._directories, DIRECTORY_COUNT)
 
     def _contend(self, transaction: Transaction, at: bytes, contended: bool) -> None:
         key = STREAM_KEY.unpack(at)
@@ -385,7 +412,9 @@ def grant_alone(claim: OpenClaim) -> Opened:
         return _ALONE
     state = wanted.state
     # [MS-FSA] 2.1.5.18: without READ there is nothing to be granted.
-    return _new_cache(claim, state if state & READ and not state & ~(READ | HANDLE | WRITE) else 0)
+    if not state & READ or state & ~(READ | HANDLE | WRITE) or (wanted.whole and state == READ):
+        state = 0
+    return _new_cache(claim, state)
 
 
 _ALONE = Opened(False)

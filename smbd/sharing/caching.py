@@ -28,7 +28,8 @@ STATE_OF_LEVEL = {LEVEL_NONE: 0, LEVEL_II: READ, LEVEL_EXCLUSIVE: READ | WRITE, 
 class Holder(NamedTuple):
     """A living cache on the stream. ``key``: client GUID and lease key, or what names one open.
 
-    ``breaking``: an acknowledgement is awaited, after which no more than ``required`` is to be left.
+    ``breaking``: an acknowledgement is awaited, after which no more than ``required`` is to be left. ``whole``: an oplock that ends when it
+    is broken, where there is no level II.
     """
 
     key: bytes
@@ -36,6 +37,7 @@ class Holder(NamedTuple):
     state: int
     breaking: bool = False
     required: int = 0
+    whole: bool = False
 
 
 class Break(NamedTuple):
@@ -77,6 +79,7 @@ class Operation(Enum):
     RENAME = "rename"
     DELETE = "delete"
     DELETE_ON_OPEN = "open for deletion"
+    CHILD = "change of what is in the directory"
 
 
 _LEFT = {
@@ -88,6 +91,7 @@ _LEFT = {
     Operation.RENAME: READ | WRITE,
     Operation.DELETE: READ | WRITE,
     Operation.DELETE_ON_OPEN: READ,
+    Operation.CHILD: 0,  # [MS-FSA] 2.1.4.12, PARENT_OBJECT: READ goes, and HANDLE is nothing without it
 }
 
 
@@ -103,6 +107,7 @@ _WAITS_FOR = {
     Operation.RENAME: HANDLE,
     Operation.DELETE: HANDLE,
     Operation.DELETE_ON_OPEN: WRITE | HANDLE,
+    Operation.CHILD: 0,
 }
 """The caching whose end an operation waits for: data that is not here yet, handles that may be closed. Of other ends it only tells."""
 
@@ -146,7 +151,7 @@ def _left_to(holder: Holder, operation: Operation) -> int:
     left = holder.state & _LEFT[operation]
     # An oplock has no level that caches handles without writes, and none that caches writes without reads.
     if not holder.lease and left != holder.state:
-        left &= READ
+        left = 0 if holder.whole else left & READ
     return left
 
 
@@ -188,7 +193,8 @@ def _grant(held: Holder | None, asked: Holder, others: Sequence[Holder], alone: 
         state &= ~WRITE
     if asked.lease:
         return state if _fits(state, asked, others) else state & READ
-    state &= READ if not alone else state
+    if not alone or state == READ:
+        state = 0 if asked.whole else state & READ
     return state if _fits(state, asked, others) else 0
 
 

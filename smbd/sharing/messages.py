@@ -4,8 +4,8 @@ Owns: numbers, priorities and layouts of what workers (and services that close a
 Invariant: each payload is a layout plus at most two counted strings; a receiver that does not know the id it is told ignores the message,
 because the thing it named has ended meanwhile.
 
-LOCK_WAKE and NOTIFY want no answer. OPLOCK_BREAK, CLOSE_FILE and CLOSE_SESSION are answered by kind + 1 with STATUS_ANSWER
-when the work is done.
+LOCK_WAKE and NOTIFY want no answer, nor does an OPLOCK_BREAK without an id. Others, CLOSE_FILE and CLOSE_SESSION are answered by
+kind + 1 with STATUS_ANSWER when the work is done.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import NamedTuple
 from pools.layout import U8, U16, U32, U64, Layout, Raw16, Readable
 from pools.queue import Kind
 from smbd.sharing.records import pack_strings, unpack_strings
+from smbd.sharing.values import Notice
 
 _WORKERS = frozenset({"worker"})
 _CLOSERS = frozenset({"worker", "srvsvc", "broker", "master"})
@@ -25,7 +26,7 @@ MAX_NOTIFY = 32 << 10
 
 NOTIFY = Kind(0x0500, "notify", 3, 0, MAX_NOTIFY, _WAKERS)
 LOCK_WAKE = Kind(0x0502, "lock_wake", 0, 0, 64, _WAKERS)
-OPLOCK_BREAK = Kind(0x0504, "oplock_break", 0, 0, 128, _WORKERS)
+OPLOCK_BREAK = Kind(0x0504, "oplock_break", 0, 0, 128, _WAKERS)
 OPLOCK_BREAK_ANSWER = Kind(0x0505, "oplock_break_answer", 0, 0, 64, _WORKERS)
 CLOSE_FILE = Kind(0x0508, "close_file", 3, 0, 64, _CLOSERS)
 CLOSE_FILE_ANSWER = Kind(0x0509, "close_file_answer", 3, 0, 64, _WORKERS)
@@ -37,8 +38,14 @@ KINDS: tuple[Kind, ...] = (
 )  # fmt: skip
 
 
+DOOMED = 0
+
+
 class Notify(NamedTuple):
-    """A change for one watch. ``action`` is [MS-FSCC] 2.7.1's; the name follows, and the new name after it for a rename (else '')."""
+    """A change for one watch. ``action`` is [MS-FSCC] 2.7.1's; the name follows, and the new name after it for a rename (else '').
+
+    ``DOOMED`` in place of an action: the watched directory itself is to be deleted.
+    """
 
     watch_id: U64
     action: U32
@@ -93,6 +100,19 @@ OPLOCK_BREAK_LAYOUT = Layout(OplockBreak)
 CLOSE_FILE_LAYOUT = Layout(CloseFile)
 CLOSE_SESSION_LAYOUT = Layout(CloseSession)
 STATUS_ANSWER = Layout(StatusAnswer)
+
+
+def pack_break(notice: Notice) -> bytes:
+    """Payload of OPLOCK_BREAK."""
+    return OPLOCK_BREAK_LAYOUT.pack(*break_of(notice))
+
+
+def break_of(notice: Notice) -> OplockBreak:
+    """What the holder's worker is to know of a break."""
+    acknowledge = int(bool(notice.deadline))
+    return OplockBreak(
+        notice.file_id, notice.deadline, notice.epoch, notice.current, notice.state, int(notice.lease), acknowledge, 0, notice.lease_key
+    )
 
 
 def pack_notify(watch_id: int, action: int, name: str, new_name: str = "") -> bytes:

@@ -84,6 +84,8 @@ class Opens(Yielding):
         if lease:
             transaction.put(lease, at, db=self._leases)
         state = count_cache(count(state, claim.access, claim.share_access, 1), opened.granted, 1)
+        if claim.directory and not state.directory:
+            state = state._replace(directory=1)
         self._save(transaction, at, state)
         if key.stream:
             self._save(transaction, base_at, count_named(base, claim.access, claim.share_access, 1))
@@ -171,10 +173,13 @@ class Opens(Yielding):
         found = self._rows_of(transaction, b"")
         return [row._replace(locks=owners[row.slot, row.generation, row.file_id]) if owners else row for row in found]
 
-    def opens_beneath(self, share: str, path: str) -> bool:
-        """Whether a standing open is at or beneath the directory ``path``, without the directory's own. A walk: for directory renames."""
+    def opens_beneath(self, share: str, path: str) -> list[OpenRow]:
+        """The standing opens beneath the directory ``path``, without its own. A walk: for directory renames."""
         inside = path + "/" if path else ""
-        return self._read(lambda transaction: any(r.share == share and r.path.startswith(inside) for r in self._rows_of(transaction, b"")))
+        return [row for row in self._read(self._all_rows) if row.share == share and row.path.startswith(inside)]
+
+    def _all_rows(self, transaction: Transaction) -> list[OpenRow]:
+        return list(self._rows_of(transaction, b""))
 
     # ---- the rows ----------------------------------------------------------------------------------------------------------------------
 
@@ -207,8 +212,9 @@ class Opens(Yielding):
 
 def _packed_row(claim: OpenClaim, opened: Opened, mate: OpenState | None, flags: int) -> bytes:
     """The fixed part of a new row; ``mate`` is a row of the lease it belongs to, whose break it takes part in."""
-    flags |= (OpenFlags.DELETE_ON_CLOSE if claim.delete_on_close else 0) | (OpenFlags.DIRECTORY if claim.directory else 0)
     cache = claim.cache
+    flags |= (OpenFlags.DELETE_ON_CLOSE if claim.delete_on_close else 0) | (OpenFlags.DIRECTORY if claim.directory else 0)
+    flags |= OpenFlags.NO_LEVEL_II if cache.whole else 0
     breaking = (0, 0, 0) if mate is None else (mate.breaking, mate.requested, mate.required)
     deadline = 0 if mate is None else mate.deadline
     return OPEN_STATE.pack(

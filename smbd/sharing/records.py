@@ -32,6 +32,7 @@ class FileState(NamedTuple):
     ``opens`` counts the opens whose access takes part in sharing; ``handles`` all of them. The two ``named_`` sums are kept in the
     unnamed stream's record, for the named streams of the same file. ``cached`` opens cache something, ``exclusive`` ones writes;
     ``contended`` is 1 while a write may disturb a cache and the shared word says so. ``lasting`` opens outlive their processes.
+    ``directory`` is 1 for a directory.
     """
 
     handles: U32 = 0
@@ -51,6 +52,7 @@ class FileState(NamedTuple):
     exclusive: U32 = 0
     contended: U32 = 0
     lasting: U32 = 0
+    directory: U32 = 0
 
 
 class OpenKey(NamedTuple):

@@ -25,13 +25,14 @@ DATA = "data.mdb"
 LOCK = "lock.mdb"
 WORDS = "words"
 TABLES = (
-    b"files", b"opens", b"locks", b"waiters", b"watchers", b"sessions", b"trees", b"leases", b"contended",
+    b"files", b"opens", b"locks", b"waiters", b"watchers", b"sessions", b"trees", b"leases", b"contended", b"directories",
     b"durables", b"guids", b"apps", b"lost",
 )  # fmt: skip
 WORDS_SIZE = 64 + 2 * BUCKETS
 WATCHER_COUNT = 0
 WAITER_COUNT = 1
 ERA = 2
+DIRECTORY_COUNT = 3
 LEAST_SIZE = 1 << 20
 
 R = TypeVar("R")
@@ -172,7 +173,7 @@ class Store:
         self._begin = cast(Callable[..., Transaction], self._environment.lmdb.begin)
         tables = self._environment.tables
         self._files, self._opens, self._locks, self._waiters, self._watchers, self._sessions, self._trees = tables[:7]
-        self._leases, self._contended, self._durables, self._guids, self._apps, self._lost = tables[7:]
+        self._leases, self._contended, self._directories, self._durables, self._guids, self._apps, self._lost = tables[7:]
 
     def close_environment(self) -> None:
         """Let go of the environment and the shared words. Nothing is removed: a sweep or the calls before did that."""
@@ -185,7 +186,7 @@ class Store:
 
     def tables(self) -> tuple[Table, ...]:
         """All tables, for who counts or checks them."""
-        files = self._files, self._opens, self._locks, self._waiters, self._leases, self._contended
+        files = self._files, self._opens, self._locks, self._waiters, self._leases, self._contended, self._directories
         return *files, self._watchers, self._sessions, self._trees, self._durables, self._guids, self._apps, self._lost
 
     def _count(self, transaction: Transaction, table: Table, word: int) -> None:

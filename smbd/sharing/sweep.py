@@ -31,7 +31,7 @@ from smbd.sharing.records import (
     stream_number,
     unpack_strings,
 )
-from smbd.sharing.store import WAITER_COUNT, WATCHER_COUNT, Table, Transaction, rows
+from smbd.sharing.store import DIRECTORY_COUNT, WAITER_COUNT, WATCHER_COUNT, Table, Transaction, rows
 from smbd.sharing.values import Deletion, Doomed, FileKey, Swept, Waiter
 from smbd.sharing.yielding import is_closing_orphan
 
@@ -75,6 +75,7 @@ class Sharing(Durables):
         watchers = self._remove(self._watchers, self._read(self._dead_watchers, gone))
         self._write(self._count, self._watchers, WATCHER_COUNT)
         self._write(self._count, self._waiters, WAITER_COUNT)
+        self._write(self._count, self._directories, DIRECTORY_COUNT)
         return swept._replace(locks=locks, sessions=sessions, trees=trees, watchers=watchers, wake=(*swept.wake, *wake))
 
     # ---- opens -------------------------------------------------------------------------------------------------------------------------

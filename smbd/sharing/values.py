@@ -31,6 +31,7 @@ class OpenFlags(IntEnum):
     """Bits that the tables keep of an open. CLOSING: its file is being deleted, the row stays as witness until that is done.
 
     NAMED: it has a row in ``durables``, by which its client finds it again; LASTING: it outlives its connection and its process.
+    NO_LEVEL_II: its oplock ends when it is broken.
     Not an IntFlag: those take a microsecond for each ``&``.
     """
 
@@ -39,6 +40,7 @@ class OpenFlags(IntEnum):
     CLOSING = 0x4
     NAMED = 0x8
     LASTING = 0x10
+    NO_LEVEL_II = 0x20
 
 
 class Lasting(IntEnum):
@@ -69,7 +71,9 @@ class CacheKind(IntEnum):
 class CacheClaim(NamedTuple):
     """The oplock or lease that a CREATE asks for: ``state`` as bits of [MS-SMB2] 2.2.13.2.8; an oplock needs neither GUID nor key.
 
-    A lease without state still names its key: the open then belongs to it.
+    A lease without state still names its key: the open then belongs to it. ``parent_key`` is the lease key of the directory, empty when
+    the client named none; ``directory_state`` is what it may cache should it open a directory, -1 where directories have no leases.
+    ``whole``: an oplock that nothing is to be left of when it is broken.
     """
 
     kind: int = 0
@@ -77,6 +81,9 @@ class CacheClaim(NamedTuple):
     epoch: int = 0
     client_guid: bytes = bytes(16)
     lease_key: bytes = bytes(16)
+    parent_key: bytes = b""
+    directory_state: int = -1
+    whole: bool = False
 
 
 class DurableClaim(NamedTuple):

@@ -69,6 +69,18 @@ class Watches(Sessions):
         """Whether anybody watches anything: one word is read. False is certain."""
         return bool(self._counts[WATCHER_COUNT])
 
+    def watchers_at(self, share: str, path: str) -> list[Watcher]:
+        """Who watches the directory ``path`` itself."""
+        return self._read(self._watchers_at, share, path) if self._counts[WATCHER_COUNT] else []
+
+    def _watchers_at(self, transaction: Transaction, share: str, path: str) -> list[Watcher]:
+        found: list[Watcher] = []
+        for row_key, raw in walk(transaction, self._watchers, _directory(share, path)):
+            at: WatchKey = WATCH_KEY.unpack(row_key)
+            if self.is_alive(at.slot, at.generation):
+                found.append(Watcher(at.slot, at.generation, at.watch_id, WATCH_STATE.unpack(raw).filter, ""))
+        return found
+
     def watchers_of(self, share: str, path: str, change: int) -> list[Watcher]:
         """Who wants to hear of ``change`` (FILE_NOTIFY_CHANGE_* bits) to the object ``path``. One word is read when nobody watches."""
         if not self._counts[WATCHER_COUNT]:

@@ -174,3 +174,87 @@ def test_a_compound_waits_as_a_whole(server: Server, related: bool) -> None:
         acknowledge(one, held, c.OPLOCK_LEVEL_II)
         assert [two.receive(message_id).status for message_id in ids] == [status.SUCCESS] * 2
         one.close(held)
+
+
+def renamed(client: WireClient, held: FileId, target: str, *, replace: bool = False) -> int:
+    """Send a rename; its MessageId."""
+    name = target.encode("utf-16-le")
+    body = set_info_body(held, c.INFO_FILE, RENAME, bytes([replace]) + bytes(15) + len(name).to_bytes(4, "little") + name)
+    return client.send(Request(Command.SET_INFO, body))[0]
+
+
+def told_to_close(client: WireClient, key: bytes, current: int, left: int) -> None:
+    fields = notification(client).parse(control.LEASE_BREAK_NOTIFICATION)
+    assert (fields.lease_key, fields.current_lease_state, fields.new_lease_state) == (key, current, left)
+
+
+@pytest.mark.parametrize("closing", [True, False])
+def test_a_directory_moves_when_what_is_open_in_it_is_closed(server: Server, closing: bool) -> None:
+    """[MS-FSA] 2.1.4.2: one after the other is asked; the first that stays open ends it."""
+    name = f"moving {closing}"
+    with server.client() as one, server.client() as two:
+        folder = two.open(name, options=c.FILE_DIRECTORY_FILE)
+        held = {key: file_id_of(one.create(f"{name}\\{key!r}", **with_lease(key, RH))) for key in (KEY, OTHER)}
+        message_id = renamed(two, folder, f"{name} there")
+        assert two.receive(message_id, interim=True).status == status.PENDING
+        first = notification(one).parse(control.LEASE_BREAK_NOTIFICATION).lease_key
+        if not closing:
+            assert acknowledge_lease(one, first, R).status == status.SUCCESS
+            assert two.receive(message_id).status == status.ACCESS_DENIED
+            assert (server.share / name).is_dir()
+            return
+        one.close(held.pop(first))
+        ((last, file_id),) = held.items()
+        told_to_close(one, last, RH, R)
+        one.close(file_id)
+        assert two.receive(message_id).status == status.SUCCESS
+        assert len(list((server.share / f"{name} there").iterdir())) == 2
+
+
+def test_what_is_opened_meanwhile_keeps_a_directory_where_it_is(server: Server) -> None:
+    with server.client() as one, server.client() as two:
+        folder = two.open("kept", options=c.FILE_DIRECTORY_FILE)
+        held = file_id_of(one.create("kept\\first", **with_lease(KEY, RH)))
+        message_id = renamed(two, folder, "not there")
+        told_to_close(one, KEY, RH, R)
+        assert level_of(one.create("kept\\second", **with_lease(OTHER, RH))) == c.OPLOCK_LEVEL_LEASE
+        one.close(held)
+        assert two.receive(message_id).status == status.ACCESS_DENIED
+        # and what nobody can be asked to close is not asked about
+        one.open("kept\\third")
+        assert two.receive(renamed(two, folder, "not there"), interim=True).status == status.ACCESS_DENIED
+
+
+@pytest.mark.parametrize("closing", [True, False])
+def test_a_file_is_replaced_when_its_last_open_is_closed(server: Server, closing: bool) -> None:
+    with server.client() as one, server.client() as two:
+        held = file_id_of(one.create(f"replaced {closing}", **with_lease(KEY, RWH)))
+        moved = two.open(f"replacing {closing}")
+        message_id = renamed(two, moved, f"replaced {closing}", replace=True)
+        told_to_close(one, KEY, RWH, RWH & ~2)
+        if closing:
+            one.close(held)
+            assert two.receive(message_id).status == status.SUCCESS
+            return
+        assert acknowledge_lease(one, KEY, RWH & ~2).status == status.SUCCESS
+        assert two.receive(message_id).status == status.ACCESS_DENIED
+        # there is nothing more to be asked for
+        message_id = renamed(two, moved, f"replaced {closing}", replace=True)
+        assert two.receive(message_id, interim=True).status == status.ACCESS_DENIED
+        one.close(held)
+
+
+@pytest.mark.parametrize("closing", [True, False])
+def test_a_target_directory_that_is_locked_up_is_asked_for(server: Server, closing: bool) -> None:
+    name = f"locked up {closing}"
+    with server.client() as one, server.client() as two:
+        folder = {"options": c.FILE_DIRECTORY_FILE, "access": c.DELETE}
+        held = file_id_of(one.create(name, **folder, **with_lease(KEY, RH)))
+        moved = two.open(f"{name} file")
+        message_id = renamed(two, moved, f"{name}\\file")
+        told_to_close(one, KEY, RH, R)
+        if closing:
+            one.close(held)
+        else:
+            assert acknowledge_lease(one, KEY, R).status == status.SUCCESS
+        assert two.receive(message_id).status == (status.SUCCESS if closing else status.SHARING_VIOLATION)

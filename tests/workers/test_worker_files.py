@@ -12,10 +12,12 @@ from smbd.accounts import IdMap
 from smbd.smb2 import constants as c
 from smbd.smb2 import status
 from smbd.smb2.constants import Command
+from smbd.smb2.dtyp.sddl import parse_sddl
 from smbd.smb2.fscc import query
 from smbd.smb2.messages import create, file
+from smbd.smb2.messages.create_contexts import SD_BUFFER
 from tests.wire_client import WireClient, create_body, set_info_body
-from tests.workers.house import BOB, MACHINE, House, token_of
+from tests.workers.house import ALICE, BOB, MACHINE, House, token_of
 from workers import identity
 
 ON_ERRANDS_TOO = True
@@ -289,3 +291,35 @@ def test_who_asked_for_the_deletion_deletes(house: House, folder: Path) -> None:
     assert reader.close(reading).status == status.SUCCESS
     identity.assume(identity.ROOT)
     assert not (folder / "f").exists()
+
+
+BACKUP, RESTORE, SECURITY, OWNERSHIP = "SeBackupPrivilege", "SeRestorePrivilege", "SeSecurityPrivilege", "SeTakeOwnershipPrivilege"
+READING, WRITING = c.FILE_GENERIC_READ, c.FILE_GENERIC_WRITE | c.WRITE_DAC | c.DELETE
+
+
+@pytest.mark.parametrize(
+    ("privilege", "access", "options", "expected"),
+    [
+        ("", READING, c.FILE_OPEN_FOR_BACKUP_INTENT, status.ACCESS_DENIED),
+        (BACKUP, READING, 0, status.ACCESS_DENIED),
+        (BACKUP, READING, c.FILE_OPEN_FOR_BACKUP_INTENT, status.SUCCESS),
+        (BACKUP, WRITING, c.FILE_OPEN_FOR_BACKUP_INTENT, status.ACCESS_DENIED),
+        (RESTORE, WRITING, c.FILE_OPEN_FOR_BACKUP_INTENT, status.SUCCESS),
+        (RESTORE, READING, c.FILE_OPEN_FOR_BACKUP_INTENT, status.ACCESS_DENIED),
+        ("", c.ACCESS_SYSTEM_SECURITY, 0, status.PRIVILEGE_NOT_HELD),
+        (SECURITY, c.ACCESS_SYSTEM_SECURITY, 0, status.SUCCESS),
+        ("", c.WRITE_OWNER, 0, status.ACCESS_DENIED),
+        (OWNERSHIP, c.WRITE_OWNER, 0, status.SUCCESS),
+        (OWNERSHIP, c.WRITE_DAC, 0, status.ACCESS_DENIED),
+    ],
+)
+def test_privileges(house: House, privilege: str, access: int, options: int, expected: int) -> None:
+    """[MS-DTYP] 2.5.3.2, [MS-FSA] 2.1.5.1.2.1: what a privilege gives, and only where the client says that it makes use of it."""
+    owner, sddl = house.client(), f"O:{house.tokens[ALICE].user_sid}G:BAD:P(A;;FA;;;{house.tokens[ALICE].user_sid})"
+    owner.create("kept", contexts=[(SD_BUFFER, parse_sddl(sddl).pack())])
+    folder = f"O:{house.tokens[ALICE].user_sid}G:BAD:P(A;;FA;;;{house.tokens[ALICE].user_sid})(A;;0x1200a8;;;WD)"
+    root = owner.open("", options=c.FILE_DIRECTORY_FILE)
+    assert owner.set_info(root, c.INFO_SECURITY, 0, parse_sddl(folder).pack(), 4).status == status.SUCCESS
+    house.tokens[BOB] = token_of(BOB, privileges=frozenset({privilege} - {""}))
+    other = house.client(BOB)
+    assert other.create("kept", access=access, options=options, disposition=c.FILE_OPEN).status == expected

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
+from smbd.sharing.messages import DOOMED
 from smbd.smb2 import fscc, status
 from smbd.smb2.constants import FILE_ACTION_RENAMED_NEW_NAME, WATCH_TREE
 from smbd.smb2.header import HEADER_SIZE
@@ -52,6 +53,10 @@ class Notices:
         opened = self._watched.get(watch_id)
         if opened is None or opened.notify is None:
             return
+        if action == DOOMED:
+            while self._waiting[watch_id]:
+                self._waiting[watch_id].popleft().finish(status.DELETE_PENDING)
+            return
         notify = opened.notify
         if not notify.overflowed:
             notify.add(action, name.replace("/", "\\"))
@@ -70,7 +75,7 @@ class Notices:
             waiting.popleft().finish(status.SUCCESS)
 
     async def wait(self, notify: Notify) -> int:
-        """The status with which the wait ended: SUCCESS when there are changes, NOTIFY_CLEANUP when the open was closed."""
+        """The status with which the wait ended: SUCCESS when there are changes, NOTIFY_CLEANUP when the open was closed, DELETE_PENDING."""
         done: Completion[int] = Completion()
         waiting = self._waiting[notify.watch_id]
         waiting.append(done)
@@ -102,6 +107,8 @@ def change_notify(request: Request, body: ChangeNotifyRequest) -> bytes | Answer
     request.check_charge(body.output_buffer_length)
     if not opened.is_directory or not body.completion_filter:
         raise SmbError(status.INVALID_PARAMETER)
+    if opened.key is not None and request.worker.sharing.is_delete_pending(opened.key):
+        raise SmbError(status.DELETE_PENDING)
     notify = opened.notify
     if notify is None:
         # As on Windows the first request's buffer is the size of what is kept: one that is too small never gets more than "enumerate".

@@ -61,6 +61,8 @@ def close_open(worker: Worker, opened: Open) -> None:
     if handle is None:
         return
     try:
+        if opened.written and opened.path is not None:
+            worker.breaks.directory_changed(opened.tree, opened.path, opened.parent_key)
         if opened.key is not None and opened.glance is None:
             _end_claim(worker, opened, opened.key)
     finally:
@@ -73,7 +75,10 @@ def close_open(worker: Worker, opened: Open) -> None:
 
 def _end_claim(worker: Worker, opened: Open, key: FileKey) -> None:
     """Take the open's record away, and what its end leaves to be deleted: a stream first, then perhaps the file."""
-    settle(worker, opened, key, worker.sharing.close(key, opened.persistent))
+    closed = worker.sharing.close(key, opened.persistent)
+    if opened.dooms and opened.is_directory and not closed.last:
+        changes.doomed(worker, opened)
+    settle(worker, opened, key, closed)
 
 
 def settle(worker: Worker, opened: Open, key: FileKey, closed: Closed) -> None:
@@ -110,7 +115,7 @@ def _delete(worker: Worker, opened: Open, what: Deletion) -> None:
     finally:
         if doomed is not handle:
             doomed.close()
-    changes.removed(worker, opened.tree, path, opened.is_directory)
+    changes.removed(worker, opened.tree, path, opened, opened.parent_key if opened.dooms else b"")
 
 
 def wake(worker: Worker, waiters: tuple[Waiter, ...]) -> None:

@@ -58,7 +58,7 @@ def create(request: Request, body: CreateRequest) -> bytes | Coroutine[Any, None
     wish = read_wish(request, body, found)
     if len(request.worker.opens) >= request.worker.config.max_open_files:
         raise SmbError(status.TOO_MANY_OPENED_FILES)
-    wish.cache = cache_claim(request, body.requested_oplock_level, found.get(contexts.REQUEST_LEASE))
+    wish.cache = cache_claim(request, wish.path.name, body.requested_oplock_level, found.get(contexts.REQUEST_LEASE))
     wish.brief = request.chain is not None and not request.tree.slow and request.chain.closes_soon()
     return replay.once(request, wish, partial(open_new, request, wish, found), partial(open_again, request, wish, found))
 
@@ -190,7 +190,7 @@ def respond(request: Request, opened: Open, action: int, asked: tuple[Wish, Cont
     return (
         CREATE_RESPONSE.pack(
             CREATE_RESPONSE_STRUCTURE_SIZE,
-            level_of(opened),
+            level_of(opened, asked[0].cache),
             0,
             action,
             info.creation_time,
@@ -220,7 +220,7 @@ def _response_contexts(request: Request, opened: Open, wish: Wish, found: Contex
     if contexts.QUERY_ON_DISK_ID in found:
         seen = handle.opened
         made.append((contexts.QUERY_ON_DISK_ID, contexts.ON_DISK_ID.pack(seen.ino, seen.dev & 0xFFFFFFFFFFFFFFFF, bytes(16))))
-    lease = lease_context(opened, wish.cache, found.get(contexts.REQUEST_LEASE))
+    lease = lease_context(opened, wish.cache)
     if lease:
         made.append((contexts.REQUEST_LEASE, lease))
     lasting = reliable.response_of(opened.durability, opened.cache)

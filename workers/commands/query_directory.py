@@ -8,8 +8,9 @@ from itertools import chain
 from typing import Any
 
 from pools.pool import HEADROOM, Buffer, PoolExhausted
+from smbd.config import Share
 from smbd.smb2 import status
-from smbd.smb2.constants import FILE_READ_DATA, INDEX_SPECIFIED, REOPEN, RESTART_SCANS, RETURN_SINGLE_ENTRY
+from smbd.smb2.constants import FILE_READ_DATA, FILE_WRITE_DATA, INDEX_SPECIFIED, REOPEN, RESTART_SCANS, RETURN_SINGLE_ENTRY
 from smbd.smb2.fscc.directory import FILE_NAMES_INFORMATION, MINIMUM
 from smbd.smb2.fscc.listing import Listing
 from smbd.smb2.header import HEADER_SIZE
@@ -18,7 +19,7 @@ from smbd.smb2.messages.directory import (
     QUERY_DIRECTORY_RESPONSE_STRUCTURE_SIZE,
     QueryDirectoryRequest,
 )
-from smbd.smb2.names import has_wildcards, matcher, parse_text, short_name
+from smbd.smb2.names import Path, fold, has_wildcards, matcher, parse_text, short_name
 from smbd.smb2.status import SmbError
 from workers import access
 from workers.open import Enumeration, Open
@@ -27,6 +28,7 @@ from workers.request import Answer, Request
 from workers.vfs.interface import FileInfo, Handle
 
 OUTPUT_AT = HEADER_SIZE + QUERY_DIRECTORY_RESPONSE.size
+FILETIME_SECOND = 10_000_000
 ROOM = 65536  # of one answer: what a buffer holds that is always to be had
 
 
@@ -47,7 +49,7 @@ def query_directory(request: Request, body: QueryDirectoryRequest) -> Answer | C
         raise SmbError(status.NOT_SUPPORTED)  # 3.3.5.18: this file system has no resume by index
     pattern = request.text(body.file_name_offset, body.file_name_length)
     enumeration = position(request, opened, pattern, body.flags, info_class == FILE_NAMES_INFORMATION)
-    if enumeration.large or (request.tree.slow and not request.tree.share.hide_unreadable):
+    if enumeration.large or (request.tree.slow and not request.tree.share.lists_by_rights):
         return fill_elsewhere(request, body, enumeration)
     try:
         buffer = request.worker.pool.allocate(min(body.output_buffer_length, ROOM))
@@ -89,8 +91,8 @@ def position(request: Request, opened: Open, pattern: str, flags: int, names_onl
     if current is not None and not flags & REOPEN and not pattern:
         pattern = current.pattern
     made = opened.enumeration = Enumeration(pattern or "*", entries(request, opened, pattern or "*", names_only))
-    # What `hide unreadable` asks of each entry belongs to the engine's thread.
-    if has_wildcards(made.pattern) and not request.tree.share.hide_unreadable:
+    # What `hide unreadable` and the like ask of each entry belongs to the engine's thread.
+    if has_wildcards(made.pattern) and not request.tree.share.lists_by_rights:
         assert request.tree.vfs is not None
         assert opened.handle is not None
         made.large = request.tree.vfs.is_large(opened.handle)
@@ -99,7 +101,7 @@ def position(request: Request, opened: Open, pattern: str, flags: int, names_onl
 
 def entries(request: Request, opened: Open, pattern: str, names_only: bool) -> Iterator[tuple[str, FileInfo]]:
     """What matches: '.' and '..' first, as Windows does, then the directory's entries in its own order."""
-    vfs, handle = request.tree.vfs, opened.handle
+    vfs, handle, share = request.tree.vfs, opened.handle, request.tree.share
     assert vfs is not None
     assert handle is not None
     match = matcher(pattern)
@@ -109,10 +111,26 @@ def entries(request: Request, opened: Open, pattern: str, names_only: bool) -> I
             return iter((exact,))
     # Now, not when they are asked for: the rest may be read on a thread, and when the open has ended.
     dots = [entry for entry in _dots(request, handle) if match(entry[0])]
-    found = vfs.scan(handle, names_only, match)
-    if request.tree.share.hide_unreadable:
+    if share.dont_descend and _is_closed(share, handle.path):
+        return iter(dots)
+    found = vfs.scan(handle, names_only and not share.hide_new_files_timeout, match)
+    if share.lists_by_rights:
         found = (entry for entry in found if _child(request, opened, entry[0]) is not None)
+    elif share.hide_new_files_timeout:
+        youngest = _youngest(request)
+        found = (entry for entry in found if entry[1].directory or entry[1].last_write_time <= youngest)
     return chain(dots, found)
+
+
+def _is_closed(share: Share, path: Path) -> bool:
+    """``dont descend``: of these directories the content is not shown."""
+    here = fold("/".join(path.components))
+    return any(fold(closed).removeprefix("./").strip("/") == here for closed in share.dont_descend)
+
+
+def _youngest(request: Request) -> int:
+    """``hide new files timeout``: what was written after this is not shown yet, for it may still be arriving."""
+    return request.worker.now() - int(request.tree.share.hide_new_files_timeout * FILETIME_SECOND)
 
 
 def _exactly(request: Request, opened: Open, name: str) -> tuple[str, FileInfo] | None:
@@ -127,8 +145,8 @@ def _exactly(request: Request, opened: Open, name: str) -> tuple[str, FileInfo] 
 
 
 def _child(request: Request, opened: Open, name: str) -> tuple[str, FileInfo] | None:
-    """One entry of the directory. None when it cannot be opened or, with ``hide unreadable``, not be read."""
-    vfs, tree = request.tree.vfs, request.tree
+    """One entry of the directory. None when it cannot be opened, or the share shows it only to those who may do more with it."""
+    vfs = request.tree.vfs
     assert vfs is not None
     assert opened.handle is not None
     try:
@@ -136,15 +154,27 @@ def _child(request: Request, opened: Open, name: str) -> tuple[str, FileInfo] | 
     except (OSError, SmbError):
         return None
     try:
-        if tree.share.hide_unreadable:
-            if not access.maximal(request.worker, tree, handle) & FILE_READ_DATA:
-                return None
-            handle.activate(True, False)  # the kernel's word counts too
-        return handle.path.name, handle.opened
+        shown = _is_shown(request, handle)
+        return (handle.path.name, handle.opened) if shown else None
     except (OSError, SmbError):
         return None
     finally:
         handle.close()
+
+
+def _is_shown(request: Request, handle: Handle) -> bool:
+    """``hide unreadable``, ``hide unwriteable files`` and ``hide new files timeout``. ``OSError``: the kernel's word counts too."""
+    share, tree = request.tree.share, request.tree
+    if share.hide_new_files_timeout and not handle.directory and handle.opened.last_write_time > _youngest(request):
+        return False
+    if not share.lists_by_rights:
+        return True
+    most = access.maximal(request.worker, tree, handle)
+    writing = share.hide_unwriteable_files and not handle.directory  # smb.conf: directories are shown as usual
+    if (share.hide_unreadable and not most & FILE_READ_DATA) or (writing and not most & FILE_WRITE_DATA):
+        return False
+    handle.activate(share.hide_unreadable, writing)
+    return True
 
 
 def _dots(request: Request, handle: Handle) -> Iterator[tuple[str, FileInfo]]:

@@ -116,8 +116,8 @@ def _basic(request: Request, opened: Open, handle: Handle, data: memoryview, inf
     changed |= FILE_NOTIFY_CHANGE_CREATION if basic.creation_time > 0 else 0
     changed |= FILE_NOTIFY_CHANGE_LAST_ACCESS if basic.last_access_time > 0 else 0
     changed |= FILE_NOTIFY_CHANGE_LAST_WRITE if basic.last_write_time > 0 else 0
-    if changed:
-        changes.modified(request.worker, opened, changed)
+    if changed or basic.change_time > 0:
+        changes.altered(request.worker, opened, changed)
 
 
 def _disposition(request: Request, opened: Open, handle: Handle, data: memoryview, info_class: int) -> None:
@@ -138,6 +138,9 @@ def _disposition(request: Request, opened: Open, handle: Handle, data: memoryvie
         request.worker.breaks.require(request, Operation.DELETE)
     token = request.tree.token
     request.worker.sharing.set_delete_on_close(opened.key, opened.persistent, wish.delete, token.uid, token.gid)
+    opened.dooms = wish.delete
+    if wish.delete and opened.is_directory:
+        changes.doomed(request.worker, opened)
 
 
 def _end_of_file(request: Request, opened: Open, handle: Handle, data: memoryview, info_class: int) -> None:
@@ -151,7 +154,7 @@ def _end_of_file(request: Request, opened: Open, handle: Handle, data: memoryvie
     _check_truncation(request, opened, handle, size)
     handle.truncate(size)
     request.worker.breaks.data_changed(opened)
-    changes.modified(request.worker, opened, FILE_NOTIFY_CHANGE_SIZE | FILE_NOTIFY_CHANGE_LAST_WRITE)
+    changes.altered(request.worker, opened, FILE_NOTIFY_CHANGE_SIZE | FILE_NOTIFY_CHANGE_LAST_WRITE)
 
 
 def _allocation(request: Request, opened: Open, handle: Handle, data: memoryview, info_class: int) -> None:
@@ -165,7 +168,7 @@ def _allocation(request: Request, opened: Open, handle: Handle, data: memoryview
     _check_truncation(request, opened, handle, size)
     handle.allocate(size)
     request.worker.breaks.data_changed(opened)
-    changes.modified(request.worker, opened, FILE_NOTIFY_CHANGE_SIZE)
+    changes.altered(request.worker, opened, FILE_NOTIFY_CHANGE_SIZE)
 
 
 def _check_truncation(request: Request, opened: Open, handle: Handle, size: int) -> None:
@@ -202,7 +205,7 @@ def _eas(request: Request, opened: Open, handle: Handle, data: memoryview, info_
         raise SmbError(status.EAS_NOT_SUPPORTED)
     for name, value in lists.parse_full_eas(data):
         handle.set_ea(name, value)
-    changes.modified(request.worker, opened, FILE_NOTIFY_CHANGE_EA)
+    changes.altered(request.worker, opened, FILE_NOTIFY_CHANGE_EA)
 
 
 def _rename(request: Request, opened: Open, handle: Handle, data: memoryview, info_class: int) -> None:
@@ -211,7 +214,7 @@ def _rename(request: Request, opened: Open, handle: Handle, data: memoryview, in
 
 
 def _link(request: Request, opened: Open, handle: Handle, data: memoryview, info_class: int) -> None:
-    renaming.link(request, handle, change.parse_rename(info_class, data))
+    renaming.link(request, opened, handle, change.parse_rename(info_class, data))
 
 
 SETTERS: dict[int, Setter] = {
@@ -249,7 +252,7 @@ def set_security(request: Request, opened: Open, handle: Handle, data: memoryvie
         _check_owner(request, handle, new)
     merged = access.descriptor(worker, handle, handle.info()).merge(new, parts)
     handle.set_security(merged.pack())
-    changes.modified(request.worker, opened, FILE_NOTIFY_CHANGE_SECURITY)
+    changes.altered(request.worker, opened, FILE_NOTIFY_CHANGE_SECURITY)
 
 
 def _check_owner(request: Request, handle: Handle, new: SecurityDescriptor) -> None:

@@ -80,6 +80,7 @@ def write_file(request: Request, offset: int, data: memoryview) -> None:
         handle.pwrite(data, offset)
     except OSError:
         request.worker.breaks.data_changed(request.open)  # a part may be there
+        request.open.written = True
         raise
     wrote(request, offset, len(data))
 
@@ -106,6 +107,7 @@ def write_incoming(request: Request, offset: int, incoming: Incoming, *, through
 
     def changed(seconds: float) -> None:
         disk.held_up(seconds)
+        opened.written = True
         breaks.data_changed(opened)
 
     written = incoming.begin(landing, offset, lambda: opens.get(opened.volatile) is opened, changed)

@@ -36,7 +36,7 @@ def set_sparse(request: Request, data: memoryview, max_output: int) -> bytes:
     """2.3.67: no input means yes."""
     handle = data_handle(request, FILE_WRITE_DATA | FILE_APPEND_DATA | FILE_WRITE_ATTRIBUTES)
     handle.set_sparse(bool(FILE_SET_SPARSE_BUFFER.unpack(data).set_sparse) if len(data) else True)
-    changes.modified(request.worker, request.open, FILE_NOTIFY_CHANGE_ATTRIBUTES)
+    changes.altered(request.worker, request.open, FILE_NOTIFY_CHANGE_ATTRIBUTES)
     return b""
 
 

@@ -18,7 +18,7 @@ from smbd.smb2 import constants as c
 from smbd.smb2 import status
 from smbd.smb2.names import DATA, INDEX_ALLOCATION, Match, Path, display
 from smbd.smb2.status import SmbError
-from workers.vfs import attributes, dosattrib, streamstore
+from workers.vfs import attributes, dosattrib, streamstore, vetoed
 from workers.vfs.handle import SERVED, PosixHandle
 from workers.vfs.interface import FileInfo, FsInfo, Handle, NewFile, PathNotFound, Sight
 from workers.vfs.resolver import READ, Resolver, join
@@ -68,7 +68,7 @@ class PosixVfs:
 
     def _open_base(self, path: Path) -> PosixHandle:
         components = path.components
-        if is_reserved(path):
+        if self.root.conceals(path):
             raise (PathNotFound if len(components) > 1 else FileNotFoundError)(errno.ENOENT, RESERVED)
         real = "/".join(components).encode()
         try:
@@ -86,9 +86,9 @@ class PosixVfs:
         return PosixHandle(fd, readable, place, self.root)
 
     def look(self, path: Path) -> Sight | None:
-        if is_reserved(path) or path.stream or path.type:
-            return None
         root = self.root
+        if root.conceals(path) or path.stream or path.type:
+            return None
         real = "/".join(path.components).encode()
         try:
             fd = files.open_beneath(root.fd, real or b".", READ)
@@ -111,8 +111,8 @@ class PosixVfs:
     # Making
 
     def create(self, path: Path, new: NewFile, parent: Handle | None = None) -> Handle:
-        if is_reserved(path):
-            raise PermissionError(errno.EACCES, RESERVED)
+        if self.root.conceals(path):
+            raise PermissionError(errno.EACCES, path.wire())
         if path.stream:
             return self._create_stream(path, new)
         if not path.components:
@@ -271,6 +271,8 @@ class PosixVfs:
         left = streamstore.leftover(base) if base.directory or files.fstat(base.fd).st_nlink <= 1 else None
         with self._located(base) as (fd, name):
             linked = base.link and stat.S_ISLNK(files.stat_at(fd, name).mode)
+            if base.directory and not linked and self.root.settings.delete_veto_files:  # is_empty has said yes
+                vetoed.remove(base.fd, self._goes_along)
             files.remove(fd, name, is_directory=base.directory and not linked)
             self._resolver.names.changed(fd, os.fsdecode(name), None)
         streamstore.remove_leftover(self.root, None if linked else left)
@@ -280,8 +282,8 @@ class PosixVfs:
             self._rename_stream(handle, target, replace)
             return
         base = _posix(handle)
-        if is_reserved(target):
-            raise PermissionError(errno.EACCES, RESERVED)
+        if self.root.conceals(target):
+            raise PermissionError(errno.EACCES, target.wire())
         if not target.components:
             raise PermissionError(errno.EACCES, "the share's root")
         new_name = target.name.encode()
@@ -378,7 +380,7 @@ class PosixVfs:
 
     def link(self, handle: Handle, target: Path, replace: bool) -> None:
         base = _posix(handle)
-        if is_reserved(target) or base.directory or not target.components:
+        if self.root.conceals(target) or base.directory or not target.components:
             raise SmbError(status.FILE_IS_A_DIRECTORY if base.directory else status.ACCESS_DENIED)
         with self._located(base) as (source_fd, name), self._resolver.directory(target.components[:-1]) as (target_fd, _):
             _check_ours(target.name)
@@ -400,12 +402,14 @@ class PosixVfs:
     def scan(self, handle: Handle, names_only: bool = False, match: Match | None = None) -> Iterator[tuple[str, FileInfo]]:
         directory = _posix(handle)
         directory.activate(True, False)
-        fd = directory.fd
+        fd, forbidden = directory.fd, self.root.vetoed
         with files.scandir(fd) as found:
             for entry in found:
                 name = entry.name
                 shown = display(name)
                 if (match is not None and not match(shown)) or name.casefold() == RESERVED:
+                    continue
+                if forbidden is not None and shown in forbidden:
                     continue
                 if names_only and (entry.is_file(follow_symlinks=False) or entry.is_dir(follow_symlinks=False)):
                     yield shown, _NAMELESS
@@ -446,9 +450,14 @@ class PosixVfs:
         fd = files.reopen(handle.fd, READ | os.O_DIRECTORY, _posix(handle).place)
         try:
             with files.scandir(fd) as found:
-                return all(entry.name == RESERVED and not _posix(handle).real for entry in found)
+                return all((entry.name == RESERVED and not _posix(handle).real) or self._goes_along(entry.name) for entry in found)
         finally:
             files.close(fd)
+
+    def _goes_along(self, name: str) -> bool:
+        """Whether a name that no client sees is deleted with its directory."""
+        forbidden = self.root.vetoed
+        return self.root.settings.delete_veto_files and forbidden is not None and display(name) in forbidden
 
     def fs_info(self) -> FsInfo:
         st = files.stat_fd(self.root.fd)

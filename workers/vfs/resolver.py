@@ -18,7 +18,7 @@ from pools.port.interface import Place
 from smbd.smb2.names import Path, fold
 from workers.vfs.interface import PathNotFound
 from workers.vfs.namecache import NameCache
-from workers.vfs.root import RESERVED, Root, is_reserved
+from workers.vfs.root import RESERVED, Root
 
 READ: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY
 _DIRECTORY: Final = READ | os.O_DIRECTORY
@@ -102,7 +102,7 @@ class Resolver:
 
     def _open_directory(self, components: tuple[str, ...]) -> tuple[int, bytes]:
         real = "/".join(components).encode()
-        if is_reserved(Path(components)):
+        if self.root.conceals(Path(components)):
             raise PathNotFound(errno.ENOENT, RESERVED)
         try:
             return self.directory_fd(real), real

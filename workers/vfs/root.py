@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 from pools.port import files
 from pools.port.interface import Place
-from smbd.smb2.names import Path, display, matcher
+from smbd.smb2.names import Path, display
 from workers import identity
+from workers.vfs.namelists import NameList
 
 RESERVED = ".millpond"
 _RESERVED_FOLDED = RESERVED.casefold()
@@ -29,6 +30,8 @@ class VfsSettings:
     hide_dot_files: bool = True
     hide_files: tuple[str, ...] = ()
     mangled_names: str = "illegal"
+    veto_files: tuple[str, ...] = ()
+    delete_veto_files: bool = False
     store_dos_attributes: bool = True
     follow_symlinks: bool = True
 
@@ -36,18 +39,23 @@ class VfsSettings:
 class Root:
     """The root descriptor (O_PATH or for reading) and what every handle beneath it needs."""
 
-    __slots__ = ("_hidden", "attributes", "fd", "memory", "settings")
+    __slots__ = ("_hidden", "attributes", "fd", "memory", "settings", "vetoed")
 
     def __init__(self, fd: int, settings: VfsSettings) -> None:
         self.fd = fd
         self.settings = settings
         self.attributes = files.attributes(fd, identity.as_root)
-        self._hidden = tuple(matcher(pattern) for pattern in settings.hide_files)
+        self._hidden = NameList(settings.hide_files) if settings.hide_files else None
+        self.vetoed = NameList(settings.veto_files) if settings.veto_files else None
         self.memory: dict[int, bool] = {}  # by device, of those that do not know RWF_NOWAIT: whether they are memory, and need not
 
     def hides(self, name: str) -> bool:
         """Whether a name alone makes a file HIDDEN (``hide dot files``, ``hide files``)."""
-        return (name[:1] == "." and self.settings.hide_dot_files) or (bool(self._hidden) and any(match(name) for match in self._hidden))
+        return (name[:1] == "." and self.settings.hide_dot_files) or (self._hidden is not None and name in self._hidden)
+
+    def conceals(self, path: Path) -> bool:
+        """Whether no client can reach ``path``: it is ours, or the share has forbidden the name of it or of a directory above."""
+        return is_reserved(path) or (self.vetoed is not None and any(name in self.vetoed for name in path.components))
 
     def relative(self, fd: int, known: bytes) -> bytes | None:
         """Where ``fd`` is now, relative to the root (b"" is the root itself); None: outside, deleted or reserved. ``known``: where it was

@@ -1,0 +1,184 @@
+"""What a share's parameters keep from sight: names that are hidden, vetoed or not listed, and what nobody may cache."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from smbd.smb2 import constants as c
+from smbd.smb2 import status
+from smbd.smb2.messages import create
+from smbd.smb2.messages.create_contexts import LEASE_V2, REQUEST_LEASE
+from tests.wire_client import FileId, Response, WireClient
+from tests.workers.house import House
+from workers.vfs.namelists import NameList
+
+ON_ERRANDS_TOO = True
+
+NAMES, BOTH = 0x0C, 0x03
+DIRECTORY = c.FILE_DIRECTORY_FILE
+DISPOSITION, RENAME, LINK = 13, 10, 11
+KEY = b"K" * 16
+Make = Callable[..., House]
+
+
+def listed(client: WireClient, path: str = "", pattern: str = "*", info_class: int = NAMES) -> set[str]:
+    """The names in a directory, without '.' and '..'."""
+    opened = client.open(path, options=DIRECTORY, access=0x120089)
+    found: set[str] = set()
+    while (answer := client.query_directory(opened, pattern, info_class)).status == status.SUCCESS:
+        raw, at = client.output(answer), 0
+        name_at = 12 if info_class == NAMES else 94
+        length_at = 8 if info_class == NAMES else 60
+        while True:
+            length = int.from_bytes(raw[at + length_at : at + length_at + 4], "little")
+            found.add(raw[at + name_at : at + name_at + length].decode("utf-16-le"))
+            following = int.from_bytes(raw[at : at + 4], "little")
+            if not following:
+                break
+            at += following
+    client.close(opened)
+    return found - {".", ".."}
+
+
+def level_of(answer: Response) -> int:
+    return int(answer.parse(create.CREATE_RESPONSE).oplock_level)
+
+
+def rename_body(target: str) -> bytes:
+    name = target.encode("utf-16-le")
+    return bytes(16) + len(name).to_bytes(4, "little") + name
+
+
+@pytest.mark.parametrize(
+    ("patterns", "there", "not_there"),
+    [
+        (["*.tmp"], ["a.tmp", ".TMP", "a.b.Tmp"], ["tmp", "a.tmpx", "a.tm"]),
+        (["~$?"], ["~$a"], ["~$", "~$ab"]),
+        (["a[b]", "(c"], ["A[B]", "(c"], ["ab", "c"]),
+        (["größe*"], ["GRÖßE.txt"], ["grosse"]),
+        (["*\n*"], ["a\nb"], ["ab"]),
+    ],
+)
+def test_patterns(patterns: list[str], there: list[str], not_there: list[str]) -> None:
+    names = NameList(patterns)
+    assert [name for name in there if name not in names] == []
+    assert [name for name in not_there if name in names] == []
+
+
+def test_vetoed_names_are_out_of_reach(make_house: Make, folder: Path) -> None:
+    (folder / "Secret.KEY").write_text("a")
+    (folder / "plain").write_text("b")
+    (folder / "private").mkdir()
+    (folder / "private" / "inside").write_text("c")
+    client = make_house(share_text="veto files = /*.key/private/").client()
+    assert listed(client) == {"plain"}
+    assert listed(client, pattern="secret.key") == set()
+    for name, expected in (
+        ("secret.key", status.OBJECT_NAME_NOT_FOUND),
+        ("private", status.OBJECT_NAME_NOT_FOUND),
+        ("private\\inside", status.OBJECT_PATH_NOT_FOUND),
+        ("PRIVATE\\deeper\\inside", status.OBJECT_PATH_NOT_FOUND),
+    ):
+        assert client.create(name, disposition=c.FILE_OPEN).status == expected, name
+    for name in ("new.key", "Private"):
+        assert client.create(name, disposition=c.FILE_CREATE).status == status.ACCESS_DENIED
+    opened = client.open("plain")
+    for info_class in (RENAME, LINK):
+        assert client.set_info(opened, c.INFO_FILE, info_class, rename_body("other.key")).status == status.ACCESS_DENIED
+    assert sorted(os.listdir(folder)) == ["Secret.KEY", "plain", "private"]
+
+
+def delete(client: WireClient, opened: FileId) -> int:
+    code = client.set_info(opened, c.INFO_FILE, DISPOSITION, b"\1").status
+    client.close(opened)
+    return code
+
+
+@pytest.mark.parametrize("along", [False, True])
+def test_what_nobody_sees_keeps_its_directory_or_goes_with_it(make_house: Make, folder: Path, along: bool) -> None:
+    for name in ("full", "full/._a", "full/._a/below", "full/._a/below/deeper"):
+        (folder / name).mkdir()
+    (folder / "full/._file").write_text("x")
+    (folder / "full/._a/._b").symlink_to("/etc")
+    client = make_house(share_text=f"veto files = /._*/\ndelete veto files = {along}").client()
+    assert listed(client, "full") == set()
+    assert delete(client, client.open("full", options=DIRECTORY)) == (status.SUCCESS if along else status.DIRECTORY_NOT_EMPTY)
+    assert (folder / "full").exists() is not along
+    (folder / "kept").mkdir()
+    (folder / "kept" / "seen").write_text("x")
+    (folder / "kept" / "._unseen").write_text("x")
+    assert delete(client, client.open("kept", options=DIRECTORY)) == status.DIRECTORY_NOT_EMPTY
+    assert (folder / "kept" / "._unseen").exists()
+    assert Path("/etc").exists()
+
+
+def test_hidden_names_have_the_attribute(make_house: Make, folder: Path) -> None:
+    for name in ("desktop.ini", ".dot", "plain"):
+        (folder / name).write_text("a")
+    client = make_house(share_text="hide files = /Desktop.ini/\nhide dot files = no").client()
+    assert listed(client) == {"desktop.ini", ".dot", "plain"}
+    found = {}
+    for name in ("desktop.ini", ".dot", "plain"):
+        found[name] = client.create(name, disposition=c.FILE_OPEN).parse(create.CREATE_RESPONSE).file_attributes
+        opened = client.open("", options=DIRECTORY)
+        entry = client.output(client.query_directory(opened, name, BOTH))
+        assert int.from_bytes(entry[56:60], "little") == found[name]
+        client.close(opened)
+    assert [name for name, attributes in found.items() if attributes & c.FILE_ATTRIBUTE_HIDDEN] == ["desktop.ini"]
+
+
+def test_unwriteable_files_are_not_listed_but_directories_are(make_house: Make) -> None:
+    house = make_house()
+    owner = house.client()
+    for name in ("writable", "readable"):
+        owner.close(owner.open(name))
+    owner.close(owner.open("folder", options=DIRECTORY))
+    only_read = make_house(share_text="hide unwriteable files = yes\nread only = yes").client()
+    assert listed(only_read) == {"folder"}
+    assert listed(make_house(share_text="hide unwriteable files = yes").client()) == {"writable", "readable", "folder"}
+
+
+@pytest.mark.parametrize("info_class", [NAMES, BOTH])
+def test_what_may_still_be_arriving_is_not_listed(make_house: Make, folder: Path, info_class: int) -> None:
+    for name, age in (("new", 0), ("old", 3600)):
+        (folder / name).write_text("a")
+        then = time.time() - age
+        os.utime(folder / name, (then, then))
+    (folder / "folder").mkdir()
+    client = make_house(share_text="hide new files timeout = 60").client()
+    assert listed(client, info_class=info_class) == {"old", "folder"}
+    assert listed(client, pattern="new", info_class=info_class) == set()
+    assert listed(client, pattern="old", info_class=info_class) == {"old"}
+    assert client.create("new", disposition=c.FILE_OPEN).status == status.SUCCESS
+
+
+def test_some_directories_show_nothing(make_house: Make, folder: Path) -> None:
+    for name in ("closed", "closed/below", "open", "open/closed"):
+        (folder / name).mkdir()
+    client = make_house(share_text="dont descend = ./Closed, /elsewhere").client()
+    assert listed(client, "closed") == set()
+    assert listed(client, "open") == {"closed"}
+    assert client.create("closed\\below", options=DIRECTORY, disposition=c.FILE_OPEN).status == status.SUCCESS
+
+
+def test_some_names_are_never_cached(make_house: Make) -> None:
+    client = make_house(share_text="veto oplock files = /*.MDB/").client()
+    lease = {"oplock": c.OPLOCK_LEVEL_LEASE, "contexts": [(REQUEST_LEASE, LEASE_V2.pack(KEY, 7, 0, 0, bytes(16), 0, 0))]}
+    assert level_of(client.create("a.mdb", oplock=c.OPLOCK_LEVEL_BATCH)) == c.OPLOCK_LEVEL_NONE
+    assert level_of(client.create("b.mdb", **lease)) == c.OPLOCK_LEVEL_NONE
+    assert level_of(client.create("c.mdbx", **lease)) == c.OPLOCK_LEVEL_LEASE
+
+
+def test_a_share_without_level_2(make_house: Make) -> None:
+    client = make_house(share_text="level2 oplocks = no").client()
+    assert level_of(client.create("second", oplock=c.OPLOCK_LEVEL_II)) == c.OPLOCK_LEVEL_NONE
+    client.create("shared")
+    assert level_of(client.create("shared", oplock=c.OPLOCK_LEVEL_BATCH)) == c.OPLOCK_LEVEL_NONE
+    assert level_of(client.create("alone", oplock=c.OPLOCK_LEVEL_BATCH)) == c.OPLOCK_LEVEL_BATCH
+    lease = {"oplock": c.OPLOCK_LEVEL_LEASE, "contexts": [(REQUEST_LEASE, LEASE_V2.pack(KEY, 1, 0, 0, bytes(16), 0, 0))]}
+    assert level_of(client.create("leased", **lease)) == c.OPLOCK_LEVEL_LEASE
