@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from smbd.smb2 import constants as c
 from smbd.smb2 import status
 from smbd.smb2.constants import Command
+from smbd.smb2.messages.create_contexts import APP_INSTANCE_ID, APP_INSTANCE_VERSION
 from tests import wire_client as wire
 from tests.server import Server, eventually
 from tests.wire_client import Closed, Request, SocketTransport, WireClient
@@ -74,6 +75,13 @@ class Target:
             Request(Command.SET_INFO, wire.set_info_body(file, 1, 15, _full_ea())),
             Request(Command.OPLOCK_BREAK, struct.pack("<HBBIQQ", 24, 0, 0, 0, *file)),
             Request(Command.CANCEL, struct.pack("<HH", 4, 0)),
+            Request(Command.CREATE, wire.create_body("lasting.bin", oplock=9, contexts=_names())),
+            Request(Command.CREATE, wire.create_body("lasting.bin", oplock=9, contexts=_names()), flags=c.FLAGS_REPLAY_OPERATION),
+            Request(Command.CREATE, wire.create_body("lasting.bin", contexts=((b"DHnQ", bytes(16)), (b"DHnC", struct.pack("<QQ", *file))))),
+            Request(Command.CREATE, wire.create_body("lasting.bin", contexts=((b"DH2C", struct.pack("<QQ16sI", *file, b"G" * 16, 2)),))),
+            Request(Command.IOCTL, wire.ioctl_body(c.FSCTL_LMR_REQUEST_RESILIENCY, struct.pack("<II", 1000, 0), file)),
+            Request(Command.WRITE, wire.write_body(file, 0, b"again"), flags=c.FLAGS_REPLAY_OPERATION, channel_sequence=0x8001),
+            Request(Command.LOCK, wire.lock_body(file, (0, 10, 18), sequence=0x400 | 3), channel_sequence=1),
         ]
 
     def throw(self, pdu: bytes, *, announced: int | None = None) -> bool:
@@ -124,6 +132,13 @@ def _half_close(client: WireClient) -> None:
     client.transport.socket.shutdown(1)
 
 
+def _names() -> tuple[tuple[bytes, bytes], ...]:
+    """The contexts by which an open is found again."""
+    instance = struct.pack("<HH16s", 20, 0, b"A" * 16), struct.pack("<HHIQQ", 24, 0, 0, 1, 2)
+    asked = b"DH2Q", struct.pack("<IIQ16s", 1000, 2, 0, b"G" * 16)
+    return asked, (APP_INSTANCE_ID, instance[0]), (APP_INSTANCE_VERSION, instance[1])
+
+
 def _full_ea() -> bytes:
     return struct.pack("<IBBH", 0, 0, 4, 5) + b"NAME\0value"
 
@@ -140,7 +155,7 @@ def target(server: Server) -> Iterator[Target]:
     assert lines <= 40 + 3 * found.hang_ups, f"{lines} lines for {found.hang_ups} hang-ups: more than one for each"
 
 
-COMMANDS = st.integers(0, 21)
+COMMANDS = st.integers(0, 28)
 
 
 def _packed(target: Target, index: int) -> bytearray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from smbd.sharing import CacheClaim, CacheKind, Opened
 from smbd.smb2 import constants as c
 from smbd.smb2 import status
 from smbd.smb2.constants import Command
+from smbd.smb2.dialects import DIALECTS
 from smbd.smb2.messages import create_contexts as contexts
 from smbd.smb2.messages import info
 from smbd.smb2.messages.create import CREATE_RESPONSE
@@ -35,6 +37,7 @@ from tests.wire_client import (
     write_body,
 )
 from tests.workers.house import BOB, House, log_on
+from workers import replay
 from workers.reliable import told_again
 
 ON_ERRANDS_TOO = True
@@ -217,6 +220,75 @@ def test_what_is_not_counted_is_not_counted_down(client: WireClient, house: Hous
     assert (kept.outstanding, kept.outstanding_before) == (0, 0)
 
 
+class Sender:
+    """A client of one open as 3.3.5.2.10 sees it, beside what the server has counted."""
+
+    def __init__(self) -> None:
+        self.opened: Any = SimpleNamespace(
+            usual=0, channel_sequence=0, outstanding=0, outstanding_before=0, turn=1, durability=None
+        )
+        self.line = SimpleNamespace(connection=SimpleNamespace(dialect=DIALECTS[0x0300]))
+        self.sequence = 0
+        self.waiting: list[tuple[Any, int]] = []  # requests, with the number of changes before them
+        self.changes = 0
+
+    def send(self, sequence: int, *, again: bool, modifies: bool, waits: bool) -> bool:
+        """Whether it was let in, as the specification says it is to be."""
+        header = SimpleNamespace(status=sequence, flags=AGAIN if again else 0)
+        request: Any = SimpleNamespace(header=header, line=self.line, counted=0, open=self.opened, has_open=lambda: True)
+        ahead = (sequence - self.sequence) & 0xFFFF
+        before = any(changes < self.changes for _, changes in self.waiting)
+        good = ahead <= 0x7FFF and not (again and before)
+        if good and ahead:
+            self.sequence, self.changes = sequence, self.changes + 1
+        try:
+            replay.verify(request, self.opened, modifies=modifies)
+        except SmbError as error:
+            refused = error.status
+        else:
+            assert good or not modifies
+            if waits:
+                replay.waits(request)
+                if good:
+                    self.waiting.append((request, self.changes))
+            return good
+        assert (refused, good, modifies) == (LATE, False, True)
+        return False
+
+    def end(self, index: int) -> None:
+        if self.waiting:
+            request, _ = self.waiting.pop(index % len(self.waiting))
+            replay.over(request)
+            replay.over(request)  # once more is no more
+
+    def check(self) -> None:
+        now = sum(changes == self.changes for _, changes in self.waiting)
+        counts = now, len(self.waiting) - now
+        assert (self.opened.outstanding, self.opened.outstanding_before) == counts
+        assert self.opened.channel_sequence == self.opened.usual == self.sequence
+
+
+STEPS = st.one_of(
+    st.tuples(st.integers(-3, 3) | st.sampled_from([0x7FFF, 0x8000, -0x7FFF, 30000]), st.booleans(), st.booleans(), st.booleans()),
+    st.integers(0, 99),
+)
+
+
+@given(steps=st.lists(STEPS, max_size=40))
+def test_counts_are_those_of_the_specification(steps: list[Any]) -> None:
+    sender = Sender()
+    for step in steps:
+        if isinstance(step, int):
+            sender.end(step)
+        else:
+            by, again, modifies, waits = step
+            sender.send((sender.sequence + by) & 0xFFFF, again=again, modifies=modifies, waits=waits)
+        sender.check()
+    while sender.waiting:
+        sender.end(0)
+    sender.check()
+
+
 # CREATEs
 
 
@@ -366,9 +438,9 @@ def test_a_create_goes_on_when_its_channel_is_lost(house: House) -> None:
     """smb2.replay.dhv2-pending2: the client asks for the answer on another channel. One without a GUID it could not ask for."""
     holder, client = house.client(), house.client()
     kept = holder.create("file", oplock=BATCH)
-    client.send(Request(Command.CREATE, create_body("file")))
+    (plain,) = client.send(Request(Command.CREATE, create_body("file")))
     (first,) = client.send(Request(Command.CREATE, create_body("file", contexts=[dh2q()])))
-    assert client.receive(first, interim=True).interim
+    assert all(client.receive(one, interim=True).interim for one in (plain, first))
     engine = house.worker_of(client).lines[0].engine
     assert len(engine.waiting) == 2
     engine.abandon()
