@@ -45,8 +45,7 @@ def begin(request: Request, opened: Open) -> None:
 def verify(request: Request, opened: Open, *, modifies: bool) -> None:
     """3.3.5.2.10, for a request that is not a usual one. FILE_NOT_AVAILABLE when it comes too late to change anything."""
     header = request.header
-    if opened.usual == UNHEARD:
-        request.worker.creates.heard(opened)
+    request.worker.creates.heard(opened)
     dialect = request.line.connection.dialect
     if dialect is None or not dialect.smb3:
         return
@@ -126,8 +125,9 @@ class Creates:
 
     def heard(self, opened: Open) -> None:
         """The client knows of its open: to send the CREATE again would be to ask for another one."""
-        self.forget(opened)
-        opened.usual = opened.channel_sequence
+        if opened.usual == UNHEARD:
+            self.forget(opened)
+            opened.usual = opened.channel_sequence
 
     def forget(self, opened: Open) -> None:
         """The open is none that a CREATE may ask for once more: it has ended."""

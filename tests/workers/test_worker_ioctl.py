@@ -12,8 +12,9 @@ from smbd.smb2 import constants as c
 from smbd.smb2 import status
 from smbd.smb2.constants import Command
 from smbd.smb2.messages import file, ioctl, tree
+from smbd.smb2.messages.create import CREATE_RESPONSE
 from srvsvc.messages import CLOSE_PIPE, OPEN_PIPE, OPENED, READ_PIPE, RESULT, TRANSCEIVE_PIPE, WRITE_PIPE
-from tests.wire_client import FileId, Request, Response, WireClient, create_body, ioctl_body
+from tests.wire_client import FileId, Request, Response, WireClient, create_body, ioctl_body, write_body
 from tests.workers.house import House
 from workers.fsctl.copychunk import MAX_CHUNK, MAX_CHUNKS, MAX_DATA
 
@@ -158,6 +159,14 @@ def test_a_pipe_is_opened_written_read_and_closed(house: House, piped: WireClien
     assert response.status == status.BUFFER_OVERFLOW
     assert piped.close(opened).status == status.SUCCESS
     assert closes(house, piped) == 1
+
+
+def test_a_pipe_begins_with_the_channel_sequence_of_its_create(piped: WireClient) -> None:
+    fields = piped.call(Command.CREATE, create_body("srvsvc"), channel_sequence=0x9000).parse(CREATE_RESPONSE)
+    opened = fields.file_id_persistent, fields.file_id_volatile
+    assert piped.call(Command.WRITE, write_body(opened, 0, b"hello"), channel_sequence=0x9000).status == status.SUCCESS
+    assert piped.call(Command.WRITE, write_body(opened, 0, b"hello"), channel_sequence=0x8FFF).status == status.FILE_NOT_AVAILABLE
+    assert piped.close(opened).status == status.SUCCESS
 
 
 def test_what_makes_no_sense_on_a_pipe(piped: WireClient) -> None:

@@ -17,6 +17,7 @@ from smbd.smb2.constants import Command
 from smbd.smb2.dialects import DIALECTS
 from smbd.smb2.messages import create_contexts as contexts
 from smbd.smb2.messages import info
+from smbd.smb2.messages.control import OPLOCK_BREAK
 from smbd.smb2.messages.create import CREATE_RESPONSE
 from smbd.smb2.status import SmbError
 from tests.wire_client import (
@@ -227,6 +228,7 @@ class Sender:
         self.opened: Any = SimpleNamespace(
             usual=0, channel_sequence=0, outstanding=0, outstanding_before=0, turn=1, durability=None
         )
+        self.worker = SimpleNamespace(creates=replay.Creates())
         self.line = SimpleNamespace(connection=SimpleNamespace(dialect=DIALECTS[0x0300]))
         self.sequence = 0
         self.waiting: list[tuple[Any, int]] = []  # requests, with the number of changes before them
@@ -235,7 +237,9 @@ class Sender:
     def send(self, sequence: int, *, again: bool, modifies: bool, waits: bool) -> bool:
         """Whether it was let in, as the specification says it is to be."""
         header = SimpleNamespace(status=sequence, flags=AGAIN if again else 0)
-        request: Any = SimpleNamespace(header=header, line=self.line, counted=0, open=self.opened, has_open=lambda: True)
+        request: Any = SimpleNamespace(
+            header=header, line=self.line, worker=self.worker, counted=0, open=self.opened, has_open=lambda: True
+        )
         ahead = (sequence - self.sequence) & 0xFFFF
         before = any(changes < self.changes for _, changes in self.waiting)
         good = ahead <= 0x7FFF and not (again and before)
@@ -312,6 +316,17 @@ def test_once_it_was_heard_of_it_is_another_one(client: WireClient, house: House
     assert file_id_of(ask(client, flags=AGAIN, oplock=NONE)) == second
     assert client.close(second).status == status.SUCCESS
     assert house.worker_of(client).opens == {}
+
+
+def test_an_acknowledgment_names_the_open_too(house: House) -> None:
+    client, other = house.client(), house.client()
+    first = file_id_of(ask(client))
+    (opening,) = other.send(Request(Command.CREATE, create_body("file")))
+    assert other.receive(opening, interim=True).interim
+    answer = client.call(Command.OPLOCK_BREAK, OPLOCK_BREAK.pack(24, c.OPLOCK_LEVEL_II, 0, 0, *first))
+    assert answer.status == status.SUCCESS
+    assert other.receive(opening).status == status.SUCCESS
+    assert file_id_of(ask(client, flags=AGAIN)) != first
 
 
 def test_the_guid_is_free_again_after_the_end(client: WireClient) -> None:

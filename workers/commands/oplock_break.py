@@ -46,6 +46,7 @@ def acknowledge_oplock(request: Request) -> bytes:
     opened = worker.opens.get(asked.file_id_volatile)
     if opened is None or opened.persistent != asked.file_id_persistent or opened.tree is not request.tree or opened.key is None:
         raise SmbError(status.FILE_CLOSED)
+    worker.creates.heard(opened)
     if asked.oplock_level == OPLOCK_LEVEL_LEASE:
         raise SmbError(status.INVALID_PARAMETER)
     state = STATE_OF_LEVEL.get(asked.oplock_level, ALL_CACHING)

@@ -25,6 +25,7 @@ from smbd.smb2.messages.file import (
 )
 from smbd.smb2.status import SmbError
 from srvsvc import client as srvsvc
+from workers import replay
 from workers.request import Answer, Request
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ async def open_pipe(request: Request, name: str) -> bytes:
         release(worker, handle)  # disconnected meanwhile: nobody would ever close it
         raise SmbError(status.NETWORK_NAME_DELETED)
     opened = worker.new_open(tree)
+    replay.begin(request, opened)
     opened.pipe = handle
     opened.pipe_name = name.removeprefix("\\")
     opened.granted = PIPE_ACCESS
