@@ -66,6 +66,7 @@ class Open:
         "pipe_name",
         "position",
         "session",
+        "told",
         "tree",
         "turn",
         "turns",
@@ -106,6 +107,7 @@ class Open:
         self.lock_sequences: bytearray | None = None
         self.ended = False
         self.lock_waits: set[int] = set()
+        self.told = False  # whether the kernel knows of its locks: see workers.rangelocks
         self.mode = 0
         self.position = 0
         self.enumeration: Enumeration | None = None

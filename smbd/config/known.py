@@ -45,7 +45,7 @@ address, nbt port, ncalrpc dir, netbios aliases, netbios scope, neutralize nt4 e
 nt acl support, nt hash store, nt pipe support, nt status support, ntlm auth, ntp signd socket directory, ntvfs handler, null passwords,
 obey pam restrictions, old password allowed period, oplock break wait time, os level, os2 driver map, pam password change, panic
 action, passdb backend, passdb expand explicit, passwd chat, passwd chat debug, passwd chat timeout, passwd program, password hash gpg key
-ids, password hash userPassword schemes, password server, perfcount module, posix locking, postexec, preexec, preexec close, prefered
+ids, password hash userPassword schemes, password server, perfcount module, postexec, preexec, preexec close, prefered
 master, preferred master, prefork backoff increment, prefork children, prefork maximum backoff, preload, preload modules, preserve case,
 print command, print notify backchannel, print ok, printable, printcap, printcap cache time, printcap name, printer, printer name,
 printing, printjob username, queuepause command, queueresume command, raw NTLMv2 auth, read raw, realm, registry shares, reject md5

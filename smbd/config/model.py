@@ -145,6 +145,7 @@ class Share:
     hide_unreadable: bool = _par(False, values.boolean)
     vfs_objects: tuple[str, ...] = _par(_names(), values.words, "vfs object")
     delete_readonly: bool = _par(False, values.boolean)
+    posix_locking: bool = _par(False, values.boolean)
     follow_symlinks: bool = _par(True, values.boolean)
     oplocks: bool = _par(True, values.boolean)
     durable_handles: bool = _par(True, values.boolean)

@@ -154,6 +154,16 @@ class Locks(Watches):
         cursor = transaction.cursor(db=self._locks)
         self._buckets[bucket] = cursor.set_range(prefix) and cursor.key().startswith(prefix)
 
+    def own_locks(self, key: FileKey, file_id: int) -> list[Range]:
+        """The locks of one open of this process, in the order in which they were granted."""
+        transaction = self._begin()
+        try:
+            raw = transaction.get(lock_key(key), db=self._locks) or b""
+        finally:
+            transaction.abort()
+        owner = (self.slot, self.generation, file_id)
+        return [Range(lock[3], lock[4], bool(lock[5])) for lock in LOCK_ROW.iter_unpack(raw) if lock[:3] == owner]
+
     def has_locks(self, key: FileKey) -> bool:
         """Whether anybody may hold a lock on the file: one byte is read. False is certain."""
         return bool(self._buckets[(key.ino ^ key.dev * 31) % BUCKETS])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 from collections.abc import Iterator
+from typing import BinaryIO
 
 import pytest
 
@@ -10,7 +12,7 @@ from smbd.smb2 import constants as c
 from smbd.smb2 import status
 from smbd.smb2.constants import Command
 from smbd.smb2.messages import create
-from tests.server import Server
+from tests.server import Server, eventually
 from tests.wire_client import Request, Response, WireClient, lock_body, notify_body
 
 SHARED, EXCLUSIVE, UNLOCK, AT_ONCE = 1, 2, 4, 16  # [MS-SMB2] 2.2.26.1
@@ -123,6 +125,36 @@ def test_delete_on_close_waits_for_the_last_open_of_all(server: Server, pair: tu
     assert not (server.share / "last one").exists()
     answer = two.create("last one", disposition=c.FILE_OPEN)
     assert answer.status == status.OBJECT_NAME_NOT_FOUND
+
+
+def test_locks_of_clients_and_of_local_programs_respect_each_other() -> None:
+    with Server(share_settings={"posix locking": "yes"}).running() as server, server.client() as one, server.client() as two:
+        first, second = one.open("seen by all"), two.open("seen by all")
+        with (server.share / "seen by all").open("rb+") as program:
+            assert one.lock(first, (0, 10, EXCLUSIVE | AT_ONCE)).status == status.SUCCESS
+            with pytest.raises(BlockingIOError):
+                fcntl.lockf(program, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, 9)
+            assert one.lock(first, (0, 10, UNLOCK)).status == status.SUCCESS
+            fcntl.lockf(program, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, 9)
+            assert two.lock(second, (9, 1, SHARED | AT_ONCE)).status == status.LOCK_NOT_GRANTED
+            (message_id,) = two.send(Request(Command.LOCK, lock_body(second, (5, 5, EXCLUSIVE))))
+            assert two.receive(message_id, interim=True).interim
+            assert one.lock(first, (5, 5, EXCLUSIVE | AT_ONCE)).status == status.LOCK_NOT_GRANTED
+            fcntl.lockf(program, fcntl.LOCK_UN)
+            assert two.receive(message_id).status == status.SUCCESS
+            assert one.lock(first, (9, 1, SHARED | AT_ONCE)).status == status.LOCK_NOT_GRANTED
+            two.close(second)
+            assert one.lock(first, (9, 1, SHARED | AT_ONCE)).status == status.SUCCESS
+            server.worker_of(one).kill()
+            eventually(lambda: _is_free(program))
+
+
+def _is_free(program: BinaryIO) -> bool:
+    try:
+        fcntl.lockf(program, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def test_a_change_by_one_client_is_told_to_the_other(pair: tuple[WireClient, WireClient]) -> None:

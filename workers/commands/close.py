@@ -11,7 +11,7 @@ from smbd.sharing.messages import LOCK_WAKE, LOCK_WAKE_LAYOUT
 from smbd.smb2.constants import CLOSE_FLAG_POSTQUERY_ATTRIB
 from smbd.smb2.messages.file import CLOSE_RESPONSE, CLOSE_RESPONSE_STRUCTURE_SIZE, CloseRequest
 from smbd.smb2.status import SmbError
-from workers import changes, identity
+from workers import changes, identity, rangelocks
 from workers.commands import pipe
 from workers.doomed import asker
 from workers.request import Answer, Request
@@ -60,6 +60,8 @@ def close_open(worker: Worker, opened: Open) -> None:
     handle = opened.handle
     if handle is None:
         return
+    if opened.told:
+        rangelocks.forget(opened)
     try:
         if opened.written and opened.path is not None:
             worker.breaks.directory_changed(opened.tree, opened.path, opened.parent_key)

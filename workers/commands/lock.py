@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Coroutine
+from functools import partial
 from typing import Any
 
 from smbd.sharing import Operation, Range
@@ -16,11 +17,12 @@ from smbd.smb2.constants import (
 from smbd.smb2.header import HEADER_SIZE
 from smbd.smb2.messages.file import LOCK_ELEMENT, LOCK_REQUEST, LOCK_RESPONSE, LOCK_RESPONSE_STRUCTURE_SIZE, LockElement, LockRequest
 from smbd.smb2.status import SmbError
-from workers import replay
+from workers import rangelocks, replay
 from workers.breaks import woken
 from workers.commands.close import wake
 from workers.loop import Cancelled
 from workers.open import Open
+from workers.patience import may_wait, on_errand
 from workers.request import Answer, Request
 
 RESPONSE = LOCK_RESPONSE.pack(LOCK_RESPONSE_STRUCTURE_SIZE, 0)
@@ -31,7 +33,15 @@ AT_ONCE = tuple(flags | LOCKFLAG_FAIL_IMMEDIATELY for flags in WAITS)
 
 
 def lock(request: Request, body: LockRequest) -> bytes | Coroutine[Any, None, bytes | Answer]:
-    """Lock or unlock byte ranges; a single lock that may wait does so."""
+    """Lock or unlock byte ranges. Where programs beside the server are told, the file system is asked, which may take its time."""
+    if request.tree.share.posix_locking:
+        result: bytes | Coroutine[Any, None, bytes | Answer] = may_wait(change_locks)(request, body)
+        return result
+    return change_locks(request, body)
+
+
+def change_locks(request: Request, body: LockRequest) -> bytes | Coroutine[Any, None, bytes | Answer]:
+    """The same at once; a single lock that may wait does so."""
     opened = request.open
     if opened.is_directory or opened.key is None:
         raise SmbError(status.INVALID_PARAMETER)
@@ -74,6 +84,8 @@ def unlock(request: Request, elements: list[LockElement]) -> bytes:
     if not good:
         raise SmbError(status.INVALID_PARAMETER)
     ranges = [Range(element.offset, element.length) for element in elements[:good]]
+    if opened.told:
+        rangelocks.give_back(worker, opened, ranges)
     done = worker.sharing.unlock(opened.key, opened.persistent, ranges)
     wake(worker, done.wake)
     if not done.complete:
@@ -91,17 +103,25 @@ def lock_all(request: Request, elements: list[LockElement]) -> bytes | Coroutine
         if len(elements) > 1 and element.flags not in AT_ONCE:
             raise SmbError(status.INVALID_PARAMETER)
     ranges = [Range(element.offset, element.length, bool(element.flags & LOCKFLAG_EXCLUSIVE_LOCK)) for element in elements]
+    if elements[0].flags in AT_ONCE:
+        if not grant(request, ranges):
+            raise SmbError(status.LOCK_NOT_GRANTED)
+        return RESPONSE
+    waiter = request.worker.next_id()
+    return RESPONSE if grant(request, ranges, waiter) else wait_for(request, ranges, waiter)
+
+
+def grant(request: Request, ranges: list[Range], waiter: int = 0) -> bool:
+    """Lock all of ``ranges``, or none and say False; LOCK_NOT_GRANTED where another client stands against it and nobody waits."""
     worker, opened = request.worker, request.open
     assert opened.key is not None
-    if elements[0].flags in AT_ONCE:
-        worker.sharing.lock(opened.key, opened.persistent, ranges)
-        worker.breaks.data_changed(opened, Operation.LOCK)
-        return RESPONSE
-    waiter = worker.next_id()
-    if worker.sharing.lock(opened.key, opened.persistent, ranges, waiter):
-        worker.breaks.data_changed(opened, Operation.LOCK)
-        return RESPONSE
-    return wait_for(request, ranges, waiter)
+    if not worker.sharing.lock(opened.key, opened.persistent, ranges, waiter):
+        return False
+    if request.tree.share.posix_locking and not rangelocks.take(worker, opened, ranges):
+        wake(worker, worker.sharing.unlock(opened.key, opened.persistent, ranges).wake)
+        return False
+    worker.breaks.data_changed(opened, Operation.LOCK)
+    return True
 
 
 async def wait_for(request: Request, ranges: list[Range], waiter: int) -> bytes:
@@ -117,8 +137,8 @@ async def wait_for(request: Request, ranges: list[Range], waiter: int) -> bytes:
             await woken(worker, waiter)
             if worker.opens.get(opened.volatile) is not opened:
                 raise SmbError(status.RANGE_NOT_LOCKED)  # what Windows answers when the file is closed under a waiting lock
-            if worker.sharing.lock(key, opened.persistent, ranges, waiter):
-                worker.breaks.data_changed(opened, Operation.LOCK)
+            again = partial(grant, request, ranges, waiter)
+            if await on_errand(request, again) if request.tree.slow and opened.told else again():
                 return RESPONSE
     except (Cancelled, SmbError):
         worker.sharing.cancel_wait(key, waiter)

@@ -424,6 +424,27 @@ class PosixHandle:
                 self.pwrite(_ZEROES[: offset + length - at], at)
         times.stay(self)
 
+    def lock_range(self, offset: int, length: int, exclusive: bool) -> None:
+        length = min(length, MAX_OFFSET - offset)
+        if length <= 0:  # 0 would be "to the end"
+            return
+        try:
+            # A descriptor that cannot write cannot keep others from reading either: the weaker lock is better than none.
+            files.lock_range(self.fd, offset, length, exclusive=exclusive and self._writable)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF):
+                raise
+
+    def unlock_range(self, offset: int, length: int) -> None:
+        length = min(length, MAX_OFFSET - offset)
+        if length <= 0:
+            return
+        try:
+            files.unlock_range(self.fd, offset, length)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF):
+                raise
+
     def allocated_ranges(self, offset: int, length: int) -> list[tuple[int, int]]:
         length = min(length, files.fstat(self.fd).st_size - offset)
         if length <= 0:

@@ -192,6 +192,14 @@ class Handle(Protocol):
     def zero_range(self, offset: int, length: int) -> None:
         """FSCTL_SET_ZERO_DATA: never beyond the end of file; deallocates when the file is sparse."""
 
+    def lock_range(self, offset: int, length: int, exclusive: bool) -> None:
+        """A lock that other programs see, in place of what this handle has there. BlockingIOError when one of them stands against it.
+
+        Nothing happens where the kernel knows no such lock: in named streams, beyond its largest offset, on systems that have none.
+        """
+
+    def unlock_range(self, offset: int, length: int) -> None: ...
+
     def allocated_ranges(self, offset: int, length: int) -> list[tuple[int, int]]:
         """(offset, length) pairs inside the window asked for."""
 

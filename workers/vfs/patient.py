@@ -135,6 +135,12 @@ class PatientHandle:
     def zero_range(self, offset: int, length: int) -> None:
         away(self.below.zero_range, offset, length)
 
+    def lock_range(self, offset: int, length: int, exclusive: bool) -> None:
+        away(self.below.lock_range, offset, length, exclusive)
+
+    def unlock_range(self, offset: int, length: int) -> None:
+        away(self.below.unlock_range, offset, length)
+
     def allocated_ranges(self, offset: int, length: int) -> list[tuple[int, int]]:
         return away(self.below.allocated_ranges, offset, length)
 

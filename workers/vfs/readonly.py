@@ -159,6 +159,12 @@ class ReadOnlyHandle:
     def zero_range(self, offset: int, length: int) -> None:
         refuse(offset, length)
 
+    def lock_range(self, offset: int, length: int, exclusive: bool) -> None:
+        self.below.lock_range(offset, length, exclusive)
+
+    def unlock_range(self, offset: int, length: int) -> None:
+        self.below.unlock_range(offset, length)
+
     def allocated_ranges(self, offset: int, length: int) -> list[tuple[int, int]]:
         return self.below.allocated_ranges(offset, length)
 

@@ -195,6 +195,12 @@ class StreamHandle:
         while offset < end:
             offset += self.pwrite(_ZEROES[: end - offset], offset)
 
+    def lock_range(self, offset: int, length: int, exclusive: bool) -> None:
+        pass
+
+    def unlock_range(self, offset: int, length: int) -> None:
+        pass
+
     def allocated_ranges(self, offset: int, length: int) -> list[tuple[int, int]]:
         length = min(length, self._size() - offset)
         return [(offset, length)] if length > 0 else []
