@@ -249,8 +249,8 @@ class Breaks:
     def arrived(self, message: Message) -> None:
         """Another worker's client wants what ours caches."""
         notice = OPLOCK_BREAK_LAYOUT.unpack(message.payload)
-        # The slot may have another process by now; a FileId names the process too.
-        if notice.file_id >> 32 == self._worker.file_id_base >> 32:
+        # The slot may have another process by now.
+        if notice.generation == self._worker.generation & 0xFFFF:
             self._tell(notice)
         if message.id:
             self._worker.mailbox.answer(message, STATUS_ANSWER.pack(status.SUCCESS))

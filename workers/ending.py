@@ -14,6 +14,7 @@ from smbd.smb2 import status
 from smbd.smb2.status import SmbError
 from workers import identity
 from workers.commands.close import close_open
+from workers.leaving import leave_opens
 from workers.loop import Completion
 from workers.patience import errand, in_turn
 from workers.session import State
@@ -27,13 +28,13 @@ if TYPE_CHECKING:
     from workers.worker import Worker
 
 
-def end_session(worker: Worker, session: Session) -> list[Completion[None]]:
-    """Close what the session has and forget it."""
+def end_session(worker: Worker, session: Session, *, lost: bool = False) -> list[Completion[None]]:
+    """Close what the session has and forget it. ``lost``: of its connection; then opens that outlive that are left to be reclaimed."""
     worker.sessions.pop(session.session_id, None)
     for line in session.channels:
         line.connection.channels.pop(session.session_id, None)
     session.channels.clear()
-    waits = [done for tree in list(session.trees.values()) if (done := end_tree(worker, tree)) is not None]
+    waits = [done for tree in list(session.trees.values()) if (done := end_tree(worker, tree, lost=lost)) is not None]
     if session.state is not State.IN_PROGRESS:
         worker.sharing.remove_session(session.session_id)
         worker.row.add("sessions", -1)
@@ -41,11 +42,13 @@ def end_session(worker: Worker, session: Session) -> list[Completion[None]]:
     return waits
 
 
-def end_tree(worker: Worker, tree: TreeConnect) -> Completion[None] | None:
-    """Close the opens of a tree connect and forget it."""
+def end_tree(worker: Worker, tree: TreeConnect, *, lost: bool = False) -> Completion[None] | None:
+    """Close the opens of a tree connect and forget it. ``lost``: as above."""
     tree.session.trees.pop(tree.tree_id, None)
     worker.sharing.remove_tree(tree.session.session_id, tree.tree_id)
     worker.row.add("tree_connects", -1)
+    if lost:
+        leave_opens(worker, tree)
     if tree.slow:
         return _spawn(worker, _end_tree_later(worker, tree))
     if tree.identity is not None:

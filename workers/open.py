@@ -52,6 +52,7 @@ class Open:
         "in_flight",
         "is_directory",
         "key",
+        "left",
         "lock_sequences",
         "lock_waits",
         "mode",
@@ -106,6 +107,7 @@ class Open:
         self.outstanding_before = 0  # of earlier turns
         self.lock_sequences: bytearray | None = None
         self.ended = False
+        self.left = False  # its connection is lost; in the shared state it is its client's to reclaim
         self.lock_waits: set[int] = set()
         self.told = False  # whether the kernel knows of its locks: see workers.rangelocks
         self.mode = 0

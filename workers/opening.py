@@ -52,10 +52,12 @@ from workers import access, changes
 from workers.breaks import NOTHING, Blocked, of_directory
 from workers.commands.close import close_open, settle
 from workers.instance import take_over
+from workers.leaving import call_janitor
 from workers.reliable import ORDINARY, Wanted, claim_of, grant
 from workers.vfs.interface import NewFile
 
 if TYPE_CHECKING:
+    from smbd.config import Share
     from workers.open import Open
     from workers.request import Request
     from workers.tree import TreeConnect
@@ -188,14 +190,13 @@ def _mind_readonly(handle: Handle, wish: Wish, granted: int, may_be_deleted: boo
 
 def claim(worker: Worker, opened: Open, handle: Handle, wish: Wish, granted: int) -> None:
     """Enter the open into the shared state; SHARING_VIOLATION, DELETE_PENDING and the like come from there."""
-    share = opened.tree.share
     opened.handle = handle
     opened.key = FileKey(*handle.key)
     opened.path = handle.path
     opened.is_directory = handle.directory and not handle.stream
     opened.granted = granted
     opened.parent_key = wish.cache.parent_key
-    opened.write_through = share.sync_always or (bool(wish.options & FILE_WRITE_THROUGH) and share.strict_sync)
+    opened.write_through = writes_through(opened.tree.share, wish.options)
     if wish.wanted.app is not None:
         take_over(worker, opened.tree, opened.key, wish)
     if wish.options & FILE_DELETE_ON_CLOSE:
@@ -208,10 +209,17 @@ def claim(worker: Worker, opened: Open, handle: Handle, wish: Wish, granted: int
         return
     done = worker.sharing.open(opened.key, _record(worker, opened, handle, wish))
     worker.breaks.send(done.notices)
+    if done.doomed:
+        call_janitor(worker)
     if done.wait:
         raise Blocked(opened.key, wish.waiter_id)
     opened.cache = done
     grant(opened, wish.wanted)
+
+
+def writes_through(share: Share, options: int) -> bool:
+    """Whether a WRITE is answered when it is on the disk."""
+    return share.sync_always or (bool(options & FILE_WRITE_THROUGH) and share.strict_sync)
 
 
 def _disturbs_nobody(worker: Worker, opened: Open, wish: Wish) -> bool:
@@ -263,7 +271,7 @@ def _record(worker: Worker, opened: Open, handle: Handle, wish: Wish) -> OpenCla
         waiter_id=wish.waiter_id,
         deadline=worker.breaks.deadline(),
         again=wish.again,
-        durable=None if wish.wanted is ORDINARY else claim_of(wish.wanted, tree, wish.options),
+        durable=None if wish.wanted is ORDINARY else claim_of(wish.wanted, tree, wish.options, handle),
     )
 
 

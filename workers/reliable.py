@@ -14,6 +14,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pools.layout import WireError
+from pools.port import files
 from smbd.sharing import CacheClaim, CacheKind, DurableClaim, Lasting, Opened
 from smbd.sharing.caching import HANDLE
 from smbd.sharing.values import NO_GUID
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from smbd.smb2.dialects import Dialect
     from workers.open import Open
     from workers.tree import TreeConnect
+    from workers.vfs.interface import Handle
 
 DURABLE_TIMEOUT: Final = 16 * 60_000
 """Milliseconds for which an open of the first version is kept, whose request names no time: what Windows and Samba give."""
@@ -155,7 +157,13 @@ def _app_instance(found: Found, dialect: Dialect) -> AppInstance | None:
     return AppInstance(asked.app_instance_id, (number.app_instance_version_high, number.app_instance_version_low))
 
 
-def claim_of(wanted: Wanted, tree: TreeConnect, options: int) -> DurableClaim | None:
+def birth_of(handle: Handle) -> int:
+    """The file's own time of birth, in ns; 0 where its file system keeps none."""
+    st = files.stat_fd(handle.fd)
+    return st.btime * 1_000_000_000 + st.btime_ns
+
+
+def claim_of(wanted: Wanted, tree: TreeConnect, options: int, handle: Handle) -> DurableClaim | None:
     """What the shared state is to keep of an open, of which it grants what there is reason for; ``options``: the CreateOptions."""
     app = wanted.app
     lasting = 0
@@ -174,7 +182,8 @@ def claim_of(wanted: Wanted, tree: TreeConnect, options: int) -> DurableClaim | 
         high,
         low,
         str(tree.session.require_token().user_sid),
-        options=options,
+        birth_of(handle),
+        options,
     )
 
 

@@ -35,6 +35,7 @@ from smbd.sharing.messages import (
     LOCK_WAKE_LAYOUT,
     NOTIFY,
     OPLOCK_BREAK,
+    PREVIOUS_SESSION,
     STATUS_ANSWER,
     unpack_notify,
 )
@@ -189,10 +190,11 @@ def _route(worker: Worker, mailbox: Mailbox, unpack: Callable[[bytes | memoryvie
         worker.notices.deliver(fixed.watch_id, fixed.action, name, new_name)
 
     def close_session(message: Message) -> None:
-        session = worker.sessions.get(CLOSE_SESSION_LAYOUT.unpack(message.payload).session_id)
+        asked = CLOSE_SESSION_LAYOUT.unpack(message.payload)
+        session = worker.sessions.get(asked.session_id)
         if session is not None:
             worker.cancel_session(session.session_id)
-            end_session(worker, session)
+            end_session(worker, session, lost=asked.reason == PREVIOUS_SESSION)
         code = status.SUCCESS if session is not None else status.USER_SESSION_DELETED
         mailbox.answer(message, STATUS_ANSWER.pack(code))
 

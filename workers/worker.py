@@ -101,6 +101,7 @@ class Worker:
         self.log = logging.getLogger("millpond.worker")
         self.mailbox: Mailbox
         self.title: Callable[[str], None] = port.processes.set_title  # by which the system shows who is served
+        self.stopping = False  # with the whole server
         self.ended = False  # the loop is to be left
         self.closed = False  # everything was given back
         self.lines: list[Line] = []
@@ -108,7 +109,8 @@ class Worker:
         self.client_guid = bytes(16)  # the same on all lines
         self.notices = Notices(self)
         self.breaks = Breaks(self)
-        self.file_id_base = (slot & 0xFFFF) << 48 | (generation & 0xFFFF) << 32
+        # Unique among the state's processes, and the era keeps it apart from what an earlier server gave to clients that may come back.
+        self.file_id_base = (((slot & 0xFFFF) << 16 | (generation & 0xFFFF)) ^ sharing.era) << 32
         self.sessions: dict[int, Session] = {}
         self.opens: dict[int, Open] = {}
         self.creates = Creates()
@@ -156,7 +158,7 @@ class Worker:
         for session in list(self.sessions.values()):
             if session.channels.pop(line, None) is not None and not session.channels:
                 self.cancel_session(session.session_id)
-                end_session(self, session)
+                end_session(self, session, lost=True)
 
     def cancel_session(self, session_id: int) -> None:
         """The session ends: every request of it that waits is cancelled, on whatever line it came."""
@@ -210,6 +212,7 @@ class Worker:
 
     def drain(self) -> None:
         """The server stops: no new requests are read; what is under way is answered, as far as it needs no client, then the end."""
+        self.stopping = True
         for line in self.lines:
             line.draining = True
             line.rewatch()
@@ -233,7 +236,7 @@ class Worker:
         self.closed = True
         for line in self.lines:
             line.stop_traffic()
-        waits = [done for session in list(self.sessions.values()) for done in end_session(self, session)]
+        waits = [done for session in list(self.sessions.values()) for done in end_session(self, session, lost=True)]
         if not self.loop.turn_until(lambda: all(done.done for done in waits), CLOSING):
             self.log.warning("%s: a disk does not answer; what is open there is left as it is", self.client_address)
         for line in self.lines:

@@ -53,6 +53,18 @@ class Janitor:
         """Whoever is gone: at the start, and now and then in case a word was missed."""
         self._settle(self._sharing.sweep_dead(), "the dead")
 
+    def sweep_closing(self) -> None:
+        """Disconnected opens have ended."""
+        self._settle(self._sharing.sweep_closing(), "disconnected opens")
+
+    def scavenge(self, per_user: int, in_all: int) -> None:
+        """End disconnected opens whose time is over, or of which there are too many."""
+        ended = self._sharing.overdue() or self._sharing.surplus(per_user, in_all)
+        if ended:
+            log.info("%d disconnected opens end", len(ended))
+            self.wake(self._sharing.end_disconnected(ended))
+            self.sweep_closing()
+
     def _settle(self, swept: Swept, whose: str) -> None:
         if any(swept):
             log.info(

@@ -21,13 +21,14 @@ from smbd.child import READY, SHARING_DIRECTORY, Child
 from smbd.config import Config
 from smbd.config_messages import unpack_config
 from smbd.sharing import Doomed, FileKey, Sharing, prepare
-from smbd.sharing.messages import NOTIFY, unpack_notify
+from smbd.sharing.messages import NOTIFY, SWEEP, unpack_notify
 
 log = logging.getLogger("millpond.broker")
 
 STATE_SIZES = (64 << 20, 32 << 20, 16 << 20, 8 << 20)
 """Bytes of shared state: as much as the tmpfs has room for. 64 MiB hold about 100,000 opens."""
 SWEEP_EVERY = 60.0
+SCAVENGE_EVERY = 1.0
 WATCH_EVERY = 1.0
 
 Remover = Callable[[Config, Doomed], FileKey | None]
@@ -40,7 +41,7 @@ def main(child: Child, remover: Remover) -> None:
     row = child.counters.row(child.slot)
     sharing = Sharing(directory, child.slot, child.generation, row.words[TXN_SINCE : TXN_SINCE + 1], child.counters.is_alive)
     broker = Broker(child, sharing, remover)
-    service = Service(Endpoint(child.hub), {PEER_DIED: broker.peer_died, RELOAD: broker.reload, NOTIFY.number: broker.announced}, row)
+    service = Service(Endpoint(child.hub), broker.handlers, row)
     broker.serve(service)
 
 
@@ -66,6 +67,12 @@ class Broker:
         self._sharing = sharing
         self._remover = remover
         self._janitor: Janitor
+        self.handlers = {
+            PEER_DIED: self.peer_died,
+            RELOAD: self.reload,
+            NOTIFY.number: self.announced,
+            SWEEP.number: lambda _message: self._janitor.sweep_closing(),
+        }
         self._watcher: Watcher
 
     def serve(self, service: Service) -> None:
@@ -78,6 +85,7 @@ class Broker:
         self._watcher = Watcher(self._sharing, service, self._config, self._own_pids)
         self._janitor.sweep_dead()
         service.every(SWEEP_EVERY, self._janitor.sweep_dead)
+        service.every(SCAVENGE_EVERY, self.scavenge)
         service.every(WATCH_EVERY, self._watcher.refresh)
         service.send(MASTER, READY.number)
         try:
@@ -90,6 +98,10 @@ class Broker:
         """PEER_DIED: sweep after it."""
         peer = PEER.unpack(message.payload)
         self._janitor.sweep(peer.slot, peer.generation)
+
+    def scavenge(self) -> None:
+        """[MS-SMB2] 3.3.6.2: end the disconnected opens whose time is over, and those that killed workers have left beyond the limits."""
+        self._janitor.scavenge(self._config.max_disconnected_opens_per_user, self._config.max_disconnected_opens)
 
     def reload(self, message: Message) -> None:
         """RELOAD: other shares, other folders."""

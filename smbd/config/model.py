@@ -229,6 +229,8 @@ class Config:
     session_setup_timeout: float = _par(45.0, values.seconds(1))
     pdu_timeout: float = _par(30.0, values.seconds(1))
     oplock_break_timeout: float = _par(35.0, values.seconds(0.1))
+    max_disconnected_opens: int = _par(16384, values.whole())
+    max_disconnected_opens_per_user: int = _par(4096, values.whole())
     stop_timeout: float = _par(10.0, values.seconds())
     server_mode: str = _par("forked", values.choice({word: word for word in ("forked", "threaded")}))
     pool_mode: str = _par("dynamic", values.choice({word: word for word in ("dynamic", "static", "malloc")}))

@@ -4,8 +4,8 @@ Owns: numbers, priorities and layouts of what workers (and services that close a
 Invariant: each payload is a layout plus at most two counted strings; a receiver that does not know the id it is told ignores the message,
 because the thing it named has ended meanwhile.
 
-LOCK_WAKE and NOTIFY want no answer, nor does an OPLOCK_BREAK without an id. Others, CLOSE_FILE and CLOSE_SESSION are answered by
-kind + 1 with STATUS_ANSWER when the work is done.
+LOCK_WAKE, NOTIFY and SWEEP (to the broker: a disconnected open has ended and may have left something to be deleted) want no answer, nor
+does an OPLOCK_BREAK without an id. Others, CLOSE_FILE and CLOSE_SESSION are answered by kind + 1 with STATUS_ANSWER when the work is done.
 """
 
 from __future__ import annotations
@@ -19,6 +19,10 @@ from smbd.sharing.values import Notice
 
 _WORKERS = frozenset({"worker"})
 _CLOSERS = frozenset({"worker", "srvsvc", "broker", "master"})
+ADMINISTRATOR = 0
+PREVIOUS_SESSION = 1
+"""Reasons of a CLOSE_SESSION; the second: its client has come back, and its opens may be preserved ([MS-SMB2] 3.3.5.5.3)."""
+
 _WAKERS = frozenset({"worker", "broker"})
 
 MAX_NOTIFY = 32 << 10
@@ -32,9 +36,10 @@ CLOSE_FILE = Kind(0x0508, "close_file", 3, 0, 64, _CLOSERS)
 CLOSE_FILE_ANSWER = Kind(0x0509, "close_file_answer", 3, 0, 64, _WORKERS)
 CLOSE_SESSION = Kind(0x050A, "close_session", 1, 0, 64, _CLOSERS)
 CLOSE_SESSION_ANSWER = Kind(0x050B, "close_session_answer", 1, 0, 64, _WORKERS)
+SWEEP = Kind(0x050C, "sweep", 0, 0, 0, _WORKERS)
 
 KINDS: tuple[Kind, ...] = (
-    NOTIFY, LOCK_WAKE, OPLOCK_BREAK, OPLOCK_BREAK_ANSWER, CLOSE_FILE, CLOSE_FILE_ANSWER, CLOSE_SESSION, CLOSE_SESSION_ANSWER,
+    NOTIFY, LOCK_WAKE, OPLOCK_BREAK, OPLOCK_BREAK_ANSWER, CLOSE_FILE, CLOSE_FILE_ANSWER, CLOSE_SESSION, CLOSE_SESSION_ANSWER, SWEEP,
 )  # fmt: skip
 
 
@@ -62,6 +67,7 @@ class OplockBreak(NamedTuple):
     """The cache of an open or, when ``lease`` is 1, of a lease goes from ``current`` to ``state`` (bits of 2.2.13.2.8).
 
     ``acknowledge`` 1: the client is to say so before ``deadline``, ns of the machine's monotonic clock. ``file_id``: an open of it.
+    ``generation``: the low bits of its process's, for the slot may have another one by now.
     """
 
     file_id: U64
@@ -71,7 +77,7 @@ class OplockBreak(NamedTuple):
     state: U8
     lease: U8
     acknowledge: U8
-    reserved: U16
+    generation: U16
     lease_key: Raw16
 
 
@@ -82,7 +88,7 @@ class CloseFile(NamedTuple):
 
 
 class CloseSession(NamedTuple):
-    """End one session as if its client had logged off. ``reason``: 0 administrator, 1 previous session."""
+    """End one session: as if its client had logged off, or as if its connection were lost. ``reason``: who wants it, as below."""
 
     session_id: U64
     reason: U32
@@ -109,10 +115,9 @@ def pack_break(notice: Notice) -> bytes:
 
 def break_of(notice: Notice) -> OplockBreak:
     """What the holder's worker is to know of a break."""
-    acknowledge = int(bool(notice.deadline))
-    return OplockBreak(
-        notice.file_id, notice.deadline, notice.epoch, notice.current, notice.state, int(notice.lease), acknowledge, 0, notice.lease_key
-    )
+    acknowledge, generation = int(bool(notice.deadline)), notice.generation & 0xFFFF
+    states = notice.epoch, notice.current, notice.state
+    return OplockBreak(notice.file_id, notice.deadline, *states, int(notice.lease), acknowledge, generation, notice.lease_key)
 
 
 def pack_notify(watch_id: int, action: int, name: str, new_name: str = "") -> bytes:

@@ -223,6 +223,7 @@ class OpenRow(NamedTuple):
     locks: int = 0
     cache_kind: int = 0
     cache_state: int = 0
+    lease_key: bytes = NO_GUID
 
 
 class Durable(NamedTuple):

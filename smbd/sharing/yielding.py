@@ -120,7 +120,7 @@ def open_row(row_key: bytes, raw: bytes) -> OpenRow:
     share, path, stream, user = unpack_strings(raw, OPEN_STATE.size, 4)
     return OpenRow(
         FileKey(at.dev, at.ino, stream), at.slot, at.generation, at.file_id, row.access, row.share_access, row.flags,
-        row.session_id, row.tree_id, row.opened, row.uid, row.gid, share, path, user, 0, row.kind, row.cache,
+        row.session_id, row.tree_id, row.opened, row.uid, row.gid, share, path, user, 0, row.kind, row.cache, row.lease_key,
     )  # fmt: skip
 
 

@@ -244,8 +244,11 @@ class House:
     def end(self) -> None:
         """Close every worker and see that each gave back every buffer."""
         for worker in self.workers.values():
+            worker.stopping = True
             worker.close()
             worker.loop.close()
+        if self.sharing is not None:
+            self.sharing.end_disconnected([row.file_id for row in self.sharing.opens()])
         identity.assume(self._identity)
         os.umask(self._umask)
         if self.sharing is not None:

@@ -116,7 +116,7 @@ def test_a_break_for_an_earlier_process_of_the_slot_is_nobodys(house: House, cli
     worker, mail = house.worker_of(client), house.mail_of(client)
     answers: list[Message] = []
     mail.answer = lambda message, payload=b"": answers.append(message)  # type: ignore[attr-defined]
-    stale = notice._replace(file_id=notice.file_id ^ 1 << 32, lease=lease)
+    stale = notice._replace(generation=notice.generation + 1, lease=lease)
     queued = worker.lines[0].sender.backlog
     worker.breaks.arrived(Message(OPLOCK_BREAK.number, 17, 1, 5, OPLOCK_BREAK_LAYOUT.pack(*stale)))
     assert worker.lines[0].sender.backlog == queued

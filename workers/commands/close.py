@@ -65,7 +65,7 @@ def close_open(worker: Worker, opened: Open) -> None:
     try:
         if opened.written and opened.path is not None:
             worker.breaks.directory_changed(opened.tree, opened.path, opened.parent_key)
-        if opened.key is not None and opened.glance is None:
+        if opened.key is not None and opened.glance is None and not opened.left:
             _end_claim(worker, opened, opened.key)
     finally:
         opened.handle = None

@@ -11,10 +11,12 @@ from smbd.smb2.constants import (
     FILE_CREATE_TREE_CONNECTION,
     FILE_CREATED,
     FILE_DIRECTORY_FILE,
+    FILE_OPEN,
     FILE_OPEN_BY_FILE_ID,
     FILE_OPENED,
     FILE_RESERVE_OPFILTER,
     IMPERSONATION_DELEGATE,
+    OPLOCK_LEVEL_LEASE,
 )
 from smbd.smb2.dtyp import SecurityDescriptor
 from smbd.smb2.fscc import lists
@@ -29,6 +31,7 @@ from workers.commands import pipe
 from workers.commands.close import close_open
 from workers.open import Open
 from workers.opening import Wish, check_disposition, open_file
+from workers.reconnect import Asked, reclaim
 from workers.reliable import Kind, Reconnect
 from workers.request import Answer, Request
 from workers.vfs import snapnames
@@ -53,7 +56,7 @@ def create(request: Request, body: CreateRequest) -> bytes | Coroutine[Any, None
     found = read_contexts(request, body)
     again = reliable.reconnect_of(found) if found else None
     if again is not None:
-        return reconnect(request, again, found)  # 3.3.5.9.7, .12: whatever else the request says
+        return reconnect(request, body, again, found)  # 3.3.5.9.7, .12: whatever else the request says
     _check_impersonation(body)
     wish = read_wish(request, body, found)
     if len(request.worker.opens) >= request.worker.config.max_open_files:
@@ -105,9 +108,21 @@ def read_contexts(request: Request, body: CreateRequest) -> reliable.Found:
     return reliable.known(contexts.parse_chain(chain), dialect)
 
 
-def reconnect(request: Request, again: Reconnect, found: reliable.Found) -> bytes:
-    """An open whose connection was lost, asked for on another one."""
-    raise SmbError(status.OBJECT_NAME_NOT_FOUND)  # no handle outlives its connection yet
+def reconnect(request: Request, body: CreateRequest, again: Reconnect, found: Contexts) -> bytes:
+    """An open whose connection was lost, asked for on another one: nothing else of the request counts but its name and its lease."""
+    name = request.variable(body.name_offset, body.name_length, NAME_MINIMUM)
+    lease = found.get(contexts.REQUEST_LEASE)
+    # Clients name the lease and leave the level at none.
+    cache = cache_claim(request, "", body.requested_oplock_level if lease is None else OPLOCK_LEVEL_LEASE, lease)
+    wish = Wish(Path(), 0, 0, FILE_OPEN, 0, 0, cache=cache)
+
+    def answer(opened: Open) -> bytes:
+        replay.begin(request, opened)
+        if request.chain is not None:
+            request.chain.open = opened
+        return respond(request, opened, FILE_OPENED, (wish, found))
+
+    return reclaim(request, Asked(again, name, cache), answer)
 
 
 def open_and_respond(request: Request, wish: Wish, found: Contexts) -> bytes:

@@ -15,10 +15,10 @@ RESPONSE = LOGOFF_RESPONSE.pack(LOGOFF_STRUCTURE_SIZE, 0)
 
 
 def logoff(request: Request, body: LogoffRequest) -> bytes | Coroutine[Any, None, bytes]:
-    """End the session, its tree connects and opens; requests of it that wait are answered first."""
+    """End the session, its tree connects and opens; requests of it that wait are answered first. Durable opens are preserved."""
     session, worker = request.session, request.worker
     worker.cancel_session(session.session_id)
-    waits = end_session(worker, session)
+    waits = end_session(worker, session, lost=True)
     return patiently(request, _when_closed(waits)) if waits else RESPONSE
 
 

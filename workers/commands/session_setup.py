@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from authd import client as authd
 from authd.messages import MAX_TOKEN
 from pools.queue import AskError
-from smbd.sharing.messages import CLOSE_SESSION, CLOSE_SESSION_LAYOUT
+from smbd.sharing.messages import CLOSE_SESSION, CLOSE_SESSION_LAYOUT, PREVIOUS_SESSION
 from smbd.smb2 import status
 from smbd.smb2.constants import (
     NEGOTIATE_SIGNING_REQUIRED,
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 TOKEN_MINIMUM = HEADER_SIZE + SESSION_SETUP_REQUEST.size
 TOKEN_AT = HEADER_SIZE + SESSION_SETUP_RESPONSE.size
-PREVIOUS_SESSION = 1  # reason of a CLOSE_SESSION
 PATIENCE = 5.0  # seconds for another worker to end a previous session
 
 
@@ -188,7 +187,7 @@ async def _end_previous(request: Request, previous: int, session: Session) -> No
         old = worker.sessions.get(previous)
         if old is not None:
             worker.cancel_session(previous)
-            end_session(worker, old)
+            end_session(worker, old, lost=True)
         return
     try:
         payload = CLOSE_SESSION_LAYOUT.pack(previous, PREVIOUS_SESSION)
