@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from pools.layout import Layout, WireError
 from pools.pool import PoolExhausted
 from smbd.smb2 import status
-from smbd.smb2.constants import FLAGS_RELATED_OPERATIONS, FLAGS_REPLAY_OPERATION, RELATED_ID
+from smbd.smb2.constants import FLAGS_RELATED_OPERATIONS, FLAGS_REPLAY_OPERATION
 from smbd.smb2.header import ERROR_CONTEXT, HEADER_SIZE, error_body
 from smbd.smb2.status import SmbError
 from workers import identity
@@ -38,7 +38,8 @@ class Row(NamedTuple):
     """What one command needs before its handler runs. ``file_id`` is the offset of FileId in the body, None when it has none.
 
     ``structure_size`` 0: the handler tells forms apart itself. ``access``: the open must have at least one of these rights.
-    ``optional_open``: FileId may be all ones (some FSCTLs). ``modifies``: it is refused when it was overtaken by the loss of its channel.
+    ``optional_open``: FileId may be of no open; the handler sees to it (some FSCTLs). ``modifies``: it is refused when it was overtaken by
+    the loss of its channel.
     """
 
     name: str
@@ -147,10 +148,10 @@ def resolve_open(row: Row, request: Request, chain: Chain | None) -> None:
     elif chain is not None and status.is_error(chain.status):
         raise SmbError(chain.status)
     else:
-        if row.optional_open and persistent == volatile == RELATED_ID:
-            return
         found = request.worker.opens.get(volatile)
         if found is None or found.persistent != persistent:
+            if row.optional_open:
+                return
             raise SmbError(status.FILE_CLOSED)
     if request.worker.opens.get(found.volatile) is not found or found.tree is not request.tree:
         raise SmbError(status.FILE_CLOSED)

@@ -16,6 +16,7 @@ from smbd.sharing.values import Deletion
 from smbd.smb2.names import Path
 from workers import identity
 from workers.identity import Identity
+from workers.vfs.interface import Handle, LinkMet
 from workers.vfs.posix import PosixVfs
 
 
@@ -40,17 +41,26 @@ def remove(config: Config, item: Doomed) -> FileKey:
 def _unlink(vfs: PosixVfs, item: Doomed) -> FileKey:
     stream = item.key.stream if item.delete is Deletion.STREAM else ""
     path = Path(tuple(item.path.split("/")), stream)
-    handle, parent = vfs.open(path), None
+    for itself in (False, True):  # a symlink may have been what was open, or where it led
+        try:
+            handle = vfs.open(path, itself)
+        except LinkMet:
+            continue
+        try:
+            if handle.key[:2] == item.key[:2]:
+                return _unlink_known(vfs, path, handle)
+        finally:
+            handle.close()
+    raise FileNotFoundError(errno.ENOENT, "another file has this name now", item.path)
+
+
+def _unlink_known(vfs: PosixVfs, path: Path, handle: Handle) -> FileKey:
+    parent = vfs.open(path.parent)
     try:
-        parent = vfs.open(path.parent)
-        if handle.key[:2] != item.key[:2]:
-            raise FileNotFoundError(errno.ENOENT, "another file has this name now", item.path)
         vfs.unlink(handle)
         return FileKey(*parent.key)
     finally:
-        handle.close()
-        if parent is not None:
-            parent.close()
+        parent.close()
 
 
 def asker(uid: int, gid: int) -> Identity:

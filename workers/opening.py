@@ -30,6 +30,7 @@ from smbd.smb2.constants import (
     FILE_OPEN,
     FILE_OPEN_FOR_BACKUP_INTENT,
     FILE_OPEN_IF,
+    FILE_OPEN_REPARSE_POINT,
     FILE_OPENED,
     FILE_OVERWRITE,
     FILE_OVERWRITE_IF,
@@ -109,7 +110,7 @@ def open_file(request: Request, wish: Wish, opened: Open) -> int:
     assert vfs is not None
     for _ in range(RACES):
         try:
-            handle = vfs.open(wish.path)
+            handle = vfs.open(wish.path, bool(wish.options & FILE_OPEN_REPARSE_POINT))
         except FileNotFoundError:
             if wish.disposition not in CREATING:
                 raise
@@ -168,7 +169,7 @@ def _check_type(handle: Handle, wish: Wish) -> None:
             raise SmbError(status.FILE_IS_A_DIRECTORY)
         if wish.disposition in OVERWRITING:
             raise SmbError(status.INVALID_PARAMETER if wish.directory else status.OBJECT_NAME_COLLISION)
-    elif wish.directory:
+    elif wish.directory and not handle.is_link:
         raise SmbError(status.OBJECT_NAME_COLLISION if wish.disposition == FILE_CREATE else status.NOT_A_DIRECTORY)
 
 

@@ -511,6 +511,18 @@ class Files(Protocol):
     def link(self, source: int, name: bytes, target: int, new_name: bytes) -> None:
         """A hard link; a symlink is not followed."""
 
+    def symlink(self, target: bytes, directory: int, name: bytes) -> None:
+        """symlinkat(2): FileExistsError where there is something of this name."""
+
+    def read_link(self, directory: int, name: bytes) -> bytes:
+        """readlinkat(2): EINVAL where the name is no symlink."""
+
+    def pin_link(self, directory: int, name: bytes) -> int:
+        """A descriptor that only keeps a symlink's inode from being another file's once its name is gone; -1 where there is none such."""
+
+    def set_link_times(self, directory: int, name: bytes, access_ns: int | None, modification_ns: int | None) -> None:
+        """utimensat(2) of the symlink itself; None leaves a time alone."""
+
     def rename(self, source: int, name: bytes, target: int, new_name: bytes, *, replace: bool) -> None:
         """FileExistsError when there is something and ``replace`` is not given; whether that check and the renaming are one step is the
         file system's affair.
@@ -562,6 +574,14 @@ class Files(Protocol):
     def copy_range(self, source: int, target: int, count: int, source_offset: int, target_offset: int) -> int:
         """Copy inside the kernel, sharing blocks where the file system can: the bytes copied, 0 at the
         source's end. EOPNOTSUPP: by hand.
+        """
+
+    def may_share_blocks(self, fd: int) -> bool:
+        """Whether the file system is of a kind whose files can share blocks. A volume of such a kind may still refuse."""
+
+    def clone_range(self, source: int, target: int, count: int, source_offset: int, target_offset: int) -> None:
+        """Let the target's range be the source's blocks, all of it or nothing. EOPNOTSUPP, EXDEV: they cannot share; EINVAL: what was asked
+        for is not whole blocks, or lies beyond the source's end.
         """
 
 

@@ -339,6 +339,24 @@ def link(source: int, name: bytes, target: int, new_name: bytes) -> None:
     os.link(name, new_name, src_dir_fd=source, dst_dir_fd=target, follow_symlinks=False)
 
 
+def symlink(target: bytes, directory: int, name: bytes) -> None:
+    """See ``interface.Files``."""
+    os.symlink(target, name, dir_fd=directory)
+
+
+def read_link(directory: int, name: bytes) -> bytes:
+    """See ``interface.Files``."""
+    return os.readlink(name, dir_fd=directory)
+
+
+def set_link_times(directory: int, name: bytes, access_ns: int | None, modification_ns: int | None) -> None:
+    """The time that is to stay is set as it was a moment ago."""
+    found = os.stat(name, dir_fd=directory, follow_symlinks=False)
+    access_ns = found.st_atime_ns if access_ns is None else access_ns
+    modification_ns = found.st_mtime_ns if modification_ns is None else modification_ns
+    os.utime(name, ns=(access_ns, modification_ns), dir_fd=directory, follow_symlinks=False)
+
+
 def sync_directory(path: str | os.PathLike[str]) -> None:
     """See ``interface.Files``."""
     directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

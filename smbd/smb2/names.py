@@ -66,6 +66,11 @@ class Path(NamedTuple):
         """``name`` in this directory."""
         return Path((*self.components, name))
 
+    def wire_from(self, depth: int) -> str:
+        """What follows the first ``depth`` components, with the separator in front."""
+        rest = "".join("\\" + component for component in self.components[depth:])
+        return f"{rest}:{self.stream}" if self.stream else rest
+
     def wire(self) -> str:
         """Backslashes between components, none in front; the stream as ":name"."""
         joined = "\\".join(self.components)

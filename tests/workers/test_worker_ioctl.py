@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from struct import pack, unpack
 
@@ -94,6 +95,23 @@ def test_a_copy_needs_both_rights(client: WireClient, pair: tuple[FileId, FileId
     assert copy(client, key, read_only, (0, 0, 1)).status == status.ACCESS_DENIED
 
 
+def test_a_copy_from_one_share_to_another(make_house: Callable[..., House], folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    (folder / "source").write_bytes(bytes(range(256)))
+    client = make_house(share_text=f"[other]\npath = {tmp_path / 'other'}\nread only = no\n").client()
+    data = client.tree_id
+    source = client.open("source")
+    key = key_of(client, source)
+    assert client.tree_connect("other").status == status.SUCCESS
+    target = client.open("target")
+    assert copied(copy(client, key, target, (0, 0, 256))) == (1, 0, 256)
+    assert (tmp_path / "other" / "target").read_bytes() == bytes(range(256))
+    client.tree_id, other = data, client.tree_id
+    assert client.close(source).status == status.SUCCESS
+    client.tree_id = other
+    assert copy(client, key, target, (0, 0, 1)).status == status.OBJECT_NAME_NOT_FOUND
+
+
 def test_files_closed_during_a_copy(house: House, client: WireClient, pair: tuple[FileId, FileId]) -> None:
     """The close is answered, the descriptors stay open until the thread is done, and the share's root with them."""
     source, target = pair
@@ -124,8 +142,54 @@ def test_zeros_and_ranges(client: WireClient, folder: Path) -> None:
     assert client.ioctl(c.FSCTL_QUERY_ALLOCATED_RANGES, pack("<qq", -1, 1), opened).status == status.INVALID_PARAMETER
 
 
+def trimmed(client: WireClient, opened: FileId, *ranges: tuple[int, int], count: int | None = None) -> Response:
+    data = pack("<II", 0, len(ranges) if count is None else count) + b"".join(pack("<QQ", *each) for each in ranges)
+    return client.ioctl(c.FSCTL_FILE_LEVEL_TRIM, data, opened, size=4)
+
+
+def test_a_trim_gives_whole_pages_back(client: WireClient, folder: Path) -> None:
+    (folder / "f").write_bytes(b"x" * 65536)
+    opened = client.open("f")
+    assert client.output(trimmed(client, opened, (4000, 8500), (32768, 1 << 20))) == pack("<I", 2)
+    content = (folder / "f").read_bytes()
+    assert len(content) == 65536
+    assert content[:4096] == b"x" * 4096
+    assert content[4096:12288] in (bytes(8192), b"x" * 8192)
+    assert content[12288:32768] == b"x" * 20480
+    assert trimmed(client, opened, (0, 4095)).status == status.NO_RANGES_PROCESSED
+
+
+def test_trims_that_make_no_sense(client: WireClient, folder: Path) -> None:
+    (folder / "f").write_bytes(b"x" * 65536)
+    opened = client.open("f")
+    assert trimmed(client, opened).status == status.INVALID_PARAMETER
+    assert trimmed(client, opened, (0, 4096), count=2).status == status.INVALID_PARAMETER
+    assert trimmed(client, opened, (0, 4096), count=0xFFFFFFFF).status == status.INVALID_PARAMETER
+    assert trimmed(client, opened, (1 << 63, 1)).status == status.INTEGER_OVERFLOW
+    assert trimmed(client, opened, (0xFFFFFFFFFFFFFFFF, 0xFFFFFFFFFFFFFFFF)).status == status.INTEGER_OVERFLOW
+    assert trimmed(client, client.open("f", access=c.FILE_READ_DATA), (0, 4096)).status == status.ACCESS_DENIED
+    locker = client.open("f")
+    assert client.lock(locker, (0, 1, c.LOCKFLAG_EXCLUSIVE_LOCK)).status == status.SUCCESS
+    assert trimmed(client, opened, (0, 4096)).status == status.FILE_LOCK_CONFLICT
+    assert (folder / "f").read_bytes() == b"x" * 65536
+
+
+def test_what_a_file_system_may_leave_out(client: WireClient) -> None:
+    opened = client.open("f")
+    for code in (c.FSCTL_OFFLOAD_READ, c.FSCTL_OFFLOAD_WRITE, c.FSCTL_GET_INTEGRITY_INFORMATION, c.FSCTL_SET_INTEGRITY_INFORMATION):
+        assert client.ioctl(code, bytes(64), opened).status == status.INVALID_DEVICE_REQUEST, hex(code)
+
+
+def test_a_file_id_where_none_belongs(client: WireClient) -> None:
+    opened = client.open("f")
+    for code in (c.FSCTL_QUERY_NETWORK_INTERFACE_INFO, c.FSCTL_VALIDATE_NEGOTIATE_INFO, c.FSCTL_DFS_GET_REFERRALS):
+        assert client.ioctl(code, bytes(24), opened).status == status.INVALID_PARAMETER, hex(code)
+        assert client.ioctl(code, bytes(24), (5, 5)).status == status.INVALID_PARAMETER, hex(code)
+
+
 def test_codes_nobody_knows(client: WireClient) -> None:
     opened = client.open("f")
+    assert client.ioctl(0x00099999, b"", (5, 5)).status == status.FILE_CLOSED
     assert client.ioctl(0x00099999, b"", opened).status == status.INVALID_DEVICE_REQUEST
     assert client.ioctl(c.FSCTL_PIPE_TRANSCEIVE, b"x", opened).status == status.INVALID_DEVICE_REQUEST
     assert client.ioctl(c.FSCTL_SRV_REQUEST_RESUME_KEY).status == status.FILE_CLOSED

@@ -14,7 +14,7 @@ import pytest
 import workers.request
 from pools.pool import MallocPool
 from smbd.smb2 import constants as c
-from smbd.smb2 import status
+from smbd.smb2 import names, status
 from smbd.smb2.connection import Element
 from smbd.smb2.constants import Command
 from tests.wire_client import (
@@ -348,9 +348,9 @@ def threads(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     seen: list[bool] = []
     real = PosixVfs.open
 
-    def opened(self: PosixVfs, path: object) -> object:
+    def opened(self: PosixVfs, path: names.Path, itself: bool = False) -> object:
         seen.append(threading.current_thread() is not threading.main_thread())
-        return real(self, path)  # type: ignore[arg-type]
+        return real(self, path, itself)
 
     monkeypatch.setattr(PosixVfs, "open", opened)
     return seen

@@ -17,7 +17,9 @@ from smbd.smb2 import status
 from smbd.smb2.constants import Command
 from tests.wire_client import Request, WireClient, query_directory_body, read_body
 from tests.workers.house import House
+from workers.vfs import listing as entries
 from workers.vfs import posix
+from workers.vfs.resolver import Resolver
 
 KIB = 1 << 10
 CONTENT = bytes(range(256)) * 256
@@ -212,14 +214,14 @@ def names_in(data: bytes) -> list[str]:
 
 def test_others_do_not_wait_for_a_large_listing(house: House, client: WireClient, large: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
     go_on, asked = threading.Event(), threading.Event()
-    real = posix.PosixVfs._entry
+    real = entries._entry
 
-    def entry(self: posix.PosixVfs, directory: int, name: str, parent: bytes) -> object:
+    def entry(resolver: Resolver, directory: int, name: str, parent: bytes) -> object:
         asked.set()
         assert go_on.wait(30)
-        return real(self, directory, name, parent)
+        return real(resolver, directory, name, parent)
 
-    monkeypatch.setattr(posix.PosixVfs, "_entry", entry)
+    monkeypatch.setattr(entries, "_entry", entry)
     opened = client.open("many")
     (listing,) = client.send(Request(Command.QUERY_DIRECTORY, query_directory_body(opened)))
     house.turn_until(asked.is_set)
@@ -234,14 +236,14 @@ def test_others_do_not_wait_for_a_large_listing(house: House, client: WireClient
 
 def test_a_directory_closed_under_its_listing(house: House, client: WireClient, large: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
     go_on, asked = threading.Event(), threading.Event()
-    real = posix.PosixVfs._entry
+    real = entries._entry
 
-    def entry(self: posix.PosixVfs, directory: int, name: str, parent: bytes) -> object:
+    def entry(resolver: Resolver, directory: int, name: str, parent: bytes) -> object:
         asked.set()
         assert go_on.wait(30)
-        return real(self, directory, name, parent)
+        return real(resolver, directory, name, parent)
 
-    monkeypatch.setattr(posix.PosixVfs, "_entry", entry)
+    monkeypatch.setattr(entries, "_entry", entry)
     opened = client.open("many")
     sent = [client.send(Request(Command.QUERY_DIRECTORY, query_directory_body(opened)))[0] for _ in range(2)]
     house.turn_until(asked.is_set)

@@ -8,6 +8,8 @@ from typing import Any
 
 from smbd.smb2 import status
 from smbd.smb2.constants import (
+    CREATE_FLAG_REPARSEPOINT,
+    FILE_ATTRIBUTE_REPARSE_POINT,
     FILE_CREATE_TREE_CONNECTION,
     FILE_CREATED,
     FILE_DIRECTORY_FILE,
@@ -20,6 +22,7 @@ from smbd.smb2.constants import (
 )
 from smbd.smb2.dtyp import SecurityDescriptor
 from smbd.smb2.fscc import lists
+from smbd.smb2.fscc.reparse import stopped
 from smbd.smb2.header import HEADER_SIZE
 from smbd.smb2.messages import create_contexts as contexts
 from smbd.smb2.messages.create import CREATE_REQUEST, CREATE_RESPONSE, CREATE_RESPONSE_STRUCTURE_SIZE, CreateRequest
@@ -35,6 +38,7 @@ from workers.reconnect import Asked, reclaim
 from workers.reliable import Kind, Reconnect
 from workers.request import Answer, Request
 from workers.vfs import snapnames
+from workers.vfs.interface import LinkMet
 
 INVALID_OPTIONS = 0xFF000000
 UNSUPPORTED_OPTIONS = FILE_CREATE_TREE_CONNECTION | FILE_OPEN_BY_FILE_ID | FILE_RESERVE_OPFILTER
@@ -129,7 +133,10 @@ def open_and_respond(request: Request, wish: Wish, found: Contexts) -> bytes:
     """One attempt; ``Blocked`` when others have to give up what they cache first."""
     opened = request.worker.new_open(request.tree)
     replay.begin(request, opened)
-    action = open_file(request, wish, opened)
+    try:
+        action = open_file(request, wish, opened)
+    except LinkMet as met:
+        raise stopped(met.data, wish.path.wire_from(met.depth)) from met
     try:
         response = respond(request, opened, action, (wish, found))
     except BaseException:
@@ -206,7 +213,7 @@ def respond(request: Request, opened: Open, action: int, asked: tuple[Wish, Cont
         CREATE_RESPONSE.pack(
             CREATE_RESPONSE_STRUCTURE_SIZE,
             level_of(opened, asked[0].cache),
-            0,
+            CREATE_FLAG_REPARSEPOINT if info.attributes & FILE_ATTRIBUTE_REPARSE_POINT else 0,
             action,
             info.creation_time,
             info.last_access_time,

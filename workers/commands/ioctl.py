@@ -11,7 +11,7 @@ from smbd.smb2.constants import IOCTL_IS_FSCTL, RELATED_ID
 from smbd.smb2.header import HEADER_SIZE
 from smbd.smb2.messages.ioctl import IOCTL_REQUEST, IOCTL_RESPONSE, IOCTL_RESPONSE_STRUCTURE_SIZE, IoctlRequest
 from smbd.smb2.status import SmbError
-from workers.fsctl import connection, copychunk, ranges, snapshots
+from workers.fsctl import clone, connection, copychunk, ranges, reparse, snapshots
 from workers.fsctl import file as files
 from workers.request import Answer, Request
 
@@ -24,7 +24,7 @@ Call = Callable[[Request, memoryview, int], Output | Coroutine[Any, None, Output
 
 
 class Fsctl(NamedTuple):
-    """``call(request, input, max_output)``. ``open``: needs a FileId that is open; ``pipe`` or ``disk``: on what."""
+    """``call(request, input, max_output)``. ``open``: needs a FileId that is open, or else none at all; ``pipe`` or ``disk``: on what."""
 
     call: Call
     open: bool = True
@@ -43,14 +43,18 @@ FSCTLS: dict[int, Fsctl] = {
     c.FSCTL_SRV_REQUEST_RESUME_KEY: Fsctl(copychunk.resume_key),
     c.FSCTL_SRV_COPYCHUNK: Fsctl(copychunk.copychunk),
     c.FSCTL_SRV_COPYCHUNK_WRITE: Fsctl(copychunk.copychunk_write),
+    c.FSCTL_DUPLICATE_EXTENTS_TO_FILE: Fsctl(clone.duplicate_extents),
     c.FSCTL_SET_SPARSE: Fsctl(ranges.set_sparse),
     c.FSCTL_SET_ZERO_DATA: Fsctl(ranges.set_zero_data),
     c.FSCTL_QUERY_ALLOCATED_RANGES: Fsctl(ranges.query_allocated_ranges),
+    c.FSCTL_FILE_LEVEL_TRIM: Fsctl(ranges.trim),
     c.FSCTL_CREATE_OR_GET_OBJECT_ID: Fsctl(files.object_id),
     c.FSCTL_GET_OBJECT_ID: Fsctl(files.object_id),
     c.FSCTL_GET_COMPRESSION: Fsctl(files.get_compression),
     c.FSCTL_SET_COMPRESSION: Fsctl(files.set_compression),
-    c.FSCTL_GET_REPARSE_POINT: Fsctl(files.get_reparse_point),
+    c.FSCTL_GET_REPARSE_POINT: Fsctl(reparse.get_reparse_point),
+    c.FSCTL_SET_REPARSE_POINT: Fsctl(reparse.set_reparse_point),
+    c.FSCTL_DELETE_REPARSE_POINT: Fsctl(reparse.delete_reparse_point),
     c.FSCTL_SRV_ENUMERATE_SNAPSHOTS: Fsctl(snapshots.enumerate_snapshots),
     c.FSCTL_IS_PATHNAME_VALID: Fsctl(files.path_is_valid),
 }
@@ -58,18 +62,17 @@ REFUSED = frozenset(
     {
         c.FSCTL_LMR_REQUEST_RESILIENCY,
         c.FSCTL_SRV_READ_HASH,
-        c.FSCTL_OFFLOAD_READ,
-        c.FSCTL_OFFLOAD_WRITE,
-        c.FSCTL_DUPLICATE_EXTENTS_TO_FILE,
-        c.FSCTL_SET_REPARSE_POINT,
-        c.FSCTL_DELETE_REPARSE_POINT,
     }
 )
-"""Known, and not done here: NOT_SUPPORTED. An FSCTL nobody knows is INVALID_DEVICE_REQUEST (3.3.5.15)."""
+"""Known, and not done here: NOT_SUPPORTED. What a file system may leave out (offloaded copies, integrity streams, [MS-FSA] 2.1.5.10) and an
+FSCTL nobody knows are INVALID_DEVICE_REQUEST (3.3.5.15).
+"""
 
 
 def ioctl(request: Request, body: IoctlRequest) -> bytes | Answer | Coroutine[Any, None, bytes | Answer]:
     """Find the FSCTL's row, check its needs, run it."""
+    row = FSCTLS.get(body.ctl_code)
+    _check_open(request, body, row)
     if body.flags != IOCTL_IS_FSCTL:
         raise SmbError(status.NOT_SUPPORTED)
     most = request.worker.max_transact
@@ -77,12 +80,8 @@ def ioctl(request: Request, body: IoctlRequest) -> bytes | Answer | Coroutine[An
         raise SmbError(status.INVALID_PARAMETER)
     request.check_charge(max(body.input_count + body.output_count, body.max_input_response + body.max_output_response))
     data = request.variable(body.input_offset, body.input_count, INPUT_MINIMUM)
-    row = FSCTLS.get(body.ctl_code)
     if row is None:
         raise SmbError(status.NOT_SUPPORTED if body.ctl_code in REFUSED else status.INVALID_DEVICE_REQUEST)
-    opened = body.file_id_persistent != RELATED_ID or body.file_id_volatile != RELATED_ID or request.has_open()
-    if row.open and not opened:
-        raise SmbError(status.FILE_CLOSED)
     on_pipe = request.open.pipe is not None if request.has_open() else request.tree.is_pipe
     if (on_pipe and not row.pipe) or (not on_pipe and not row.disk):
         raise SmbError(status.INVALID_DEVICE_REQUEST)
@@ -90,6 +89,16 @@ def ioctl(request: Request, body: IoctlRequest) -> bytes | Answer | Coroutine[An
     if isinstance(result, (bytes, tuple)):
         return respond(body, result)
     return _later(body, result)
+
+
+def _check_open(request: Request, body: IoctlRequest, row: Fsctl | None) -> None:
+    """3.3.5.15: some FSCTLs are about no file, and their FileId has to say so; all others need one that is open."""
+    nothing = body.file_id_persistent == body.file_id_volatile == RELATED_ID
+    if row is not None and not row.open:
+        if not nothing:
+            raise SmbError(status.INVALID_PARAMETER)
+    elif not request.has_open() and (row is not None or not nothing):
+        raise SmbError(status.FILE_CLOSED)
 
 
 async def _later(body: IoctlRequest, waiting: Coroutine[Any, None, Output]) -> bytes | Answer:

@@ -25,7 +25,7 @@ from workers import access
 from workers.open import Enumeration, Open
 from workers.patience import Turns
 from workers.request import Answer, Request
-from workers.vfs.interface import FileInfo, Handle
+from workers.vfs.interface import FileInfo, Handle, LinkMet, Vfs
 
 OUTPUT_AT = HEADER_SIZE + QUERY_DIRECTORY_RESPONSE.size
 FILETIME_SECOND = 10_000_000
@@ -149,8 +149,11 @@ def _child(request: Request, opened: Open, name: str) -> tuple[str, FileInfo] | 
     vfs = request.tree.vfs
     assert vfs is not None
     assert opened.handle is not None
+    path = opened.handle.path.child(name)
     try:
-        handle = vfs.open(opened.handle.path.child(name))
+        handle = vfs.open(path)
+    except LinkMet:
+        return _link(vfs, path)
     except (OSError, SmbError):
         return None
     try:
@@ -175,6 +178,18 @@ def _is_shown(request: Request, handle: Handle) -> bool:
         return False
     handle.activate(share.hide_unreadable, writing)
     return True
+
+
+def _link(vfs: Vfs, path: Path) -> tuple[str, FileInfo] | None:
+    """A reparse point that is not followed: it is shown to whoever may list its directory, as it has nothing that could be read."""
+    try:
+        handle = vfs.open(path, True)
+    except OSError:
+        return None
+    try:
+        return handle.path.name, handle.opened
+    finally:
+        handle.close()
 
 
 def _dots(request: Request, handle: Handle) -> Iterator[tuple[str, FileInfo]]:

@@ -187,8 +187,11 @@ def filesystem_information(request: Request, body: QueryInfoRequest) -> tuple[by
     )
     if fs.named_streams:
         attributes |= filesystem.FILE_NAMED_STREAMS | filesystem.FILE_SUPPORTS_EXTENDED_ATTRIBUTES
+        attributes |= filesystem.FILE_SUPPORTS_REPARSE_POINTS
     if fs.sparse_files:
         attributes |= filesystem.FILE_SUPPORTS_SPARSE_FILES
+    if fs.shared_blocks:
+        attributes |= filesystem.FILE_SUPPORTS_BLOCK_REFCOUNTING
     volume = filesystem.Volume(
         fs.unit,
         fs.total,

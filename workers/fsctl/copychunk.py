@@ -11,8 +11,6 @@ from smbd.smb2 import status
 from smbd.smb2.constants import (
     FILE_APPEND_DATA,
     FILE_EXECUTE,
-    FILE_NOTIFY_CHANGE_LAST_WRITE,
-    FILE_NOTIFY_CHANGE_SIZE,
     FILE_READ_DATA,
     FILE_WRITE_DATA,
 )
@@ -24,7 +22,7 @@ from smbd.smb2.messages.ioctl import (
     SrvCopychunk,
 )
 from smbd.smb2.status import SmbError
-from workers import changes
+from workers.fsctl import pairs
 from workers.loop import Cancelled
 from workers.open import Open
 from workers.request import Request
@@ -84,9 +82,7 @@ def _limits() -> tuple[bytes, int]:
 
 def _source(request: Request, key: bytes) -> Open:
     persistent, volatile, _ = KEY.unpack(key)
-    found = request.worker.opens.get(volatile)
-    if found is None or found.persistent != persistent or found.session is not request.session or found.handle is None:
-        raise SmbError(status.OBJECT_NAME_NOT_FOUND)
+    found = pairs.named(request, persistent, volatile, status.OBJECT_NAME_NOT_FOUND)
     if found.is_directory or request.open.is_directory or request.open.handle is None:
         raise SmbError(status.ACCESS_DENIED)
     return found
@@ -114,16 +110,12 @@ async def _run(request: Request, source: Open, target: Open, chunks: list[SrvCop
 def _tell(request: Request, target: Open, total: int) -> None:
     """What was copied stands, whatever ended it."""
     if total:
-        request.worker.breaks.data_changed(target)
-        changes.modified(request.worker, target, FILE_NOTIFY_CHANGE_SIZE | FILE_NOTIFY_CHANGE_LAST_WRITE)
+        pairs.data_changed(request, target)
 
 
 async def _one(request: Request, source: Open, target: Open, chunk: SrvCopychunk) -> int:
     worker = request.worker
-    if worker.opens.get(source.volatile) is not source or worker.opens.get(target.volatile) is not target:
-        raise SmbError(status.FILE_CLOSED)  # closed while the chunk before was copied
-    assert source.handle is not None
-    assert target.handle is not None
+    handles = pairs.handle_of(request, source), pairs.handle_of(request, target)  # closed, perhaps, while the chunk before was copied
     assert source.key is not None
     assert target.key is not None
     if chunk.target_offset + chunk.length > LAST_OFFSET:
@@ -133,7 +125,7 @@ async def _one(request: Request, source: Open, target: Open, chunk: SrvCopychunk
         target.key, target.persistent, chunk.target_offset, chunk.length, True
     ):
         raise SmbError(status.FILE_LOCK_CONFLICT)
-    return await worker.blocking(partial(_copy_chunk, source.handle, target.handle, chunk), source, target)
+    return await worker.blocking(partial(_copy_chunk, *handles, chunk), source, target)
 
 
 def _copy_chunk(source: Handle, target: Handle, chunk: SrvCopychunk) -> int:

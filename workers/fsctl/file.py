@@ -30,9 +30,6 @@ def set_compression(request: Request, data: memoryview, max_output: int) -> byte
     return b""
 
 
-def get_reparse_point(request: Request, data: memoryview, max_output: int) -> bytes:
-    """2.3.23: no file here is one."""
-    raise SmbError(status.NOT_A_REPARSE_POINT)
 
 
 def path_is_valid(request: Request, data: memoryview, max_output: int) -> bytes:

@@ -19,10 +19,11 @@ from pools.port import files
 from pools.port.interface import Place
 from smbd.smb2 import constants as c
 from smbd.smb2 import status
+from smbd.smb2.fscc import reparse
 from smbd.smb2.names import Path
 from smbd.smb2.status import SmbError
 from workers import identity
-from workers.vfs import attributes, dosattrib, ntacl, streamstore, times, xattrs
+from workers.vfs import attributes, dosattrib, links, ntacl, streamstore, times, xattrs
 from workers.vfs.copying import copy_range
 from workers.vfs.dosattrib import DosInfo
 from workers.vfs.interface import FileInfo, Handle, StreamInfo
@@ -61,6 +62,7 @@ class PosixHandle:
 
     stream = ""
     read_only = False
+    is_link = False
 
     def __init__(self, fd: int, readable: bool, place: tuple[Path, bytes, bool], root: Root) -> None:
         """``place``: the path as clients see it, relative on disk, and whether a symlink led there. Owns ``fd`` from here on."""
@@ -137,6 +139,8 @@ class PosixHandle:
         st = files.stat_fd(self.fd)
         value = self._dos_xattr() if settings.store_dos_attributes and (names is None or dosattrib.XATTR in names) else None
         info = attributes.file_info(st, value, self.root.hides(self.path.name))
+        if info.attributes & c.FILE_ATTRIBUTE_REPARSE_POINT:
+            info = links.shown(info, self.reparse())
         if self._allocated is not None:  # blocks hold the file's xattrs too: a client that set the room of its data wants to see that
             info = info._replace(allocation=(max(self._allocated, info.size) + 4095) & ~4095)
         change = self.times.change if self.times is not None else None
@@ -148,6 +152,20 @@ class PosixHandle:
     @property
     def hidden_by_name(self) -> bool:
         return self.root.hides(self.path.name)
+
+    def reparse(self) -> bytes | None:
+        data = self.get_xattr(links.XATTR)
+        return None if data is None else reparse.stored(data)
+
+    def set_reparse(self, data: bytes | None) -> None:
+        before = self.dos()
+        if data is not None:
+            xattrs.set_xattr(self, links.XATTR, data)
+        mask = c.FILE_ATTRIBUTE_REPARSE_POINT if data is not None else 0
+        times.store(self, before._replace(attributes=before.attributes & ~c.FILE_ATTRIBUTE_REPARSE_POINT | mask))
+        if data is None:
+            xattrs.remove_xattr(self, links.XATTR)
+        self.refresh()
 
     def _dos_xattr(self) -> bytes | None:
         if self._readable:
@@ -457,3 +475,20 @@ class PosixHandle:
         copied = copy_range((source, source_offset), (self, offset), length)
         times.stay(self)
         return copied
+
+    def clone_range(self, source: Handle, source_offset: int, offset: int, length: int) -> None:
+        if source.stream:
+            raise OSError(errno.EOPNOTSUPP, "a stream has no blocks of its own")
+        files.clone_range(source.fd, self.fd, length, source_offset, offset)
+        times.stay(self)
+
+    def trim(self, offset: int, length: int) -> None:
+        length = min(length, files.fstat(self.fd).st_size - offset)
+        if length <= 0:
+            return
+        try:
+            files.punch_hole(self.fd, offset, length)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS):
+                raise
+        times.stay(self)

@@ -12,6 +12,7 @@ self-relative bytes.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
@@ -21,6 +22,15 @@ from smbd.smb2.names import Match, Path
 
 class PathNotFound(OSError):
     """A component before the last one does not exist or is no directory: OBJECT_PATH_NOT_FOUND."""
+
+
+class LinkMet(OSError):
+    """A reparse point that is not followed stands in a path: ``depth`` components lead there, ``data`` is its REPARSE_DATA_BUFFER."""
+
+    def __init__(self, depth: int, data: bytes) -> None:
+        super().__init__(errno.ELOOP, "a reparse point that is not followed")
+        self.depth = depth
+        self.data = data
 
 
 class FileInfo(NamedTuple):
@@ -75,6 +85,7 @@ class FsInfo(NamedTuple):
     named_streams: bool
     sparse_files: bool
     read_only: bool
+    shared_blocks: bool
 
 
 class NewFile(NamedTuple):
@@ -107,6 +118,10 @@ class Handle(Protocol):
     @property
     def directory(self) -> bool:
         """Known from the open, no system call."""
+
+    @property
+    def is_link(self) -> bool:
+        """It is a symlink of the disk, opened itself: it has a name and a target, no data and no attributes. No system call."""
 
     @property
     def key(self) -> tuple[int, int, str]:
@@ -187,6 +202,12 @@ class Handle(Protocol):
     def clear(self) -> None:
         """Overwrite and supersede: length 0, no named streams, no extended attributes ([MS-FSA] 2.1.5.1.2.1)."""
 
+    def reparse(self) -> bytes | None:
+        """The REPARSE_DATA_BUFFER of a reparse point; None: it is none."""
+
+    def set_reparse(self, data: bytes | None) -> None:
+        """Make it a reparse point, or none any more. What a symlink of the disk is, only ``Vfs.replace`` changes."""
+
     def set_sparse(self, on: bool) -> None: ...
 
     def zero_range(self, offset: int, length: int) -> None:
@@ -206,6 +227,12 @@ class Handle(Protocol):
     def copy_range(self, source: Handle, source_offset: int, offset: int, length: int) -> int:
         """Server-side copy; bytes copied (less at the source's end). Both handles are activated."""
 
+    def clone_range(self, source: Handle, source_offset: int, offset: int, length: int) -> None:
+        """Share the source's blocks, all of them or none. OSError as the file system says it where that cannot be; named streams cannot."""
+
+    def trim(self, offset: int, length: int) -> None:
+        """The range's content is of no use any more, whatever is read there from now on. Nothing happens where nothing can be freed."""
+
     def close(self) -> None:
         """Once; the handle is of no use afterwards."""
 
@@ -213,8 +240,10 @@ class Handle(Protocol):
 class Vfs(Protocol):
     """One share's file system."""
 
-    def open(self, path: Path) -> Handle:
-        """FileNotFoundError: the last component (or the stream) is missing. PathNotFound: one before it is."""
+    def open(self, path: Path, itself: bool = False) -> Handle:
+        """FileNotFoundError: the last component (or the stream) is missing. PathNotFound: one before it is. LinkMet: a reparse point stands
+        in the way, or at its end unless that is what is wanted, ``itself``.
+        """
 
     def look(self, path: Path) -> Sight | None:
         """What ``open`` would know of a file, and nothing stays open; None where only ``open`` can tell: it is not there under exactly this
@@ -233,6 +262,11 @@ class Vfs(Protocol):
 
     def snapshots(self, handle: Handle) -> list[str]:
         """The tokens (``@GMT-...``) of the snapshots in which earlier versions of a file may be; each is a name in front of its path."""
+
+    def replace(self, handle: Handle, target: bytes | None) -> Handle:
+        """Put a symlink to ``target`` in the place of the empty file or directory that ``handle`` names; None: an empty file in the place
+        of a symlink. The handle of what is there now; the other one stays open and names nothing any more.
+        """
 
     def unlink(self, handle: Handle) -> None:
         """Removes the file, directory or stream the handle names, if the name still is that file; otherwise FileNotFoundError."""

@@ -25,6 +25,7 @@ _YOUNG_NS = 20_000_000  # file systems stamp with the kernel's tick, at worst 10
 _PATIENCE = 20
 _TUNNEL_SECONDS = 15.0  # as Windows has it
 _TUNNEL_NAMES = 256
+NOTHING = ""
 
 Stamp = tuple[int, int]
 Key = tuple[int, int]
@@ -62,7 +63,7 @@ class NameCache:
         self._turn = threading.RLock()
 
     def find(self, directory: int, name: str) -> str | None:
-        """The spelling on disk (decoded with surrogateescape) of what clients call ``name``, or None."""
+        """The spelling on disk (decoded with surrogateescape) of what clients call ``name``; None; NOTHING where the directory is empty."""
         with self._turn:
             return self._find(directory, name)
 
@@ -72,6 +73,8 @@ class NameCache:
         known = self._directories.get(key)
         if known is None or known.stamp != _stamp(st) or (not known.settled and self._clock() > known.expires):
             known = self._read(directory, key, st)
+        if not known.names:
+            return NOTHING
         found = known.names.get(fold(name))
         if found is None and self._short_names and "~" in name and is_short(name):
             found = self._by_short_name(known, name.upper())

@@ -47,6 +47,10 @@ class PatientHandle:
         return self.below.directory
 
     @property
+    def is_link(self) -> bool:
+        return self.below.is_link
+
+    @property
     def key(self) -> tuple[int, int, str]:
         return self.below.key
 
@@ -129,6 +133,12 @@ class PatientHandle:
     def clear(self) -> None:
         away(self.below.clear)
 
+    def reparse(self) -> bytes | None:
+        return away(self.below.reparse)
+
+    def set_reparse(self, data: bytes | None) -> None:
+        away(self.below.set_reparse, data)
+
     def set_sparse(self, on: bool) -> None:
         away(self.below.set_sparse, on)
 
@@ -147,6 +157,12 @@ class PatientHandle:
     def copy_range(self, source: Handle, source_offset: int, offset: int, length: int) -> int:
         return away(self.below.copy_range, unwrapped(source), source_offset, offset, length)
 
+    def clone_range(self, source: Handle, source_offset: int, offset: int, length: int) -> None:
+        away(self.below.clone_range, unwrapped(source), source_offset, offset, length)
+
+    def trim(self, offset: int, length: int) -> None:
+        away(self.below.trim, offset, length)
+
     def close(self) -> None:
         away(self.below.close)
 
@@ -159,8 +175,8 @@ class PatientVfs:
     def __init__(self, below: Vfs) -> None:
         self.below = below
 
-    def open(self, path: Path) -> Handle:
-        return PatientHandle(away(self.below.open, path))
+    def open(self, path: Path, itself: bool = False) -> Handle:
+        return PatientHandle(away(self.below.open, path, itself))
 
     def look(self, path: Path) -> Sight | None:
         return away(self.below.look, path)
@@ -176,6 +192,9 @@ class PatientVfs:
 
     def snapshots(self, handle: Handle) -> list[str]:
         return away(self.below.snapshots, unwrapped(handle))
+
+    def replace(self, handle: Handle, target: bytes | None) -> Handle:
+        return PatientHandle(away(self.below.replace, unwrapped(handle), target))
 
     def unlink(self, handle: Handle) -> None:
         away(self.below.unlink, unwrapped(handle))

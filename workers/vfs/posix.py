@@ -20,13 +20,15 @@ from smbd.smb2.names import DATA, INDEX_ALLOCATION, Match, Path, display
 from smbd.smb2.status import SmbError
 from workers.vfs import attributes, dosattrib, streamstore, vetoed
 from workers.vfs.handle import SERVED, PosixHandle
-from workers.vfs.interface import FileInfo, FsInfo, Handle, NewFile, PathNotFound, Sight
-from workers.vfs.resolver import READ, Resolver, join
+from workers.vfs.interface import FileInfo, FsInfo, Handle, LinkMet, NewFile, PathNotFound, Sight
+from workers.vfs.links import LinkHandle
+from workers.vfs.listing import scan
+from workers.vfs.resolver import READ, Resolver, Unfollowed, join
 from workers.vfs.root import RESERVED, Root, VfsSettings, displayed, is_reserved
 from workers.vfs.streams import StreamHandle
+from workers.vfs.volume import fs_info
 
 LARGE_DIRECTORY = 1 << 16  # bytes of the directory itself: from about 1,500 entries on, 15 ms of listing
-_NAMELESS = FileInfo(0, 0, 0, 0, 0, False, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
 
 
 class PosixVfs:
@@ -45,9 +47,19 @@ class PosixVfs:
 
     # Opening
 
-    def open(self, path: Path) -> Handle:
-        handle = self._open_base(path)
+    def open(self, path: Path, itself: bool = False) -> Handle:
         try:
+            handle = self._open_base(path, itself)
+        except (PathNotFound, Unfollowed):
+            self._say_what_stops(path)
+            raise
+        try:
+            if handle.opened.attributes & c.FILE_ATTRIBUTE_REPARSE_POINT and not itself:
+                raise LinkMet(len(path.components), handle.reparse() or b"")
+            if isinstance(handle, LinkHandle):
+                if path.stream:
+                    raise FileNotFoundError(errno.ENOENT, path.wire())
+                return handle
             if path.stream:
                 stored = streamstore.find(handle, path.stream)
                 if stored is None:
@@ -66,7 +78,7 @@ class PosixVfs:
         if path.type == INDEX_ALLOCATION and not handle.directory:
             raise SmbError(status.NOT_A_DIRECTORY)
 
-    def _open_base(self, path: Path) -> PosixHandle:
+    def _open_base(self, path: Path, itself: bool = False) -> PosixHandle | LinkHandle:
         components = path.components
         if self.root.conceals(path):
             raise (PathNotFound if len(components) > 1 else FileNotFoundError)(errno.ENOENT, RESERVED)
@@ -77,13 +89,36 @@ class PosixVfs:
             real = self._resolver.find(components)
             try:
                 fd, readable, link = self._resolver.open_fd(real)
-            except FileNotFoundError as error:  # the name is there: a symlink to nowhere, or just removed
-                raise PermissionError(errno.EACCES, path.wire()) from error
+            except (FileNotFoundError, Unfollowed) as error:  # the name is there: a symlink to nowhere, or just removed
+                return self._stopped(path, real, itself, error)
+            found = self._resolver.open_link(displayed(real), real) if link and itself else None
+            if found is not None:
+                files.close(fd)
+                return found
             return PosixHandle(fd, readable, (displayed(real), real, link), self.root)
+        except Unfollowed as error:
+            return self._stopped(path, real, itself, error)
         except NotADirectoryError as error:
             raise PathNotFound(errno.ENOTDIR, path.wire()) from error
-        place = (path.base if path.stream or path.type else path, real, link)
-        return PosixHandle(fd, readable, place, self.root)
+        shown = path.base if path.stream or path.type else path
+        found = self._resolver.open_link(shown, real) if link and itself else None
+        if found is not None:
+            files.close(fd)
+            return found
+        return PosixHandle(fd, readable, (shown, real, link), self.root)
+
+    def _stopped(self, path: Path, real: bytes, itself: bool, error: OSError) -> LinkHandle:
+        """A symlink is not followed: it is what was wanted, or it is what stops the path."""
+        found = self._resolver.open_link(displayed(real), real) if itself else None
+        if found is not None:
+            return found
+        self._say_what_stops(path)
+        raise PermissionError(errno.EACCES, path.wire()) from error
+
+    def _say_what_stops(self, path: Path) -> None:
+        met = self._resolver.link_in(path.components)
+        if met is not None:
+            raise met
 
     def look(self, path: Path) -> Sight | None:
         root = self.root
@@ -100,6 +135,8 @@ class PosixVfs:
                 return Sight(attributes.file_info(st, None, root.hides(path.name))) if st.mode & 0o170000 in SERVED else None
             handle = PosixHandle(files.dup(fd), True, (path, real, False), root)
             try:
+                if handle.opened.attributes & c.FILE_ATTRIBUTE_REPARSE_POINT:
+                    return None
                 return Sight(handle.opened, handle.security(), handle.ea_size())
             finally:
                 handle.close()
@@ -131,7 +168,7 @@ class PosixVfs:
         if name != path.name:
             path = path.parent.child(name)
         _check_ours(name)
-        self._check_free(parent_fd, name)
+        self._check_free(parent_fd, path)
         fd = self._make(parent_fd, name, directory)
         self._resolver.names.changed(parent_fd, None, name)
         as_given = parent == "/".join(path.components[:-1]).encode()
@@ -149,8 +186,8 @@ class PosixVfs:
             raise
         return handle
 
-    def _check_free(self, directory: int, name: str) -> None:
-        stored = self._resolver.spelling(directory, name)
+    def _check_free(self, directory: int, path: Path) -> None:
+        stored = self._resolver.spelling(directory, path.name, len(path.components) - 1)
         if stored is None:
             return
         try:
@@ -198,12 +235,9 @@ class PosixVfs:
     def _create_stream(self, path: Path, new: NewFile) -> Handle:
         streamstore.check_name(path.stream)
         try:
-            base = self._open_base(path)
+            base = _posix(self._open_base(path))
         except FileNotFoundError:
-            made = self.create(path.base, new._replace(directory=False, allocation=0))
-            if not isinstance(made, PosixHandle):
-                raise AssertionError("a file without stream is a PosixHandle") from None
-            base = made
+            base = _posix(self.create(path.base, new._replace(directory=False, allocation=0)))
         try:
             if streamstore.find(base, path.stream) is not None:
                 raise FileExistsError(errno.EEXIST, path.wire())
@@ -217,8 +251,11 @@ class PosixVfs:
     # Names
 
     @contextmanager
-    def _located(self, handle: PosixHandle) -> Iterator[tuple[int, bytes]]:
+    def _located(self, handle: PosixHandle | LinkHandle) -> Iterator[tuple[int, bytes]]:
         """(directory, name) by which the handle's file is known now. FileNotFoundError when it has no name."""
+        if isinstance(handle, LinkHandle):
+            yield handle.place
+            return
         fd, name = self._locate(handle)
         try:
             yield fd, name
@@ -267,6 +304,9 @@ class PosixVfs:
         if isinstance(handle, StreamHandle):
             streamstore.remove(handle.base, self.root, handle.stream)
             return
+        if isinstance(handle, LinkHandle):
+            self._remove_link(handle)
+            return
         base = _posix(handle)
         left = streamstore.leftover(base) if base.directory or files.fstat(base.fd).st_nlink <= 1 else None
         with self._located(base) as (fd, name):
@@ -277,11 +317,31 @@ class PosixVfs:
             self._resolver.names.changed(fd, os.fsdecode(name), None)
         streamstore.remove_leftover(self.root, None if linked else left)
 
+    def _remove_link(self, link: LinkHandle) -> None:
+        fd, name = link.place
+        files.remove(fd, name)
+        self._resolver.names.changed(fd, os.fsdecode(name), None)
+
+    def replace(self, handle: Handle, target: bytes | None) -> Handle:
+        base = handle if isinstance(handle, LinkHandle) else _posix(handle)
+        path, real = base.path, base.real
+        with self._located(base) as (fd, name):
+            files.remove(fd, name, is_directory=stat.S_ISDIR(files.stat_at(fd, name).mode))
+            self._resolver.names.changed(fd, os.fsdecode(name), None)
+            if target is None:
+                return self._create_in((fd, real.rpartition(b"/")[0]), path, NewFile())
+            files.symlink(target, fd, name)
+            self._resolver.names.changed(fd, None, os.fsdecode(name))
+        made = self._resolver.open_link(path, real)
+        if made is None:
+            raise FileNotFoundError(errno.ENOENT, path.wire())
+        return made
+
     def rename(self, handle: Handle, target: Path, replace: bool) -> None:
         if isinstance(handle, StreamHandle):
             self._rename_stream(handle, target, replace)
             return
-        base = _posix(handle)
+        base = handle if isinstance(handle, LinkHandle) else _posix(handle)
         if self.root.conceals(target):
             raise PermissionError(errno.EACCES, target.wire())
         if not target.components:
@@ -296,8 +356,11 @@ class PosixVfs:
                 self._move((source_fd, name), (target_fd, existing, new_name), replace)
             self._resolver.names.changed(source_fd, os.fsdecode(name), None)
             self._resolver.names.changed(target_fd, None if existing is None else os.fsdecode(existing), target.name)
-            base.real = join(parent, new_name)
-            base.path = displayed(parent).child(target.name)
+            place = displayed(parent).child(target.name), join(parent, new_name)
+            if isinstance(base, LinkHandle):
+                base.moved(files.dup(target_fd), new_name, place)
+            else:
+                base.path, base.real = place
 
     def _existing(self, directory: int, name: str) -> bytes | None:
         """What has the target's name already, in any spelling."""
@@ -306,7 +369,7 @@ class PosixVfs:
             files.stat_at(directory, raw)
             return raw
         except FileNotFoundError:
-            stored = self._resolver.spelling(directory, name)
+            stored = self._resolver.spelling(directory, name, 0)
         if stored is None:
             return None
         try:
@@ -315,11 +378,11 @@ class PosixVfs:
             return None
         return os.fsencode(stored)
 
-    def _same(self, directory: int, name: bytes, handle: PosixHandle) -> bool:
+    def _same(self, directory: int, name: bytes, handle: PosixHandle | LinkHandle) -> bool:
         st = files.stat_at(directory, name)
         return (os.makedev(st.dev_major, st.dev_minor), st.ino) == (handle.dev, handle.ino)
 
-    def _respell(self, base: PosixHandle, source: tuple[int, bytes], target: tuple[int, bytes, bytes], replace: bool) -> None:
+    def _respell(self, base: PosixHandle | LinkHandle, source: tuple[int, bytes], target: tuple[int, bytes, bytes], replace: bool) -> None:
         """The target is the file itself: another case of its name, or another hard link of it."""
         fd, name = source
         target_fd, existing, new_name = target
@@ -400,47 +463,7 @@ class PosixVfs:
     # Listing
 
     def scan(self, handle: Handle, names_only: bool = False, match: Match | None = None) -> Iterator[tuple[str, FileInfo]]:
-        directory = _posix(handle)
-        directory.activate(True, False)
-        fd, forbidden = directory.fd, self.root.vetoed
-        with files.scandir(fd) as found:
-            for entry in found:
-                name = entry.name
-                shown = display(name)
-                if (match is not None and not match(shown)) or name.casefold() == RESERVED:
-                    continue
-                if forbidden is not None and shown in forbidden:
-                    continue
-                if names_only and (entry.is_file(follow_symlinks=False) or entry.is_dir(follow_symlinks=False)):
-                    yield shown, _NAMELESS
-                    continue
-                info = self._entry(fd, name, directory.real)
-                if info is not None:
-                    yield shown, info
-
-    def _entry(self, directory: int, name: str, parent: bytes) -> FileInfo | None:
-        """None: gone meanwhile, or nothing that could be opened."""
-        root = self.root
-        raw = os.fsencode(name)
-        try:
-            st = files.stat_at(directory, raw)
-        except OSError:
-            return None
-        kind = st.mode & 0o170000
-        if kind not in (stat.S_IFREG, stat.S_IFDIR):
-            return self._linked(join(parent, raw)) if kind == stat.S_IFLNK else None
-        value = root.attributes.at(directory, raw, dosattrib.XATTR_RAW) if root.settings.store_dos_attributes else None
-        return attributes.file_info(st, value, root.hides(name))
-
-    def _linked(self, real: bytes) -> FileInfo | None:
-        try:
-            fd, readable, link = self._resolver.open_fd(real)
-            handle = PosixHandle(fd, readable, (displayed(real), real, link), self.root)
-        except OSError:
-            return None
-        info = handle.opened
-        handle.close()
-        return info
+        return scan(self._resolver, _posix(handle), names_only, match)
 
     def is_large(self, handle: Handle) -> bool:
         return files.fstat(handle.fd).st_size >= LARGE_DIRECTORY
@@ -460,17 +483,7 @@ class PosixVfs:
         return self.root.settings.delete_veto_files and forbidden is not None and display(name) in forbidden
 
     def fs_info(self) -> FsInfo:
-        st = files.stat_fd(self.root.fd)
-        fs = files.volume(self.root.fd)
-        creation = st.btime * 10_000_000 + attributes.EPOCH if st.btime else attributes.EPOCH
-        streams = True
-        try:
-            self.root.attributes.names(self.root.fd)
-        except OSError as error:
-            streams = error.errno != errno.EOPNOTSUPP
-        serial = os.makedev(st.dev_major, st.dev_minor)
-        read_only = bool(fs.f_flag & os.ST_RDONLY)
-        return FsInfo(fs.f_frsize, fs.f_blocks, fs.f_bfree, fs.f_bavail, serial, fs.f_namemax, creation, streams, True, read_only)
+        return fs_info(self.root)
 
 
 def _posix(handle: Handle) -> PosixHandle:

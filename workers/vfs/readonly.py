@@ -70,6 +70,10 @@ class ReadOnlyHandle:
         return self.below.directory
 
     @property
+    def is_link(self) -> bool:
+        return self.below.is_link
+
+    @property
     def key(self) -> tuple[int, int, str]:
         dev, ino, stream = self.below.key
         return dev, ino ^ self.snapshot.salt, stream
@@ -153,6 +157,12 @@ class ReadOnlyHandle:
     def clear(self) -> None:
         refuse()
 
+    def reparse(self) -> bytes | None:
+        return self.below.reparse()
+
+    def set_reparse(self, data: bytes | None) -> None:
+        refuse(data)
+
     def set_sparse(self, on: bool) -> None:
         refuse(on)
 
@@ -170,6 +180,12 @@ class ReadOnlyHandle:
 
     def copy_range(self, source: Handle, source_offset: int, offset: int, length: int) -> int:
         refuse(source, source_offset, offset, length)
+
+    def clone_range(self, source: Handle, source_offset: int, offset: int, length: int) -> None:
+        refuse(source, source_offset, offset, length)
+
+    def trim(self, offset: int, length: int) -> None:
+        refuse(offset, length)
 
     def close(self) -> None:
         try:

@@ -1,7 +1,8 @@
 """From a client's path to a descriptor.
 
-Owns: the order of attempts (exact, then through symlinks, then another spelling) and the share's name cache. Invariant: each descriptor
-comes from ``open_beneath`` the root, or is one that did opened anew; the reserved directory is never the result.
+Owns: the order of attempts (exact, then through symlinks, then another spelling), what is in the way when none of them leads there, and the
+share's name cache. Invariant: each descriptor comes from ``open_beneath`` the root, or is one that did opened anew; the reserved directory
+is never the result.
 """
 
 from __future__ import annotations
@@ -15,15 +16,22 @@ from typing import Final
 
 from pools.port import files
 from pools.port.interface import Place
+from smbd.smb2.fscc import reparse
 from smbd.smb2.names import Path, fold
-from workers.vfs.interface import PathNotFound
-from workers.vfs.namecache import NameCache
+from workers.vfs import links
+from workers.vfs.interface import LinkMet, PathNotFound
+from workers.vfs.links import LinkHandle
+from workers.vfs.namecache import NOTHING, NameCache
 from workers.vfs.root import RESERVED, Root
 
 READ: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY
 _DIRECTORY: Final = READ | os.O_DIRECTORY
 # O_PATH instead: not readable by the user, a socket, a lease of a local program, a device without a driver
 _UNREADABLE: Final = (errno.EACCES, errno.EPERM, errno.ENXIO, errno.EWOULDBLOCK, errno.ENODEV, errno.EBUSY)
+
+
+class Unfollowed(PermissionError):
+    """A symlink that leads out of the share, in a circle or to what is ours, or any where none is followed."""
 
 
 class Resolver:
@@ -48,12 +56,12 @@ class Resolver:
                 raise
             refused = error
         if not self.root.settings.follow_symlinks:
-            raise PermissionError(errno.EACCES, "symlink") from refused
+            raise Unfollowed(errno.EACCES, "symlink") from refused
         try:
             fd = files.open_beneath(root, real, files.PATH_ONLY, follow=True)
         except OSError as error:
             if error.errno in (errno.EXDEV, errno.ELOOP):  # it leads out of the share, or in a circle
-                raise PermissionError(errno.EACCES, "symlink") from error
+                raise Unfollowed(errno.EACCES, "symlink") from error
             raise
         return self._through_link(fd, real)
 
@@ -61,7 +69,7 @@ class Resolver:
         """Symlinks may lead to what no name reaches: our own directory. And now that it is known to be a file, open it for reading."""
         try:
             if self.root.relative(fd, real) is None:
-                raise PermissionError(errno.EACCES, "symlink")
+                raise Unfollowed(errno.EACCES, "symlink")
             if stat.S_IFMT(files.fstat(fd).st_mode) in (stat.S_IFREG, stat.S_IFDIR):
                 with suppress(OSError):
                     readable = files.reopen(fd, READ, Place(self.root.fd, real))
@@ -77,19 +85,96 @@ class Resolver:
         if not components:
             raise FileNotFoundError(errno.ENOENT, "the share's root")
         with self.directory(components[:-1]) as (fd, parent):
-            stored = self.spelling(fd, components[-1])
+            stored = self.spelling(fd, components[-1], len(components) - 1)
         if stored is None or fold(stored) == fold(RESERVED):
             raise FileNotFoundError(errno.ENOENT, components[-1])
         return join(parent, os.fsencode(stored))
 
-    def spelling(self, directory: int, name: str) -> str | None:
-        """Needs the right to list; a user without it gets exact names only."""
+    def spelling(self, directory: int, name: str, depth: int) -> str | None:
+        """Needs the right to list; a user without it gets exact names only. LinkMet: the directory, ``depth`` levels beneath the root, is a
+        reparse point.
+        """
         try:
-            return self.names.find(directory, name)
+            found = self.names.find(directory, name)
         except OSError as error:
             if error.errno not in (errno.EBADF, errno.EACCES):  # EBADF: O_PATH was all the user got
                 raise
             return None
+        if found == NOTHING:
+            self._check_passable(directory, depth)
+            return None
+        return found
+
+    def _check_passable(self, directory: int, depth: int) -> None:
+        """A directory that is a reparse point is empty: only one that is has to be asked."""
+        kept = self.root.attributes
+        try:
+            data = kept.get(directory, links.XATTR) if links.XATTR in kept.names(directory) else None
+        except OSError:
+            return
+        data = None if data is None else reparse.stored(data)
+        if data is not None:
+            raise LinkMet(depth, data)
+
+    def link_in(self, components: tuple[str, ...]) -> LinkMet | None:
+        """The first component that is a symlink which leads nowhere that may be reached: what is in the way of a path that failed."""
+        real = b""
+        for depth, name in enumerate(components, 1):
+            try:
+                fd = self.directory_fd(real)
+            except OSError:
+                return None
+            try:
+                raw = self._stored(fd, name, depth)
+                real = join(real, raw)
+                target = files.read_link(fd, raw) if stat.S_ISLNK(files.stat_at(fd, raw).mode) else None
+            except OSError:
+                return None
+            finally:
+                files.close(fd)
+            if target is not None and not self._leads_somewhere(real):
+                return LinkMet(depth, links.buffer_of(target))
+        return None
+
+    def _stored(self, directory: int, name: str, depth: int) -> bytes:
+        raw = name.encode()
+        try:
+            files.stat_at(directory, raw)
+        except FileNotFoundError:
+            found = self.spelling(directory, name, depth - 1)
+            if found is None:
+                raise
+            return os.fsencode(found)
+        return raw
+
+    def _leads_somewhere(self, real: bytes) -> bool:
+        try:
+            files.close(self.open_fd(real)[0])
+        except OSError:
+            return False
+        return True
+
+    def open_link(self, path: Path, real: bytes) -> LinkHandle | None:
+        """The symlink at ``real``, itself; None where there is none."""
+        parent, _, name = real.rpartition(b"/")
+        directory = None
+        try:
+            directory = self.directory_fd(parent)
+            hidden = self.root.hides(path.name)
+            return LinkHandle((directory, name), (path, real), to_directory=self._leads_to_directory(real), hidden=hidden)
+        except OSError:  # EINVAL: it is no symlink
+            if directory is not None:
+                files.close(directory)
+            return None
+
+    def _leads_to_directory(self, real: bytes) -> bool:
+        try:
+            fd = self.open_fd(real)[0]
+        except OSError:
+            return False
+        mode = files.fstat(fd).st_mode
+        files.close(fd)
+        return stat.S_ISDIR(mode)
 
     @contextmanager
     def directory(self, components: tuple[str, ...]) -> Iterator[tuple[int, bytes]]:

@@ -26,7 +26,7 @@ from smbd.smb2.names import Match, Path
 from smbd.smb2.status import SmbError
 from workers import identity
 from workers.vfs import snapnames
-from workers.vfs.interface import FileInfo, FsInfo, Handle, NewFile, Sight
+from workers.vfs.interface import FileInfo, FsInfo, Handle, LinkMet, NewFile, Sight
 from workers.vfs.posix import PosixVfs
 from workers.vfs.readonly import ReadOnlyHandle, Snapshot, refuse
 from workers.vfs.resolver import READ, join
@@ -195,15 +195,18 @@ class SnapshotVfs:
 
     # What is asked of a file system
 
-    def open(self, path: Path) -> Handle:
+    def open(self, path: Path, itself: bool = False) -> Handle:
         path = snapnames.canonical(path)
         seconds = snapnames.moment(path)
         if seconds is None:
-            return self.below.open(path)
+            return self.below.open(path, itself)
         snapshot, skipped = self._enter(path, seconds)
         above, inner = path.components[: skipped + 1], path.components[skipped + 1 :]
         try:
-            handle = snapshot.vfs.open(path._replace(components=inner))
+            handle = snapshot.vfs.open(path._replace(components=inner), itself)
+        except LinkMet as met:
+            self._leave(snapshot)
+            raise LinkMet(len(above) + met.depth, met.data) from met
         except BaseException:
             self._leave(snapshot)
             raise
@@ -223,6 +226,10 @@ class SnapshotVfs:
     def link(self, handle: Handle, target: Path, replace: bool) -> None:
         self._must_be_now(target, handle)
         self.below.link(handle, target, replace)
+
+    def replace(self, handle: Handle, target: bytes | None) -> Handle:
+        self._must_be_now(handle.path, handle)
+        return self.below.replace(handle, target)
 
     def unlink(self, handle: Handle) -> None:
         self._must_be_now(handle.path, handle)

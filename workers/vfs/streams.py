@@ -30,6 +30,7 @@ class StreamHandle:
     directory = False
     bare = False
     read_only = False
+    is_link = False
 
     def __init__(self, base: PosixHandle, stream: str) -> None:
         """Owns ``base`` from here on."""
@@ -208,6 +209,13 @@ class StreamHandle:
     def copy_range(self, source: Handle, source_offset: int, offset: int, length: int) -> int:
         return copy_range((source, source_offset), (self, offset), length)
 
+    def clone_range(self, source: Handle, source_offset: int, offset: int, length: int) -> None:
+        del source, source_offset, offset, length
+        raise OSError(errno.EOPNOTSUPP, "a stream has no blocks of its own")
+
+    def trim(self, offset: int, length: int) -> None:
+        """Nothing could be freed."""
+
     # The file's
 
     def ea_size(self) -> int:
@@ -218,6 +226,13 @@ class StreamHandle:
 
     def set_attributes(self, attributes: int) -> None:
         self.base.set_attributes(attributes)
+
+    def reparse(self) -> bytes | None:
+        return self.base.reparse()
+
+    def set_reparse(self, data: bytes | None) -> None:
+        del data
+        raise SmbError(status.INVALID_PARAMETER)
 
     def set_sparse(self, on: bool) -> None:
         self.base.set_sparse(on)

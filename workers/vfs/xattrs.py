@@ -23,7 +23,7 @@ USER: Final = "user."
 STREAM: Final = "user.DosStream."  # Samba's vfs_streams_xattr
 STREAM_END: Final = ":$DATA"
 STORED_STREAM: Final = "user.millpond.stream."  # the name of the file a large stream lies in
-_OURS: Final = ("dosstream.", "dosattrib", "millpond.", "samba_pai", "dosstreams", "doseas", "org.netatalk.")
+_OURS: Final = ("dosstream.", "dosattrib", "millpond.", "samba_pai", "smbreparse", "dosstreams", "doseas", "org.netatalk.")
 _EA_NAME_MAX: Final = 254
 _EA_VALUE_MAX: Final = 0xFFFF  # [MS-FSCC] 2.4.16: EaValueLength has 16 bits; some file systems hold one byte more
 _EA_FORBIDDEN: Final = frozenset('\\/:*?"<>|,+=[];') | {chr(code) for code in range(32)}

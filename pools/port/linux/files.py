@@ -45,13 +45,16 @@ pread = portable.pread
 preadv = portable.preadv
 pwrite = portable.pwrite
 read = portable.read
+read_link = portable.read_link
 readv = portable.readv
 remove = portable.remove
 remove_path = portable.remove_path
 remove_tree = portable.remove_tree
 reserve = portable.reserve
 scandir = portable.scandir
+set_link_times = portable.set_link_times
 stat = portable.stat
+symlink = portable.symlink
 sync_directory = portable.sync_directory
 truncate = portable.truncate
 unlock = portable.unlock
@@ -91,6 +94,8 @@ _renameat2 = _free.renameat2
 _renameat2.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint]
 _fallocate = _free.fallocate64 if hasattr(_free, "fallocate64") else _free.fallocate
 _fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+_fstatfs = _free.fstatfs64 if hasattr(_free, "fstatfs64") else _free.fstatfs
+_fstatfs.argtypes = [ctypes.c_int, ctypes.c_void_p]
 _utimensat = _free.utimensat
 _utimensat.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_int]
 _statx_held = _held.statx
@@ -104,6 +109,8 @@ _CACHED = struct.Struct("<Q")  # the first field of struct cachestat
 _HOW = struct.Struct("<QQQ")
 _TIMES = struct.Struct("<qqqq")  # two struct timespec
 _FLOCK = struct.Struct("@hhqqi4x")  # struct flock
+_CLONE = struct.Struct("<qQQQ")  # struct file_clone_range
+_FS_TYPE = struct.Struct("@l")  # the first field of struct statfs
 _STATX = struct.Struct("<IIQ IIIH2x QQQQ qI4x qI4x qI4x qI4x II II")
 
 
@@ -191,6 +198,11 @@ def stat_at(directory: int, name: bytes) -> Stat:
     if _statx_free(directory, name, _AT_SYMLINK_NOFOLLOW, _STATX_WANTED, _scratch.address) != 0:
         raise _raise(name)
     return Stat._make(_STATX.unpack_from(_scratch.buffer))
+
+
+def pin_link(directory: int, name: bytes) -> int:
+    """O_PATH and O_NOFOLLOW: the symlink itself."""
+    return os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
 
 
 def is_cached(fd: int, offset: int, length: int) -> bool | None:
@@ -284,6 +296,23 @@ def lock_range(fd: int, offset: int, length: int, *, exclusive: bool) -> None:
 def unlock_range(fd: int, offset: int, length: int) -> None:
     """fcntl(2)."""
     _set_range(fd, fcntl.F_UNLCK, offset, length)
+
+
+_FICLONERANGE: Final = 0x4020940D
+_SHARES_BLOCKS: Final = frozenset({0x9123683E, 0x58465342, 0xCA451A4E, 0x7461636F})  # btrfs, XFS, bcachefs, OCFS2
+
+
+def may_share_blocks(fd: int) -> bool:
+    """By the magic number of statfs(2)."""
+    if _fstatfs(fd, _scratch.address) != 0:
+        raise _raise()
+    (kind,) = _FS_TYPE.unpack_from(_scratch.buffer)
+    return kind & 0xFFFFFFFF in _SHARES_BLOCKS
+
+
+def clone_range(source: int, target: int, count: int, source_offset: int, target_offset: int) -> None:
+    """ioctl_ficlonerange(2)."""
+    fcntl.ioctl(target, _FICLONERANGE, _CLONE.pack(source, source_offset, count, target_offset))
 
 
 _MEMORY_TYPES: Final = frozenset({"tmpfs", "ramfs"})

@@ -45,12 +45,15 @@ open = portable.open
 pread = portable.pread
 pwrite = portable.pwrite
 read = portable.read
+read_link = portable.read_link
 readv = portable.readv
 remove = portable.remove
 remove_path = portable.remove_path
 remove_tree = portable.remove_tree
 scandir = portable.scandir
+set_link_times = portable.set_link_times
 stat = portable.stat
+symlink = portable.symlink
 sync_directory = portable.sync_directory
 truncate = portable.truncate
 unlock = portable.unlock
@@ -223,6 +226,12 @@ def stat_at(directory: int, name: bytes) -> Stat:
     return _stat(os.stat(name, dir_fd=directory, follow_symlinks=False))
 
 
+def pin_link(directory: int, name: bytes) -> int:
+    """A symlink cannot be opened."""
+    del directory, name
+    return -1
+
+
 def set_times(fd: int, access_ns: int | None, modification_ns: int | None) -> None:
     """The time that is to stay is set as it was a moment ago: utimensat's UTIME_OMIT cannot be said from here."""
     found = os.fstat(fd)
@@ -330,6 +339,17 @@ def unlock_range(fd: int, offset: int, length: int) -> None:
 
 
 def copy_range(source: int, target: int, count: int, source_offset: int, target_offset: int) -> int:
+    """Not portable."""
+    raise _not_here()
+
+
+def may_share_blocks(fd: int) -> bool:
+    """Nobody says."""
+    del fd
+    return False
+
+
+def clone_range(source: int, target: int, count: int, source_offset: int, target_offset: int) -> None:
     """Not portable."""
     raise _not_here()
 

@@ -42,6 +42,7 @@ _DEVICE_READ_ONLY: Final = 0x00000002
 _SECTOR: Final = 512
 _NO_QUOTA: Final = 0xFFFFFFFFFFFFFFFF
 _ALIGNED_DEVICE_AND_PARTITION: Final = 0x00000003
+_TRIM_ENABLED: Final = 0x00000008
 
 
 class Volume(NamedTuple):
@@ -188,7 +189,10 @@ def _object_id(volume: Volume) -> bytes:
 
 
 def _sector_size(volume: Volume) -> bytes:
-    return SECTOR_SIZE.pack(_SECTOR, volume.unit, volume.unit, volume.unit, _ALIGNED_DEVICE_AND_PARTITION, 0, 0)
+    flags = _ALIGNED_DEVICE_AND_PARTITION
+    if volume.attributes & FILE_SUPPORTS_SPARSE_FILES:
+        flags |= _TRIM_ENABLED
+    return SECTOR_SIZE.pack(_SECTOR, volume.unit, volume.unit, volume.unit, flags, 0, 0)
 
 
 _PACKERS: Final[dict[int, Callable[[Volume], bytes]]] = {

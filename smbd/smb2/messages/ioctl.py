@@ -226,6 +226,12 @@ class FileLevelTrimRange(NamedTuple):
     length: U64
 
 
+class FileLevelTrimOutput(NamedTuple):
+    """[MS-FSCC] 2.3.14 FSCTL_FILE_LEVEL_TRIM Reply."""
+
+    num_ranges_processed: U32
+
+
 class SrvReadHashRequest(NamedTuple):
     """[MS-SMB2] 2.2.31.2 SRV_READ_HASH Request."""
 
@@ -274,14 +280,6 @@ class FileRegionInfo(NamedTuple):
     reserved: U32
 
 
-class ReparseDataBuffer(NamedTuple):
-    """[MS-FSCC] 2.1.2.2 REPARSE_DATA_BUFFER; the data follow."""
-
-    reparse_tag: U32
-    reparse_data_length: U16
-    reserved: U16
-
-
 IOCTL_REQUEST = Layout(IoctlRequest)
 IOCTL_RESPONSE = Layout(IoctlResponse)
 SRV_COPYCHUNK_COPY = Layout(SrvCopychunkCopy)
@@ -307,11 +305,11 @@ INTEGRITY_INFORMATION = Layout(IntegrityInformation)
 DUPLICATE_EXTENTS_DATA = Layout(DuplicateExtentsData)
 FILE_LEVEL_TRIM = Layout(FileLevelTrim)
 FILE_LEVEL_TRIM_RANGE = Layout(FileLevelTrimRange)
+FILE_LEVEL_TRIM_OUTPUT = Layout(FileLevelTrimOutput)
 OFFLOAD_READ_INPUT = Layout(OffloadReadInput)
 FILE_REGION_INPUT = Layout(FileRegionInput)
 FILE_REGION_OUTPUT = Layout(FileRegionOutput)
 FILE_REGION_INFO = Layout(FileRegionInfo)
-REPARSE_DATA_BUFFER = Layout(ReparseDataBuffer)
 
 IOCTL_REQUEST_STRUCTURE_SIZE = 57
 IOCTL_RESPONSE_STRUCTURE_SIZE = 49

@@ -9,11 +9,13 @@ import time
 import pytest
 
 from pools.port import choice
+from smbd.smb2 import constants as c
+from smbd.smb2.fscc import reparse
 from smbd.smb2.names import Path, parse_text
 from smbd.smb2.status import SmbError
-from workers.vfs.interface import NewFile, PathNotFound
+from workers.vfs.interface import LinkMet, NewFile, PathNotFound
 
-REFUSED = (PermissionError, FileNotFoundError, PathNotFound, SmbError)
+REFUSED = (LinkMet, PermissionError, FileNotFoundError, PathNotFound, SmbError)
 
 
 @pytest.fixture(params=choice.NAMES, autouse=True)
@@ -73,7 +75,12 @@ def test_symlinks_to_outside_lead_nowhere(share, outside, target):
             share.open(name)
         with pytest.raises((*REFUSED, FileExistsError)):
             share.vfs.create(parse_text(name), NewFile())
-    assert share.names() == set()
+    root = share.open("")
+    for _, info in share.vfs.scan(root):
+        assert info.attributes & c.FILE_ATTRIBUTE_REPARSE_POINT
+        assert (info.reparse_tag, info.size) == (reparse.TAG_SYMLINK, 0)
+    root.close()
+    assert share.names() == {"link", "self"}
     assert (outside / "secret").read_text() == "secret"
     assert os.listdir(outside) == ["secret"]
 

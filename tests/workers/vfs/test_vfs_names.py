@@ -9,7 +9,7 @@ import pytest
 from pools.port import files
 from smbd.smb2.names import short_name
 from workers.vfs import namecache
-from workers.vfs.namecache import NameCache
+from workers.vfs.namecache import NOTHING, NameCache
 
 
 class Clock:
@@ -59,7 +59,7 @@ def test_a_changed_directory_is_read_again(directory, monkeypatch):
     clock = Clock()
     clock.wall = 1 << 62
     cache = NameCache(clock.monotonic, clock.time_ns)
-    assert cache.find(fd, "new") is None
+    assert cache.find(fd, "new") == NOTHING
     (path / "NEW").touch()
     os.utime(path, (2, 2))
     assert cache.find(fd, "new") == "NEW"
