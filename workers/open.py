@@ -66,6 +66,7 @@ class Open:
         "pipe",
         "pipe_name",
         "position",
+        "quotas_from",
         "session",
         "told",
         "tree",
@@ -112,6 +113,7 @@ class Open:
         self.told = False  # whether the kernel knows of its locks: see workers.rangelocks
         self.mode = 0
         self.position = 0
+        self.quotas_from = 0  # the uid from which on a QUERY_INFO of quotas goes on
         self.enumeration: Enumeration | None = None
         self.notify: Notify | None = None
 

@@ -375,6 +375,14 @@ class Attributes(Protocol):
         """The file (device, inode) has lost its last name."""
 
 
+class Quota(NamedTuple):
+    """What a user has on a file system, and may have, in bytes. ``soft``: he is warned; ``hard``: he gets no more; 0: no limit."""
+
+    used: int
+    soft: int
+    hard: int
+
+
 class Files(Protocol):
     """Operations on files. A name beside a directory's descriptor is a single component, never a path, unless it says so."""
 
@@ -496,6 +504,15 @@ class Files(Protocol):
 
     def volume(self, fd: int) -> os.statvfs_result:
         """Of the file system that the file lies on."""
+
+    def quota(self, fd: int, uid: int) -> Quota | None:
+        """A user's on the file system of ``fd``; None where it has no quotas. PermissionError: somebody else's, asked for without root."""
+
+    def next_quota(self, fd: int, uid: int) -> tuple[int, Quota] | None:
+        """The first user from ``uid`` on of whom there is one; None: nobody, or the file system does not say. For root."""
+
+    def set_quota(self, fd: int, uid: int, soft: int, hard: int) -> None:
+        """Limits in bytes, 0 for none; rounded up to what the file system counts in. For root. EOPNOTSUPP where there are no quotas."""
 
     def attributes(self, root: int, as_root: Callable[[], AbstractContextManager[None]]) -> Attributes:
         """The extended attributes beneath a root. ``as_root``: how to act as root for a moment, for a port that keeps them itself."""

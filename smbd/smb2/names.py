@@ -24,6 +24,10 @@ PATH_MAX = 32767
 DATA = "$DATA"
 INDEX_ALLOCATION = "$INDEX_ALLOCATION"
 
+QUOTA_COMPONENTS = ("$EXTEND", "$QUOTA")
+QUOTA_STREAM = "$Q"
+"""[MS-FSCC] 2.1.5.4: the file that stands for a volume's quotas is $Extend\\$Quota:$Q:$INDEX_ALLOCATION."""
+
 _FORBIDDEN = re.compile(r'[\x00-\x1f"*/:<>?|]')
 _FORBIDDEN_STREAM = re.compile(r"[\x00/:\\]")
 _WILD = re.compile(r'[*?<>"]')
@@ -141,6 +145,8 @@ def _split_stream(text: str) -> tuple[str, str, str]:
         raise SmbError(status.OBJECT_NAME_INVALID)
     if kind == INDEX_ALLOCATION and stream.upper() in ("", "$I30"):
         return path, "", INDEX_ALLOCATION
+    if kind == INDEX_ALLOCATION and stream.upper() == QUOTA_STREAM and tuple(path.upper().split("\\")) == QUOTA_COMPONENTS:
+        return path, QUOTA_STREAM, DATA
     if kind != DATA:
         raise SmbError(status.OBJECT_NAME_INVALID)
     return path, stream, DATA

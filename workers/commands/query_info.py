@@ -11,6 +11,7 @@ from smbd.smb2.constants import (
     FILE_READ_EA,
     INFO_FILE,
     INFO_FILESYSTEM,
+    INFO_QUOTA,
     INFO_SECURITY,
     READ_CONTROL,
     SACL_SECURITY_INFORMATION,
@@ -26,6 +27,7 @@ from smbd.smb2.messages.info import (
 )
 from smbd.smb2.status import SmbError
 from workers import access
+from workers.commands import quota
 from workers.open import Open
 from workers.request import Answer, Request
 from workers.vfs import snapnames
@@ -64,8 +66,10 @@ def query_info(request: Request, body: QueryInfoRequest) -> Answer:
         output, complete = filesystem_information(request, body)
     elif body.info_type == INFO_SECURITY:
         output, complete = security_information(request, body), True
+    elif body.info_type == INFO_QUOTA:
+        output, complete = quota.query(request, data, body.output_buffer_length), True
     else:
-        raise SmbError(status.NOT_SUPPORTED if body.info_type == 4 else status.INVALID_PARAMETER)
+        raise SmbError(status.INVALID_PARAMETER)
     if len(output) > body.output_buffer_length:
         output, complete = output[: body.output_buffer_length], False
     fixed = QUERY_INFO_RESPONSE.pack(QUERY_INFO_RESPONSE_STRUCTURE_SIZE, OUTPUT_AT, len(output))
@@ -192,11 +196,17 @@ def filesystem_information(request: Request, body: QueryInfoRequest) -> tuple[by
         attributes |= filesystem.FILE_SUPPORTS_SPARSE_FILES
     if fs.shared_blocks:
         attributes |= filesystem.FILE_SUPPORTS_BLOCK_REFCOUNTING
+    total, available, quotas = fs.total, fs.available, False
+    if body.file_info_class in filesystem.SHOWS_QUOTAS:
+        quotas = vfs.quota(request.tree.token.uid) is not None
+        limits = quota.within(request.tree, fs.unit) if quotas else None
+        total, available = (min(total, limits[0]), min(available, limits[1])) if limits is not None else (total, available)
+        attributes |= filesystem.FILE_VOLUME_QUOTAS if quotas else 0
     volume = filesystem.Volume(
         fs.unit,
-        fs.total,
+        total,
         fs.free,
-        fs.available,
+        available,
         fs.identifier & 0xFFFFFFFF,
         fs.creation_time,
         request.tree.share.name,
@@ -204,6 +214,7 @@ def filesystem_information(request: Request, body: QueryInfoRequest) -> tuple[by
         name_max=fs.name_max,
         read_only=fs.read_only or request.tree.read_only,
         object_id=fs.identifier.to_bytes(16, "little"),
+        quotas=quotas,
     )
     return filesystem.query(body.file_info_class, volume), True
 

@@ -29,6 +29,7 @@ from smbd.smb2.constants import (
     GROUP_SECURITY_INFORMATION,
     INFO_FILE,
     INFO_FILESYSTEM,
+    INFO_QUOTA,
     INFO_SECURITY,
     OWNER_SECURITY_INFORMATION,
     SACL_SECURITY_INFORMATION,
@@ -42,6 +43,7 @@ from smbd.smb2.messages.info import SET_INFO_REQUEST, SET_INFO_RESPONSE, SET_INF
 from smbd.smb2.status import SmbError
 from workers import access, changes, renaming
 from workers.breaks import Blocked, until_free
+from workers.commands import quota
 from workers.open import Open
 from workers.request import Answer, Request
 from workers.vfs.interface import Handle
@@ -77,8 +79,10 @@ def set_info(request: Request, body: SetInfoRequest) -> bytes | Coroutine[Any, N
             return until_free(request, blocked, partial(_set_again, request, setter, kept, body.file_info_class))
     elif body.info_type == INFO_SECURITY:
         set_security(request, opened, handle, data, body.additional_information)
+    elif body.info_type == INFO_QUOTA:
+        quota.change(request, data)
     else:
-        raise SmbError(status.NOT_SUPPORTED if body.info_type in (INFO_FILESYSTEM, 4) else status.INVALID_PARAMETER)
+        raise SmbError(status.NOT_SUPPORTED if body.info_type == INFO_FILESYSTEM else status.INVALID_PARAMETER)
     return RESPONSE
 
 

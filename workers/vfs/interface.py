@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
 from pools.iovec import Descriptor, FileEntry
+from pools.port.interface import Quota
 from smbd.smb2.names import Match, Path
 
 
@@ -267,6 +268,15 @@ class Vfs(Protocol):
         """Put a symlink to ``target`` in the place of the empty file or directory that ``handle`` names; None: an empty file in the place
         of a symlink. The handle of what is there now; the other one stays open and names nothing any more.
         """
+
+    def quota(self, uid: int) -> Quota | None:
+        """A user's; None where the file system has none. Whether the caller may know is to be checked first, as for the next two."""
+
+    def quotas(self, first: int) -> list[tuple[int, Quota]]:
+        """Some users from ``first`` on, by uid, and theirs; none: there are no more."""
+
+    def set_quota(self, uid: int, soft: int, hard: int) -> None:
+        """Limits in bytes, 0 for none."""
 
     def unlink(self, handle: Handle) -> None:
         """Removes the file, directory or stream the handle names, if the name still is that file; otherwise FileNotFoundError."""

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Final
 
+from pools.port.interface import Quota
 from smbd.smb2.names import Match, Path
 from workers.baton import away
 from workers.vfs.interface import FileInfo, FsInfo, Handle, NewFile, Sight, StreamInfo, Vfs
@@ -195,6 +196,15 @@ class PatientVfs:
 
     def replace(self, handle: Handle, target: bytes | None) -> Handle:
         return PatientHandle(away(self.below.replace, unwrapped(handle), target))
+
+    def quota(self, uid: int) -> Quota | None:
+        return away(self.below.quota, uid)
+
+    def quotas(self, first: int) -> list[tuple[int, Quota]]:
+        return away(self.below.quotas, first)
+
+    def set_quota(self, uid: int, soft: int, hard: int) -> None:
+        away(self.below.set_quota, uid, soft, hard)
 
     def unlink(self, handle: Handle) -> None:
         away(self.below.unlink, unwrapped(handle))

@@ -14,18 +14,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from pools.port import files
+from pools.port.interface import Quota
 from smbd.smb2 import constants as c
 from smbd.smb2 import status
-from smbd.smb2.names import DATA, INDEX_ALLOCATION, Match, Path, display
+from smbd.smb2.names import DATA, INDEX_ALLOCATION, ROOT, Match, Path, display
 from smbd.smb2.status import SmbError
-from workers.vfs import attributes, dosattrib, streamstore, vetoed
+from workers.vfs import attributes, dosattrib, quotas, streamstore, vetoed
 from workers.vfs.handle import SERVED, PosixHandle
 from workers.vfs.interface import FileInfo, FsInfo, Handle, LinkMet, NewFile, PathNotFound, Sight
 from workers.vfs.links import LinkHandle
 from workers.vfs.listing import scan
 from workers.vfs.resolver import READ, Resolver, Unfollowed, join
 from workers.vfs.root import RESERVED, Root, VfsSettings, displayed, is_reserved
-from workers.vfs.streams import StreamHandle
+from workers.vfs.streams import StreamHandle, rename_stream
 from workers.vfs.volume import fs_info
 
 LARGE_DIRECTORY = 1 << 16  # bytes of the directory itself: from about 1,500 entries on, 15 ms of listing
@@ -48,6 +49,8 @@ class PosixVfs:
     # Opening
 
     def open(self, path: Path, itself: bool = False) -> Handle:
+        if path.stream and quotas.is_quota_file(path):
+            return quotas.QuotaHandle(self._open_base(ROOT), path, self)
         try:
             handle = self._open_base(path, itself)
         except (PathNotFound, Unfollowed):
@@ -339,7 +342,7 @@ class PosixVfs:
 
     def rename(self, handle: Handle, target: Path, replace: bool) -> None:
         if isinstance(handle, StreamHandle):
-            self._rename_stream(handle, target, replace)
+            rename_stream(handle, target, replace)
             return
         base = handle if isinstance(handle, LinkHandle) else _posix(handle)
         if self.root.conceals(target):
@@ -426,21 +429,6 @@ class PosixVfs:
         finally:
             victim.close()
 
-    def _rename_stream(self, handle: StreamHandle, target: Path, replace: bool) -> None:
-        """``target.components`` are not looked at: a stream never leaves its file."""
-        base = handle.base
-        if not target.stream:
-            raise SmbError(status.INVALID_PARAMETER)
-        streamstore.check_name(target.stream)
-        existing = streamstore.find(base, target.stream)
-        if existing is not None and existing != handle.stream:
-            if not replace:
-                raise SmbError(status.OBJECT_NAME_COLLISION)
-            streamstore.remove(base, self.root, existing)
-        if target.stream != handle.stream:
-            streamstore.rename(base, handle.stream, target.stream)
-        handle.renamed(target.stream)
-
     def link(self, handle: Handle, target: Path, replace: bool) -> None:
         base = _posix(handle)
         if self.root.conceals(target) or base.directory or not target.components:
@@ -459,6 +447,15 @@ class PosixVfs:
 
     def snapshots(self, _handle: Handle) -> list[str]:
         return []
+
+    def quota(self, uid: int) -> Quota | None:
+        return quotas.quota(self.root, uid)
+
+    def quotas(self, first: int) -> list[tuple[int, Quota]]:
+        return quotas.quotas(self.root, first)
+
+    def set_quota(self, uid: int, soft: int, hard: int) -> None:
+        quotas.set_quota(self.root, uid, soft, hard)
 
     # Listing
 

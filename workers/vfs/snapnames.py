@@ -71,7 +71,7 @@ def within(path: Path) -> Path:
 
 def shown(handle: Handle) -> Path:
     """Where a client is told that the file is: what was at a time is where it was then."""
-    return within(handle.path) if handle.read_only else handle.path
+    return within(handle.path) if handle.read_only and moment(handle.path) is not None else handle.path
 
 
 Reader = Callable[[str], int | None]

@@ -20,6 +20,7 @@ from hashlib import blake2b
 from typing import Final, NamedTuple
 
 from pools.port import files
+from pools.port.interface import Quota
 from smbd.config.shadow import Shadow
 from smbd.smb2 import status
 from smbd.smb2.names import Match, Path
@@ -230,6 +231,15 @@ class SnapshotVfs:
     def replace(self, handle: Handle, target: bytes | None) -> Handle:
         self._must_be_now(handle.path, handle)
         return self.below.replace(handle, target)
+
+    def quota(self, uid: int) -> Quota | None:
+        return self.below.quota(uid)
+
+    def quotas(self, first: int) -> list[tuple[int, Quota]]:
+        return self.below.quotas(first)
+
+    def set_quota(self, uid: int, soft: int, hard: int) -> None:
+        self.below.set_quota(uid, soft, hard)
 
     def unlink(self, handle: Handle) -> None:
         self._must_be_now(handle.path, handle)

@@ -257,3 +257,19 @@ class StreamHandle:
 
     def streams(self) -> list[StreamInfo]:
         return self.base.streams()
+
+
+def rename_stream(handle: StreamHandle, target: Path, replace: bool) -> None:
+    """``target.components`` are not looked at: a stream never leaves its file."""
+    base = handle.base
+    if not target.stream:
+        raise SmbError(status.INVALID_PARAMETER)
+    streamstore.check_name(target.stream)
+    existing = streamstore.find(base, target.stream)
+    if existing is not None and existing != handle.stream:
+        if not replace:
+            raise SmbError(status.OBJECT_NAME_COLLISION)
+        streamstore.remove(base, base.root, existing)
+    if target.stream != handle.stream:
+        streamstore.rename(base, handle.stream, target.stream)
+    handle.renamed(target.stream)

@@ -22,6 +22,7 @@ from typing import Final
 
 from pools.port import portable
 from pools.port.interface import Attributes, Place, Stat
+from pools.port.linux import quotas
 from pools.port.linux.attributes import ATTRIBUTES
 
 PATH_ONLY = os.O_PATH
@@ -61,6 +62,9 @@ unlock = portable.unlock
 volume = os.fstatvfs
 write = portable.write
 copy_range = os.copy_file_range
+quota = quotas.quota
+next_quota = quotas.next_quota
+set_quota = quotas.set_quota
 
 _SYS_OPENAT2: Final = 437
 _SYS_CACHESTAT: Final = 451

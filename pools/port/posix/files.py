@@ -19,7 +19,7 @@ from contextlib import AbstractContextManager, suppress
 from typing import TYPE_CHECKING, Final
 
 from pools.port import portable
-from pools.port.interface import Attributes, Place, Stat
+from pools.port.interface import Attributes, Place, Quota, Stat
 from pools.port.posix.attributes import SideAttributes
 from pools.port.posix.rights import bits_allow
 
@@ -356,3 +356,18 @@ def clone_range(source: int, target: int, count: int, source_offset: int, target
 
 def _not_here() -> OSError:
     return OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+
+def quota(_fd: int, _uid: int) -> Quota | None:
+    """POSIX has none."""
+    return None
+
+
+def next_quota(_fd: int, _uid: int) -> tuple[int, Quota] | None:
+    """Likewise."""
+    return None
+
+
+def set_quota(_fd: int, _uid: int, _soft: int, _hard: int) -> None:
+    """Likewise."""
+    raise _not_here()

@@ -41,6 +41,7 @@ _DEVICE_IS_MOUNTED: Final = 0x00000020
 _DEVICE_READ_ONLY: Final = 0x00000002
 _SECTOR: Final = 512
 _NO_QUOTA: Final = 0xFFFFFFFFFFFFFFFF
+_QUOTAS_KEPT: Final = 0x00000003  # FILE_VC_QUOTA_TRACK and FILE_VC_QUOTA_ENFORCE
 _ALIGNED_DEVICE_AND_PARTITION: Final = 0x00000003
 _TRIM_ENABLED: Final = 0x00000008
 
@@ -60,6 +61,7 @@ class Volume(NamedTuple):
     name_max: int = 255
     read_only: bool = False
     object_id: bytes = bytes(16)
+    quotas: bool = False
 
 
 class FileFsVolumeInformation(NamedTuple):
@@ -176,8 +178,8 @@ def _attribute(volume: Volume) -> bytes:
     return ATTRIBUTE.pack(attributes, volume.name_max, len(name)) + name
 
 
-def _control(_volume: Volume) -> bytes:
-    return CONTROL.pack(0, 0, 0, _NO_QUOTA, _NO_QUOTA, 0, 0)
+def _control(volume: Volume) -> bytes:
+    return CONTROL.pack(0, 0, 0, _NO_QUOTA, _NO_QUOTA, _QUOTAS_KEPT if volume.quotas else 0, 0)
 
 
 def _full_size(volume: Volume) -> bytes:
@@ -205,6 +207,11 @@ _PACKERS: Final[dict[int, Callable[[Volume], bytes]]] = {
     FILE_FS_OBJECT_ID_INFORMATION: _object_id,
     FILE_FS_SECTOR_SIZE_INFORMATION: _sector_size,
 }
+
+SHOWS_QUOTAS: Final = frozenset(
+    {FILE_FS_SIZE_INFORMATION, FILE_FS_FULL_SIZE_INFORMATION, FILE_FS_ATTRIBUTE_INFORMATION, FILE_FS_CONTROL_INFORMATION}
+)
+"""The classes that tell of the user's quota, or that there are quotas."""
 
 MINIMUM: Final[dict[int, int]] = {
     FILE_FS_VOLUME_INFORMATION: VOLUME.size + 6,  # these two as Windows counts them: padded, with the first character

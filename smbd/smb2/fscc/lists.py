@@ -95,8 +95,8 @@ class Packed(NamedTuple):
     complete: bool
 
 
-def _chain(entries: Iterable[bytes], alignment: int, limit: int) -> Packed:
-    """Entries start with a zero NextEntryOffset, which is filled in here."""
+def chained(entries: Iterable[bytes], alignment: int, limit: int) -> Packed:
+    """Entries one behind the other. Each starts with a zero NextEntryOffset, which is filled in here."""
     out = bytearray()
     last = -1
     for entry in entries:
@@ -128,7 +128,7 @@ def _walk(data: Readable, alignment: int, one: Callable[[int], int]) -> None:
 
 def pack_full_eas(eas: Iterable[tuple[str, bytes]], limit: int) -> Packed:
     """FILE_FULL_EA_INFORMATION from (name, value) pairs."""
-    return _chain((_pack_ea(name, value) for name, value in eas), 4, limit)
+    return chained((_pack_ea(name, value) for name, value in eas), 4, limit)
 
 
 def _pack_ea(name: str, value: bytes) -> bytes:
@@ -193,7 +193,7 @@ def parse_ea_names(data: Readable) -> list[str]:
 def pack_ea_names(wanted: Sequence[str]) -> bytes:
     """The client's side."""
     names = (name.encode() for name in wanted)
-    return _chain((GET_EA.pack(0, len(name)) + name + b"\0" for name in names), 4, 1 << 16).data
+    return chained((GET_EA.pack(0, len(name)) + name + b"\0" for name in names), 4, 1 << 16).data
 
 
 # Streams, links
@@ -201,7 +201,7 @@ def pack_ea_names(wanted: Sequence[str]) -> bytes:
 
 def pack_streams(streams: Iterable[tuple[str, int, int]], limit: int) -> Packed:
     """FILE_STREAM_INFORMATION from (name, size, allocation); nothing at all for a directory without named streams."""
-    return _chain((_pack_stream(*stream) for stream in streams), 8, limit)
+    return chained((_pack_stream(*stream) for stream in streams), 8, limit)
 
 
 def _pack_stream(name: str, size: int, allocation: int) -> bytes:
@@ -231,11 +231,11 @@ def pack_links(links: Sequence[tuple[int, str]], limit: int) -> Packed:
     for parent, name in links:
         raw = name.encode("utf-16-le", "surrogatepass")
         entries.append(LINK_ENTRY.pack(0, parent, len(raw) // 2) + raw)
-    whole = _chain(entries, 8, 1 << 31)
-    packed = _chain(entries, 8, limit - HARD_LINK.size)
+    whole = chained(entries, 8, 1 << 31)
+    packed = chained(entries, 8, limit - HARD_LINK.size)
     needed = HARD_LINK.size + len(whole.data)
     count = len(entries)
-    while not packed.complete and count and len(_chain(entries[:count], 8, 1 << 31).data) > len(packed.data):
+    while not packed.complete and count and len(chained(entries[:count], 8, 1 << 31).data) > len(packed.data):
         count -= 1
     return Packed(HARD_LINK.pack(needed, count) + packed.data, packed.complete)
 
@@ -245,7 +245,7 @@ def pack_links(links: Sequence[tuple[int, str]], limit: int) -> Packed:
 
 def pack_notify(changes: Iterable[tuple[int, str]]) -> bytes:
     """FILE_NOTIFY_INFORMATION from (action, path relative to the watched directory, with backslashes)."""
-    return _chain((_pack_notification(action, name) for action, name in changes), 4, 1 << 31).data
+    return chained((_pack_notification(action, name) for action, name in changes), 4, 1 << 31).data
 
 
 def _pack_notification(action: int, name: str) -> bytes:
