@@ -19,6 +19,8 @@ from smbd.smb2.constants import (
     FILE_ACTION_REMOVED,
     FILE_ACTION_REMOVED_STREAM,
     FILE_ACTION_RENAMED_OLD_NAME,
+    FILE_NOTIFY_CHANGE_ATTRIBUTES,
+    FILE_NOTIFY_CHANGE_CREATION,
     FILE_NOTIFY_CHANGE_DIR_NAME,
     FILE_NOTIFY_CHANGE_FILE_NAME,
     FILE_NOTIFY_CHANGE_LAST_WRITE,
@@ -27,6 +29,8 @@ from smbd.smb2.constants import (
     FILE_NOTIFY_CHANGE_STREAM_SIZE,
     FILE_NOTIFY_CHANGE_STREAM_WRITE,
 )
+
+_WITH_A_RENAME = FILE_NOTIFY_CHANGE_ATTRIBUTES | FILE_NOTIFY_CHANGE_CREATION
 
 if TYPE_CHECKING:
     from smbd.sharing import Watcher
@@ -43,7 +47,7 @@ def joined(path: Path) -> str:
 
 
 def tell(where: tuple[Worker, TreeConnect], path: Path, action: int, change: int, new: Path | None = None) -> None:
-    """``action`` happened to ``path``; ``change`` is the FILE_NOTIFY_CHANGE bit it counts as. ``new`` is a rename's second name."""
+    """``action`` happened to ``path``; ``change`` are the FILE_NOTIFY_CHANGE bits it counts as. ``new`` is a rename's second name."""
     worker, tree = where
     if not worker.sharing.is_watched():
         return
@@ -119,11 +123,18 @@ def removed(worker: Worker, tree: TreeConnect, path: Path, opened: Open, parent_
 
 
 def renamed(worker: Worker, opened: Open, old: Path, new: Path) -> None:
-    """A name changed. Across directories watchers see a removal and an addition."""
+    """A name changed. Across directories watchers see a removal and an addition.
+
+    Who watches a file's attributes and not its name hears that it was modified, as from Windows.
+    """
     tree = opened.tree
     if old.components[:-1] == new.components[:-1]:
         tell((worker, tree), old, FILE_ACTION_RENAMED_OLD_NAME, name_change(opened.is_directory, ""), new)
         worker.breaks.directory_changed(tree, new, opened.parent_key)
-        return
-    removed(worker, tree, old, opened)
-    added(worker, tree, new, opened)
+    else:
+        removed(worker, tree, old, opened)
+        added(worker, tree, new, opened)
+    if not opened.is_directory and worker.sharing.is_watched():
+        for watcher in worker.sharing.watchers_of(tree.share.name, joined(new), _WITH_A_RENAME):
+            if not watcher.filter & FILE_NOTIFY_CHANGE_FILE_NAME:
+                _pass_on(worker, watcher, FILE_ACTION_MODIFIED)

@@ -144,7 +144,7 @@ def test_who_asked_hears_of_it(watch: Watch, deed: str) -> None:
     actor.close(actor.open(f"{name}\\folder", **DIRECTORY))
     asked = [bit for bit in (1 << number for number in range(12)) if counts_as & bit]
     waiting = [watch.begin(bit) for bit in asked]
-    others = watch.begin(EVERYTHING & ~counts_as)
+    others = watch.begin(EVERYTHING & ~counts_as & ~(ATTRIBUTES | CREATION if deed == "a rename" else 0))
     act(actor, name)
     actor.close(actor.open(f"{name}\\last", **({} if counts_as & DIR_NAME else DIRECTORY)))
     for one in waiting:
@@ -156,6 +156,30 @@ def test_who_asked_hears_of_it(watch: Watch, deed: str) -> None:
             found |= set(events(watch.watcher.receive(message_id)))
         assert found == expected
     assert events(watch.watcher.receive(others[1])) == [(ADDED, "last")]
+
+
+def test_who_watches_attributes_hears_of_a_files_new_name(watch: Watch) -> None:
+    actor, name = watch.actor, watch.name
+    actor.close(actor.open(f"{name}\\file"))
+    actor.close(actor.open(f"{name}\\folder", **DIRECTORY))
+    attributes, both = watch.begin(ATTRIBUTES), watch.begin(CREATION | FILE_NAME)
+    info(actor, f"{name}\\folder", RENAME, target(f"{name}\\other"))
+    info(actor, f"{name}\\file", RENAME, target(f"{name}\\new"))
+    assert events(watch.watcher.receive(attributes[1])) == [(MODIFIED, "new")]
+    assert set(events(watch.watcher.receive(both[1]))) <= {(OLD, "file"), (NEW, "new")}
+
+
+def test_the_first_filter_holds(watch: Watch) -> None:
+    held, message_id = watch.begin(DIR_NAME)
+    watch.actor.close(watch.actor.open(f"{watch.name}\\first", **DIRECTORY))
+    assert events(watch.watcher.receive(message_id)) == [(ADDED, "first")]
+    _, message_id = watch.begin(0, opened=held)
+    watch.actor.close(watch.actor.open(f"{watch.name}\\file"))
+    watch.actor.close(watch.actor.open(f"{watch.name}\\second", **DIRECTORY))
+    assert events(watch.watcher.receive(message_id)) == [(ADDED, "second")]
+    assert watch.watcher.call(Command.CHANGE_NOTIFY, notify_body(watch.watcher.open(watch.name, **LISTING), 0)).status == (
+        status.INVALID_PARAMETER
+    )
 
 
 def test_beneath_is_for_who_asked_for_the_tree(watch: Watch) -> None:

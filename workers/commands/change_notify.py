@@ -105,8 +105,8 @@ def change_notify(request: Request, body: ChangeNotifyRequest) -> bytes | Answer
     if body.output_buffer_length > request.worker.max_transact:
         raise SmbError(status.INVALID_PARAMETER)
     request.check_charge(body.output_buffer_length)
-    if not opened.is_directory or not body.completion_filter:
-        raise SmbError(status.INVALID_PARAMETER)
+    if not opened.is_directory or not (body.completion_filter or opened.notify):
+        raise SmbError(status.INVALID_PARAMETER)  # the filter of those that follow the first counts for nothing
     if opened.key is not None and request.worker.sharing.is_delete_pending(opened.key):
         raise SmbError(status.DELETE_PENDING)
     notify = opened.notify
