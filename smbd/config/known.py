@@ -6,7 +6,7 @@ Owns: the list of names. A name leaves it when it becomes a field of ``Config`` 
 from __future__ import annotations
 
 _NAMES = """
-abort shutdown script, acl check permissions, acl flag inherited canonicalization, acl group control, acl map full control, add group
+abort shutdown script, acl check permissions, acl group control, acl map full control, add group
 script, add machine script, add share command, add user script, add user to group script, additional dns hostnames, addport command,
 addprinter command, administrative share, afs share, afs token lifetime, afs username map, aio max threads, aio read size, aio write
 behind, aio write size, algorithmic rid base, allocation roundup size, allow dcerpc auth level connect, allow dns updates, allow insecure

@@ -11,10 +11,12 @@ import pytest
 
 from smbd.smb2 import constants as c
 from smbd.smb2 import status
+from smbd.smb2.dtyp.descriptor import DACL_AUTO_INHERIT_REQ, DACL_AUTO_INHERITED, SecurityDescriptor
+from smbd.smb2.dtyp.sddl import parse_sddl
 from smbd.smb2.messages import create
-from smbd.smb2.messages.create_contexts import LEASE_V2, REQUEST_LEASE
+from smbd.smb2.messages.create_contexts import LEASE_V2, REQUEST_LEASE, SD_BUFFER
 from tests.wire_client import FileId, Response, WireClient
-from tests.workers.house import House
+from tests.workers.house import ALICE, House
 from workers.vfs.namelists import NameList
 
 ON_ERRANDS_TOO = True
@@ -182,3 +184,35 @@ def test_a_share_without_level_2(make_house: Make) -> None:
     assert level_of(client.create("alone", oplock=c.OPLOCK_LEVEL_BATCH)) == c.OPLOCK_LEVEL_BATCH
     lease = {"oplock": c.OPLOCK_LEVEL_LEASE, "contexts": [(REQUEST_LEASE, LEASE_V2.pack(KEY, 1, 0, 0, bytes(16), 0, 0))]}
     assert level_of(client.create("leased", **lease)) == c.OPLOCK_LEVEL_LEASE
+
+
+@pytest.mark.parametrize(
+    ("rights", "shown"),
+    [
+        (c.FILE_GENERIC_READ, True),
+        (c.FILE_GENERIC_READ & ~c.FILE_READ_EA, False),
+        (c.FILE_GENERIC_READ & ~c.FILE_READ_ATTRIBUTES, False),
+        (c.FILE_GENERIC_READ & ~c.FILE_READ_DATA, False),
+    ],
+)
+def test_what_is_listed_can_be_read_in_full(make_house: Make, rights: int, shown: bool) -> None:
+    """The directory lends READ_ATTRIBUTES to those who open a file, but makes nothing readable."""
+    house = make_house(share_text="hide unreadable = yes")
+    client = house.client()
+    sid = house.tokens[ALICE].user_sid
+    client.close(client.open("file", contexts=[(SD_BUFFER, parse_sddl(f"O:{sid}D:P(A;;{rights:#x};;;{sid})").pack())]))
+    assert listed(client) == ({"file"} if shown else set())
+
+
+@pytest.mark.parametrize("canonical", [True, False])
+@pytest.mark.parametrize("asked", [True, False])
+def test_the_mark_of_an_inherited_list(make_house: Make, asked: bool, canonical: bool) -> None:
+    client = make_house(share_text=f"acl flag inherited canonicalization = {canonical}").client()
+    opened = client.open("file")
+    given = parse_sddl("D:(A;;FA;;;WD)")
+    given = given._replace(control=given.control | DACL_AUTO_INHERITED | (DACL_AUTO_INHERIT_REQ if asked else 0))
+    assert client.set_info(opened, c.INFO_SECURITY, 0, given.pack(), c.DACL_SECURITY_INFORMATION).status == status.SUCCESS
+    answer = client.output(client.query_info(opened, c.INFO_SECURITY, 0, additional=c.DACL_SECURITY_INFORMATION))
+    kept = SecurityDescriptor.unpack(answer).control
+    assert bool(kept & DACL_AUTO_INHERITED) == (asked or not canonical)
+    assert not kept & DACL_AUTO_INHERIT_REQ

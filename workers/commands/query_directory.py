@@ -10,7 +10,15 @@ from typing import Any
 from pools.pool import HEADROOM, Buffer, PoolExhausted
 from smbd.config import Share
 from smbd.smb2 import status
-from smbd.smb2.constants import FILE_READ_DATA, FILE_WRITE_DATA, INDEX_SPECIFIED, REOPEN, RESTART_SCANS, RETURN_SINGLE_ENTRY
+from smbd.smb2.constants import (
+    FILE_GENERIC_READ,
+    FILE_WRITE_DATA,
+    INDEX_SPECIFIED,
+    REOPEN,
+    RESTART_SCANS,
+    RETURN_SINGLE_ENTRY,
+    SYNCHRONIZE,
+)
 from smbd.smb2.fscc.directory import FILE_NAMES_INFORMATION, MINIMUM
 from smbd.smb2.fscc.listing import Listing
 from smbd.smb2.header import HEADER_SIZE
@@ -29,6 +37,7 @@ from workers.vfs.interface import FileInfo, Handle, LinkMet, Vfs
 
 OUTPUT_AT = HEADER_SIZE + QUERY_DIRECTORY_RESPONSE.size
 FILETIME_SECOND = 10_000_000
+READING = FILE_GENERIC_READ & ~SYNCHRONIZE
 ROOM = 65536  # of one answer: what a buffer holds that is always to be had
 
 
@@ -172,9 +181,10 @@ def _is_shown(request: Request, handle: Handle) -> bool:
         return False
     if not share.lists_by_rights:
         return True
-    most = access.maximal(request.worker, tree, handle)
+    # What the file's own descriptor gives: READ_ATTRIBUTES that come from the directory make nothing readable.
+    most = access.rights(request.worker, tree, handle.opened, None if handle.bare else handle.security())
     writing = share.hide_unwriteable_files and not handle.directory  # smb.conf: directories are shown as usual
-    if (share.hide_unreadable and not most & FILE_READ_DATA) or (writing and not most & FILE_WRITE_DATA):
+    if (share.hide_unreadable and READING & ~most) or (writing and not most & FILE_WRITE_DATA):
         return False
     handle.activate(share.hide_unreadable, writing)
     return True

@@ -37,6 +37,7 @@ from smbd.smb2.constants import (
     WRITE_OWNER,
 )
 from smbd.smb2.dtyp import SecurityDescriptor, mapped
+from smbd.smb2.dtyp.descriptor import DACL_AUTO_INHERIT_REQ, DACL_AUTO_INHERITED
 from smbd.smb2.fscc import change, lists, query
 from smbd.smb2.header import HEADER_SIZE
 from smbd.smb2.messages.info import SET_INFO_REQUEST, SET_INFO_RESPONSE, SET_INFO_RESPONSE_STRUCTURE_SIZE, SetInfoRequest
@@ -251,6 +252,8 @@ def set_security(request: Request, opened: Open, handle: Handle, data: memoryvie
     if parts & SACL_SECURITY_INFORMATION:
         _need(opened, ACCESS_SYSTEM_SECURITY)
     new = mapped(SecurityDescriptor.unpack(data))
+    if not opened.tree.share.acl_flag_inherited_canonicalization and new.control & DACL_AUTO_INHERITED:
+        new = new._replace(control=new.control | DACL_AUTO_INHERIT_REQ)  # as if it had been asked for
     worker = request.worker
     if parts & OWNER_SECURITY_INFORMATION and new.owner is not None:
         _check_owner(request, handle, new)
