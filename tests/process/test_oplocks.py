@@ -118,7 +118,7 @@ def test_a_holder_that_dies_keeps_nobody(server: Server) -> None:
         began = time.monotonic()
         os.kill(server.worker_of(one).pid, signal.SIGKILL)
         assert level_of(two.receive(waiting)) == c.OPLOCK_LEVEL_BATCH
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 30
 
 
 def test_silence_costs_the_oplock(make_server: Callable[..., Server]) -> None:
@@ -129,7 +129,7 @@ def test_silence_costs_the_oplock(make_server: Callable[..., Server]) -> None:
         waiting = begin(two, "silent", oplock=c.OPLOCK_LEVEL_BATCH)
         broken(one)
         assert level_of(two.receive(waiting)) == c.OPLOCK_LEVEL_II
-        assert 0.4 < time.monotonic() - began < 10
+        assert 0.4 < time.monotonic() - began < 30
         assert acknowledge(one, held, c.OPLOCK_LEVEL_II).status == status.INVALID_OPLOCK_PROTOCOL
         assert one.write(held, 0, b"x").status == status.SUCCESS  # its open is good all the same
 

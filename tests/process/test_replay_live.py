@@ -125,4 +125,4 @@ def test_an_owner_that_is_stopped_is_waited_for(server: Server) -> None:
         finally:
             os.kill(owner, signal.SIGKILL)
         assert second.receive(pending.header.message_id).status == status.SUCCESS
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 30

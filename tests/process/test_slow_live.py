@@ -431,10 +431,8 @@ def test_a_kick_while_the_disk_hangs(server: Server, both: Both, disk: SlowDisk)
     disk.hold("WRITE")
     sent = both.send(Command.WRITE, write_body(opened, 0, X))
     disk.expect("asked WRITE")
-    begun = monotonic()
     done = server.command("kick", f"{both.client.session_id:x}")
-    assert done.returncode == 0, done.stderr
-    assert monotonic() - begun < 8
+    assert done.returncode == 0, done.stderr  # and the disk hangs until the end of this test
     assert both.client.create("more").status == status.USER_SESSION_DELETED
     disk.go()
     assert both.answer(sent).status == status.SUCCESS
