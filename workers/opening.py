@@ -7,6 +7,7 @@ check has passed, and whatever a failure leaves behind is undone here.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from time import monotonic_ns
 from typing import TYPE_CHECKING
 
 from smbd.sharing import CacheClaim, FileKey, OpenClaim, Operation
@@ -92,6 +93,7 @@ class Wish:
     waiter_id: int = 0
     again: bool = False  # it has waited for others to give up what they cached
     brief: bool = False  # it is only looked at, and closed by the compound that opens it
+    deadline: int = 0  # until when it waits for a lease that a program beside the server has; 0: it has met none
 
     @property
     def directory(self) -> bool:
@@ -155,6 +157,10 @@ def _open_existing(handle: Handle, request: Request, wish: Wish, opened: Open) -
             _overwrite(handle, wish)
             worker.breaks.data_changed(opened, Operation.OVERWRITE)
             changes.altered(request.worker, opened, FILE_NOTIFY_CHANGE_SIZE | FILE_NOTIFY_CHANGE_LAST_WRITE)
+    except BlockingIOError:
+        release_claim(worker, opened)
+        _wait_for_program(worker, opened, wish)
+        raise
     except BaseException:
         release_claim(worker, opened)
         raise
@@ -290,6 +296,14 @@ def _check_delete_on_close(opened: Open) -> None:
     assert opened.path is not None
     if not opened.path.components and not opened.path.stream:
         raise SmbError(status.CANNOT_DELETE)  # the share's root
+
+
+def _wait_for_program(worker: Worker, opened: Open, wish: Wish) -> None:
+    """A program beside the server has a lease (fcntl(2)), which the kernel now breaks. ``Blocked``, as by a client's, for as long."""
+    wish.deadline = wish.deadline or worker.breaks.deadline()
+    assert opened.key is not None
+    if monotonic_ns() < wish.deadline:
+        raise Blocked(opened.key, wish.waiter_id) from None
 
 
 def _activate(handle: Handle, granted: int, wish: Wish, overwriting: bool) -> int:

@@ -15,7 +15,7 @@ from smbd.smb2 import status
 from smbd.smb2.constants import Command
 from smbd.smb2.messages import control, create
 from smbd.smb2.messages.create_contexts import LEASE_V2, REQUEST_LEASE, parse_chain
-from tests.server import Server
+from tests.server import Server, stand_in
 from tests.wire_client import FileId, Request, Response, WireClient, create_body, set_info_body
 
 R, RH, RWH = 1, 3, 7
@@ -258,3 +258,36 @@ def test_a_target_directory_that_is_locked_up_is_asked_for(server: Server, closi
         else:
             assert acknowledge_lease(one, KEY, R).status == status.SUCCESS
         assert two.receive(message_id).status == (status.SUCCESS if closing else status.SHARING_VIOLATION)
+
+
+LEASE = """\
+import fcntl, signal, sys
+signal.signal(signal.SIGIO, signal.SIG_IGN)
+file = open(sys.argv[1] + "/leased", "rb+")
+fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+print("up", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_lease_of_a_local_program_holds_up_nobody_but_who_opens_that_file(server: Server) -> None:
+    with server.client() as client:
+        client.close(client.open("leased"))
+        with stand_in(LEASE, server.share) as program:
+            waiting = begin(client, "leased")
+            client.close(client.open("another"))  # the same worker goes on
+            looked = client.open("leased", access=c.FILE_READ_ATTRIBUTES)  # as does who does not want the content
+            client.close(looked)
+            assert program.poll() is None
+        answer = client.receive(waiting)
+        assert answer.status == status.SUCCESS
+        client.close(file_id_of(answer))
+
+
+def test_a_lease_that_a_local_program_keeps(make_server: Callable[..., Server]) -> None:
+    server = make_server(settings={"oplock break timeout": "0.2"})
+    with server.client() as client:
+        client.close(client.open("leased"))
+        with stand_in(LEASE, server.share):
+            answer = client.create("leased")
+            assert answer.status == status.SHARING_VIOLATION

@@ -159,8 +159,10 @@ def open_beneath(root: int, path: bytes, flags: int, mode: int = 0, follow: bool
         fd: int = _openat2(_SYS_OPENAT2, root, path, how, 24)
         if fd >= 0:
             return fd
-        # EAGAIN: something was renamed while the kernel walked past '..' of a symlink; it asks to try again
-        if ctypes.get_errno() not in (errno.EINTR, errno.EAGAIN):
+        # EAGAIN past a symlink: something was renamed while the kernel walked past its '..', and it asks to try again. Else it is the
+        # answer to O_NONBLOCK: a program has a lease on the file.
+        code = ctypes.get_errno()
+        if code != errno.EINTR and not (code == errno.EAGAIN and follow):
             raise _raise(path)
 
 
