@@ -115,10 +115,11 @@ def pack_step(step: Step) -> bytes:
     """AUTHENTICATE_ANSWER."""
     identity = step.identity
     head = ANSWER.pack(step.status, len(step.token), identity is not None) + step.token
-    return head if identity is None else head + _pack_identity(identity, step.session_key)
+    return head if identity is None else head + pack_identity(identity, step.session_key)
 
 
-def _pack_identity(who: Token, session_key: bytes) -> bytes:
+def pack_identity(who: Token, session_key: bytes) -> bytes:
+    """Who somebody is, and the key (16 bytes) that he has proved to know."""
     name, domain = who.name.encode(), who.domain.encode()
     privileges = [privilege.encode() for privilege in sorted(who.privileges)]
     flags = (GUEST if who.guest else 0) | (ANONYMOUS if who.anonymous else 0)

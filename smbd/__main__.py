@@ -19,7 +19,7 @@ import workers.host
 import workers.main
 from pools import port, queue
 from pools.port import choice
-from smbd import child, cli, host_messages, lease_messages
+from smbd import channel_messages, child, cli, host_messages, lease_messages
 from smbd.broker import service as broker
 from smbd.child import Child, Program
 from smbd.config import Config
@@ -56,6 +56,7 @@ KINDS: tuple[queue.Kind, ...] = (
     *authd.messages.KINDS,
     *srvsvc.messages.KINDS,
     *sharing_messages.KINDS,
+    *channel_messages.KINDS,
 )
 
 log = logging.getLogger("millpond")

@@ -203,6 +203,7 @@ class WireClient:
         self.session_key = b""
         self.tree_id = 0
         self.channels: dict[int, Channel] = {}
+        self.first: dict[int, Channel] = {}  # with Session.SigningKey, of sessions that may be bound
         self.preauth = PreauthHash()
         self._last_request = b""
         self._waiting: list[Response] = []
@@ -414,6 +415,32 @@ class WireClient:
             response.valid = channel.verify(answer)
         return response
 
+    def bind(self, other: WireClient, step: Callable[[bytes | None], bytes], key: Callable[[], bytes], **options: Any) -> Response:
+        """Binds ``other``'s session to this connection; the last response. On success session and tree are this client's current ones."""
+        session_id = other.session_id
+        first = self.channels[session_id] = other.first[session_id]
+        preauth = self.preauth.copy()
+        token: bytes | None = None
+        while True:
+            response = self.session_setup_raw(step(token), session_id, **{"flags": c.SESSION_FLAG_BINDING, "sign": True, **options})
+            preauth.update(self._last_request)
+            if response.status not in (status.SUCCESS, status.MORE_PROCESSING_REQUIRED):
+                del self.channels[session_id]
+                return response
+            fixed = session.SESSION_SETUP_RESPONSE.unpack(response.view, HEADER_SIZE)
+            token = response.part(fixed.security_buffer_offset, fixed.security_buffer_length)
+            if response.status == status.SUCCESS:
+                break
+            preauth.update(response.view)
+        assert self.dialect is not None
+        keys = SessionKeys(self.dialect, key(), preauth.value)
+        channel = self.channels[session_id] = new_channel(session_id, self.signing_id, keys, server=False)
+        channel.cipher = first.cipher
+        self.first[session_id] = first
+        self.session_id, self.tree_id, self.session_flags = session_id, other.tree_id, fixed.session_flags
+        response.valid = channel.verify(response.view)
+        return response
+
     def _keys(self, session_id: int, session_key: bytes, preauth: PreauthHash) -> None:
         channel = Channel(session_id)
         anonymous = self.session_flags & (c.SESSION_FLAG_IS_GUEST | c.SESSION_FLAG_IS_NULL)
@@ -424,13 +451,13 @@ class WireClient:
             channel = new_channel(session_id, self.signing_id, keys, server=False)
             if self.cipher_id:
                 channel.cipher = new_cipher(session_id, self.cipher_id, keys, os.urandom(4), server=False)
-        self.channels[session_id] = channel
+        self.channels[session_id] = self.first[session_id] = channel
 
-    def session_setup_raw(self, token: bytes, session_id: int = 0, previous: int = 0, flags: int = 0) -> Response:
+    def session_setup_raw(self, token: bytes, session_id: int = 0, previous: int = 0, flags: int = 0, **options: Any) -> Response:
         """One SESSION_SETUP with ``token``."""
         start = HEADER_SIZE + session.SESSION_SETUP_REQUEST.size
         fixed = session.SESSION_SETUP_REQUEST.pack(25, flags, 1, 1, 0, start, len(token), previous)
-        return self.call(Command.SESSION_SETUP, fixed + token, session_id=session_id, tree_id=0)
+        return self.call(Command.SESSION_SETUP, fixed + token, session_id=session_id, tree_id=0, **options)
 
     def logoff(self) -> Response:
         return self.call(Command.LOGOFF, session.LOGOFF_REQUEST.pack(4, 0), tree_id=0)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from authd import client as authd
 from smbd.smb2 import status
 from smbd.smb2.status import SmbError
 from workers import identity
@@ -22,6 +23,7 @@ from workers.session import State
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
+    from workers.line import Line
     from workers.open import Open
     from workers.session import Session
     from workers.tree import TreeConnect
@@ -32,7 +34,7 @@ def end_session(worker: Worker, session: Session, *, lost: bool = False) -> list
     """Close what the session has and forget it. ``lost``: of its connection; then opens that outlive that are left to be reclaimed."""
     worker.sessions.pop(session.session_id, None)
     for line in session.channels:
-        line.connection.channels.pop(session.session_id, None)
+        line.forget(session.session_id)
     session.channels.clear()
     waits = [done for tree in list(session.trees.values()) if (done := end_tree(worker, tree, lost=lost)) is not None]
     if session.state is not State.IN_PROGRESS:
@@ -40,6 +42,15 @@ def end_session(worker: Worker, session: Session, *, lost: bool = False) -> list
         worker.row.add("sessions", -1)
         worker.describe()
     return waits
+
+
+def give_up(worker: Worker, line: Line) -> None:
+    """The logons that were under way on a line which has ended: a session that never came to be is forgotten."""
+    for logon in line.logons.values():
+        authd.forget(worker.mailbox.send, logon.conversation)
+        if logon.session.state is State.IN_PROGRESS:
+            worker.sessions.pop(logon.session.session_id, None)
+    line.logons.clear()
 
 
 def end_tree(worker: Worker, tree: TreeConnect, *, lost: bool = False) -> Completion[None] | None:

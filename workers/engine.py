@@ -21,6 +21,7 @@ from smbd.smb2.header import async_id as async_id_of
 from smbd.smb2.reply import Reply, pack_ahead, pack_in_place, pack_replies, pack_success, pack_success_in_place, reply_size
 from smbd.smb2.status import SmbError
 from workers import replay
+from workers.binding import stray_signer
 from workers.dispatch import ERRORS, answer_of, execute
 from workers.glance import Glances
 from workers.loop import Task
@@ -135,6 +136,7 @@ class Engine:
     def start(self, request: Request, element: Element) -> Any:
         """Run the handler to its end or its first wait, unless the core has refused the element."""
         if element.error:
+            request.sign = request.sign or stray_signer(request, element.error)
             return Answer(ERROR_BODY, element.error)
         self.worker.count_request(request.header.command)
         return execute(ROWS[request.header.command], request)
@@ -231,7 +233,7 @@ class Engine:
         header = request.header
         granted = 0
         if not request.async_id or code == status.PENDING:
-            granted = self.line.grant(header.credit, header.credit_charge)
+            granted = self.line.grant(header.credit, header.credit_charge) if request.granted < 0 else request.granted
         reply = Reply(header, code, body, granted, None if code == status.PENDING else channel or request.sign)
         chain = request.chain
         if chain is not None and header.flags & FLAGS_RELATED_OPERATIONS:

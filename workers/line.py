@@ -18,9 +18,12 @@ if TYPE_CHECKING:
     import socket
 
     from smbd.smb2.connection import Connection
+    from smbd.smb2.crypto import Channel
+    from workers.session import Logon
     from workers.worker import Worker
 
 ALL_CREDITS = 65535
+REMEMBERED = 16  # sessions that have ended
 
 
 class Line(Traffic):
@@ -31,6 +34,9 @@ class Line(Traffic):
         self.connection = connection
         self.client_address = address
         self.engine = Engine(self)
+        self.logons: dict[int, Logon] = {}  # under way, by SessionId
+        self.departed: dict[int, Channel] = {}  # of sessions that have ended
+        self.forgeries = 0  # bindings with a wrong signature
         self._known = False  # somebody was logged on when this was last asked
         self.open_traffic(sock)
         self.loop.later(worker.config.session_setup_timeout, self._expect_session)
@@ -49,7 +55,7 @@ class Line(Traffic):
     def end(self, reason: str) -> None:
         """Nothing more is read; the worker does the rest when this turn is over."""
         if not self.ended:
-            self.ended = True
+            self.ended = self.halted = True
             self.log.info("%s: %s", self.client_address, reason)
             self.worker.line_ended(self)
 
@@ -66,6 +72,14 @@ class Line(Traffic):
         largest = max(settings.max_write_size, settings.max_transact_size)
         self.receiver.limit = min(largest + BATCH, HEADROOM + MAX_CAPACITY - FRAME_LENGTH)  # no buffer holds more
 
+    def forget(self, session_id: int) -> None:
+        """The session has ended. Its channel signs that for a while."""
+        channel = self.connection.channels.pop(session_id, None)
+        if channel is not None:
+            self.departed[session_id] = channel
+            if len(self.departed) > REMEMBERED:
+                del self.departed[next(iter(self.departed))]
+
     def grant(self, requested: int, charged: int) -> int:
         """Credits for a response to a request that cost ``charged``. One at a time while a large buffer is awaited, and to strangers:
         who has no session yet asks one thing after the other, and cannot fill the authenticator's queue.
@@ -73,6 +87,17 @@ class Line(Traffic):
         connection = self.connection
         ceiling = 1 if self.paused or not connection.channels else ALL_CREDITS
         return connection.credits.grant(requested, ceiling, (charged or 1) if connection.multi_credit else 1)
+
+    def begin(self, unread: bytes) -> None:
+        """Execute what another process has read from the socket, then go on reading."""
+        if unread:
+            self.receiver.seed(unread)
+        self.loop.soon(self._catch_up)
+
+    def leave(self, reason: str) -> None:
+        """Another process has the connection: here nothing is left of it, and nothing more is said on it."""
+        self.shut()
+        self.end(reason)
 
     def shut(self) -> None:
         """Give back what is the line's own. Requests that wait are cancelled; whatever comes of them is thrown away."""

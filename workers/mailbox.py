@@ -7,7 +7,7 @@ an answer that comes too late is dropped.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from pools.layout import WireError
 from pools.queue import ANSWER_BUSY, ANSWER_GONE, AskBusy, AskGone, AskTimeout, Endpoint, HubClosed, Message
@@ -33,10 +33,15 @@ class Mailbox:
         """``call(message)`` for every message of ``kind`` that answers nothing."""
         self._routes[kind] = call
 
-    def send(self, destination: int, kind: int, payload: bytes = b"", *, id: int = 0) -> None:
-        """Hand a message over; it leaves at once or as soon as the hub takes it. AskBusy when it takes nothing any more."""
+    def send(
+        self, destination: int, kind: int, payload: bytes = b"", *, id: int = 0, descriptors: Sequence[int] = (), generation: int = 0
+    ) -> None:
+        """Hand a message over; it leaves at once or as soon as the hub takes it. AskBusy when it takes nothing any more.
+
+        Descriptors stay the caller's. ``generation``: the process that is to have it, and no other at ``destination``; 0 for any.
+        """
         try:
-            self._endpoint.send(destination, kind, payload, id=id)
+            self._endpoint.send(destination, kind, payload, id=id, descriptors=descriptors, generation=generation)
         except HubClosed:
             self._lost()
         else:

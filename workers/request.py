@@ -100,6 +100,7 @@ class Request:
         "counted",
         "encrypted",
         "ends_with_open",
+        "granted",
         "header",
         "incoming",
         "kept",
@@ -132,6 +133,7 @@ class Request:
         self.seal: Channel | None = element.seal
         self.async_id = 0
         self.task: Task | None = None
+        self.granted = -1  # credits, when its response's were fixed beforehand
         self.answer_session = 0  # in the response's header, where the request could not name it yet
         self.answer_tree = 0
         self.after_reply: Callable[[], None] | None = None  # once the response is on its way

@@ -13,7 +13,7 @@ import secrets
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from authd.client import initial_token
 from pools.arena import Arena
@@ -22,6 +22,7 @@ from pools.pool import BufferPool, open_pool
 from pools.port import sockets
 from pools.queue import MASTER, RELOAD, STOP, AskBusy, Endpoint, HubClosed, Message
 from smbd.accounts import IdMap, machine_sid
+from smbd.channel_messages import CHANNEL_ASK, CHANNEL_MOVE
 from smbd.child import pool_ceiling, pool_plan
 from smbd.config import Config
 from smbd.lease_messages import LEASE, LEASE_ANSWER, LEASE_ASK, LEASE_RECALL, LEASE_RETURN
@@ -45,6 +46,7 @@ from smbd.smb2.constants import (
     CAP_DIRECTORY_LEASING,
     CAP_LARGE_MTU,
     CAP_LEASING,
+    CAP_MULTI_CHANNEL,
     CIPHER_AES128_CCM,
     CIPHER_AES128_GCM,
     CIPHER_AES256_CCM,
@@ -54,6 +56,7 @@ from smbd.smb2.constants import (
     SIGNING_HMAC_SHA256,
 )
 from smbd.smb2.negotiate import NegotiateSettings
+from workers import binding, handover
 from workers.ending import close_file, end_session
 from workers.loop import Loop
 from workers.mailbox import Mailbox
@@ -206,15 +209,19 @@ def _route(worker: Worker, mailbox: Mailbox, unpack: Callable[[bytes | memoryvie
     mailbox.route(OPLOCK_BREAK.number, worker.breaks.arrived)
     mailbox.route(CLOSE_SESSION.number, close_session)
     mailbox.route(CLOSE_FILE.number, close)
+    mailbox.route(CHANNEL_ASK.number, partial(binding.asked, worker))
+    mailbox.route(CHANNEL_MOVE.number, partial(handover.arrived, worker))
     mailbox.route(STOP, lambda _message: worker.drain())
     mailbox.route(RELOAD, lambda message: worker.reload(unpack(message.payload)))
 
 
-def _leasing(config: Config) -> int:
-    """The kinds of leases that are granted."""
-    if not config.smb2_leases:
-        return 0
-    return CAP_LEASING | (CAP_DIRECTORY_LEASING if config.smb3_directory_leases else 0)
+def _capabilities(config: Config) -> int:
+    capabilities = CAP_LARGE_MTU
+    if config.smb2_leases:
+        capabilities |= CAP_LEASING | (CAP_DIRECTORY_LEASING if config.smb3_directory_leases else 0)
+    if config.server_multi_channel_support:
+        capabilities |= CAP_MULTI_CHANNEL
+    return capabilities
 
 
 def negotiate_settings(config: Config, ids: IdMap) -> NegotiateSettings:
@@ -229,7 +236,7 @@ def negotiate_settings(config: Config, ids: IdMap) -> NegotiateSettings:
         signing_required=config.server_signing == "mandatory",
         ciphers=ciphers,
         signing_algorithms=tuple(SIGNERS[name] for name in config.server_smb3_signing_algorithms),
-        capabilities=CAP_LARGE_MTU | _leasing(config),
+        capabilities=_capabilities(config),
         max_transact_size=config.smb2_max_trans,
         max_read_size=config.smb2_max_read,
         max_write_size=config.smb2_max_write,

@@ -28,13 +28,13 @@ from workers import admission, identity
 from workers.breaks import Breaks
 from workers.commands.change_notify import Notices
 from workers.disk import Disk, Overdue
-from workers.ending import end_session
+from workers.ending import end_session, give_up
 from workers.line import Line
 from workers.loop import Cancelled, Completion, Loop, Timer
 from workers.open import Open
 from workers.patience import settle
 from workers.replay import Creates
-from workers.session import Session, State
+from workers.session import Session
 from workers.transport.receive import BATCH
 
 if TYPE_CHECKING:
@@ -151,10 +151,12 @@ class Worker:
 
     def _drop(self, line: Line) -> None:
         """[MS-SMB2] 3.3.7.1: its channels end, and with their last one sessions."""
-        if line.closed:
+        if line not in self.lines:
             return
         self.lines.remove(line)
-        line.shut()
+        if not line.closed:
+            line.shut()
+        give_up(self, line)
         for session in list(self.sessions.values()):
             if session.channels.pop(line, None) is not None and not session.channels:
                 self.cancel_session(session.session_id)
@@ -234,12 +236,14 @@ class Worker:
         if self.closed:
             return
         self.closed = True
-        for line in self.lines:
+        lines = [line for line in self.lines if not line.closed]
+        for line in lines:
             line.stop_traffic()
         waits = [done for session in list(self.sessions.values()) for done in end_session(self, session, lost=True)]
         if not self.loop.turn_until(lambda: all(done.done for done in waits), CLOSING):
             self.log.warning("%s: a disk does not answer; what is open there is left as it is", self.client_address)
-        for line in self.lines:
+        for line in lines:
+            line.closed = True
             line.close_traffic()
 
     # waiting
@@ -320,6 +324,11 @@ class Worker:
         """A number for watches and lock waits, unique in this process."""
         return next(self._ids)
 
+    def check_logons(self) -> None:
+        """One client's logons must not fill the authenticator's queue."""
+        if sum(len(line.logons) for line in self.lines) >= MAX_LOGONS:
+            raise SmbError(status.INSUFFICIENT_RESOURCES)
+
     def new_session(self) -> Session:
         """[MS-SMB2] 3.3.5.5.1: an unused random SessionId.
 
@@ -327,25 +336,25 @@ class Worker:
         """
         if len(self.sessions) >= MAX_SESSIONS:
             raise Disconnect(f"more than {MAX_SESSIONS} sessions")
-        if sum(session.state is State.IN_PROGRESS for session in self.sessions.values()) >= MAX_LOGONS:
-            raise SmbError(status.INSUFFICIENT_RESOURCES)  # one client's logons must not fill the authenticator's queue
         session_id = secrets.randbits(32)
         while not session_id or session_id in self.sessions or self.sharing.session(session_id) is not None:
             session_id = secrets.randbits(32)
-        session = Session(session_id, self.next_conversation(), self.now())
+        session = Session(session_id, self.now())
         self.sessions[session_id] = session
         return session
 
     def session_established(self, session: Session, line: Line) -> None:
         """Its user is known: larger frames and batches are welcome on ``line`` from now on."""
         self.sharing.add_session(self._session_record(session, line))
-        choice = line.connection.choice
-        assert choice is not None
-        self.client_guid = choice.client_guid
-        line.welcome(self.lands_from if self.lands_from < NEVER else 0, proven=session.token is not None and not session.is_anonymous)
+        self.client_guid = session.terms.client_guid
+        self.welcome(session, line)
         self._raise_limits(line.connection)
         self.row.add("sessions")
         self.describe()
+
+    def welcome(self, session: Session, line: Line) -> None:
+        """The session has a channel on ``line``."""
+        line.welcome(self.lands_from if self.lands_from < NEVER else 0, proven=session.token is not None and not session.is_anonymous)
 
     def _raise_limits(self, connection: Connection) -> None:
         """What one request may carry, as the negotiation said: the same on every line, as the dialect is."""

@@ -51,7 +51,7 @@ print command, print notify backchannel, print ok, printable, printcap, printcap
 printing, printjob username, queuepause command, queueresume command, raw NTLMv2 auth, read raw, realm, registry shares, reject md5
 clients, reject md5 servers, remote announce, remote browse sync, rename user script, require strong key, reset on zero vc, root, root
 dir, root directory, root postexec, root preexec, root preexec close, rpc big endian, rpc server dynamic port range, rpc server port, rpc
-start on demand helpers, samba kcc command, security, server multi channel support, server role, server schannel, server schannel require
+start on demand helpers, samba kcc command, security, server role, server schannel, server schannel require
 seal, server services, set primary group script, set quota command, short preserve case, show add printer wizard, shutdown script, smb1
 unix extensions, smb2 disable oplock break retry, smbd async dosmode, smbd force process
 locks, smbd getinfo ask sharemode, smbd max async dosmode, smbd max xattr size, smbd profiling level, smbd search ask sharemode, socket

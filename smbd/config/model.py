@@ -219,6 +219,7 @@ class Config:
     smb2_max_trans: int = _par(8 * MIB, values.size(65536, 8 * MIB))
     smb2_max_credits: int = _par(8192, values.whole(1, 65535))
     smb2_leases: bool = _par(True, values.boolean)
+    server_multi_channel_support: bool = _par(True, values.boolean)
     smb2_disable_lock_sequence_checking: bool = _par(False, values.boolean)
     change_notify: bool = _par(True, values.boolean)
     kernel_change_notify: bool = _par(True, values.boolean)

@@ -228,6 +228,13 @@ class SessionKey(NamedTuple):
     session_id: U64
 
 
+class ClientKey(NamedTuple):
+    """Key of ``clients``, which finds a client's sessions; the value is empty."""
+
+    client_guid: Raw16
+    session_id: U64
+
+
 class SessionState(NamedTuple):
     """Value of ``sessions``; user, domain, sid, client and machine follow."""
 
@@ -285,6 +292,7 @@ WAITER_STATE = Layout(WaiterState)
 WATCH_KEY = Layout(WatchKey)
 WATCH_STATE = Layout(WatchState)
 SESSION_KEY = Layout(SessionKey)
+CLIENT_KEY = Layout(ClientKey)
 SESSION_STATE = Layout(SessionState)
 TREE_KEY = Layout(TreeKey)
 TREE_STATE = Layout(TreeState)

@@ -1,15 +1,18 @@
 """Sessions and tree connects of all workers: for status, srvsvc and previous-session lookup.
 
-Owns: the tables sessions and trees. Invariant: a row is removed by its own worker or by a sweep, by nobody else.
+Owns: the tables sessions, clients and trees. Invariants: a row is removed by its own worker or by a sweep, by nobody else; a row of clients
+names a session that is, or was, its client's.
 """
 
 from __future__ import annotations
 
 from smbd.sharing.records import (
+    CLIENT_KEY,
     SESSION_KEY,
     SESSION_STATE,
     TREE_KEY,
     TREE_STATE,
+    ClientKey,
     SessionKey,
     SessionState,
     TreeKey,
@@ -35,6 +38,7 @@ class Sessions(Store):
         )  # fmt: skip
         tail = pack_strings(record.user, record.domain, record.sid, record.client, record.machine)
         transaction.put(SESSION_KEY.pack(record.session_id), fixed + tail, db=self._sessions)
+        transaction.put(CLIENT_KEY.pack(record.client_guid, record.session_id), b"", db=self._clients)
 
     def remove_session(self, session_id: int) -> None:
         """Forget a session and its tree connects."""
@@ -42,6 +46,9 @@ class Sessions(Store):
 
     def _remove_session(self, transaction: Transaction, session_id: int) -> None:
         prefix = SESSION_KEY.pack(session_id)
+        raw = transaction.get(prefix, db=self._sessions)
+        if raw is not None:
+            transaction.delete(CLIENT_KEY.pack(SESSION_STATE.unpack(raw).client_guid, session_id), db=self._clients)
         transaction.delete(prefix, db=self._sessions)
         for row_key, _ in rows(transaction, self._trees, prefix):
             transaction.delete(row_key, db=self._trees)
@@ -59,6 +66,16 @@ class Sessions(Store):
         found = self._read(lambda transaction: rows(transaction, self._sessions))
         records = [_session(_session_id(row_key), raw) for row_key, raw in found]
         return [record for record in records if self.is_alive(record.slot, record.generation)]
+
+    def sessions_of(self, client_guid: bytes) -> list[SessionRecord]:
+        """The sessions of one client, the oldest first."""
+        found = self._read(self._ids_of, client_guid)
+        records = [record for session_id in found if (record := self.session(session_id)) is not None]
+        return sorted((record for record in records if record.client_guid == client_guid), key=lambda record: record.started)
+
+    def _ids_of(self, transaction: Transaction, client_guid: bytes) -> list[int]:
+        keys: list[ClientKey] = [CLIENT_KEY.unpack(row_key) for row_key, _ in rows(transaction, self._clients, client_guid)]
+        return [key.session_id for key in keys]
 
     def add_tree(self, record: TreeRecord) -> None:
         """Record a tree connect."""

@@ -26,7 +26,7 @@ LOCK = "lock.mdb"
 WORDS = "words"
 TABLES = (
     b"files", b"opens", b"locks", b"waiters", b"watchers", b"sessions", b"trees", b"leases", b"contended", b"directories",
-    b"durables", b"guids", b"apps", b"lost",
+    b"durables", b"guids", b"apps", b"lost", b"clients",
 )  # fmt: skip
 WORDS_SIZE = 64 + 2 * BUCKETS
 WATCHER_COUNT = 0
@@ -173,7 +173,8 @@ class Store:
         self._begin = cast(Callable[..., Transaction], self._environment.lmdb.begin)
         tables = self._environment.tables
         self._files, self._opens, self._locks, self._waiters, self._watchers, self._sessions, self._trees = tables[:7]
-        self._leases, self._contended, self._directories, self._durables, self._guids, self._apps, self._lost = tables[7:]
+        self._leases, self._contended, self._directories = tables[7:10]
+        self._durables, self._guids, self._apps, self._lost, self._clients = tables[10:]
 
     def close_environment(self) -> None:
         """Let go of the environment and the shared words. Nothing is removed: a sweep or the calls before did that."""

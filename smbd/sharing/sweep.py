@@ -13,11 +13,13 @@ from itertools import islice
 
 from smbd.sharing.durables import Durables
 from smbd.sharing.records import (
+    CLIENT_KEY,
     LOCK_KEY,
     LOCK_ROW,
     OPEN_KEY,
     OPEN_STATE,
     OWNER_KEY,
+    SESSION_KEY,
     SESSION_STATE,
     STREAM_KEY,
     TREE_STATE,
@@ -71,6 +73,7 @@ class Sharing(Durables):
         swept = self._sweep_opens(gone)
         locks, wake = self._sweep_locks(gone)
         sessions = self._remove(self._sessions, self._read(self._dead_sessions, gone))
+        self._remove(self._clients, self._read(self._dead_clients))
         trees = self._remove(self._trees, self._read(self._dead_trees, gone))
         watchers = self._remove(self._watchers, self._read(self._dead_watchers, gone))
         self._write(self._count, self._watchers, WATCHER_COUNT)
@@ -168,6 +171,11 @@ class Sharing(Durables):
             if gone(state.slot, state.generation):
                 found.append(row_key)
         return found
+
+    def _dead_clients(self, transaction: Transaction) -> list[bytes]:
+        """What leads to sessions that are gone."""
+        keys = [row_key for row_key, _ in rows(transaction, self._clients)]
+        return [key for key in keys if transaction.get(SESSION_KEY.pack(CLIENT_KEY.unpack(key).session_id), db=self._sessions) is None]
 
     def _dead_trees(self, transaction: Transaction, gone: Gone) -> list[bytes]:
         found: list[bytes] = []

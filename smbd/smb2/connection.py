@@ -254,6 +254,14 @@ class Connection:
             reply.preauth = self.preauth
         return reply
 
+    def resume(self, choice: Choice, preauth: PreauthHash, window: tuple[int, int]) -> None:
+        """Go on where another process had come to with this connection. ``window``: the ids that may be used, from and to."""
+        self.choice = choice
+        self.dialect = choice.dialect
+        self._multi_credit = choice.dialect is not None and choice.dialect.multi_credit
+        self.preauth = preauth
+        self.credits.low, self.credits.high = window
+
     def _choose_smb1(self, element: Element) -> Choice:
         try:
             choice = negotiate.choose_smb1(negotiate.parse_smb1(element.view), self.settings)
@@ -294,9 +302,38 @@ class Connection:
         else:
             cipher_id = self.choice.cipher_id
             keys = SessionKeys(self.dialect, session_key, preauth.value if preauth else b"", cipher_id)
-            channel = new_channel(session_id, self.choice.signing_id, keys)
+            channel = self._keyed_channel(session_id, keys)
             if cipher_id:
                 channel.cipher = new_cipher(session_id, cipher_id, keys, self._random(4))
+        self.channels[session_id] = channel
+        return channel
+
+    def _keyed_channel(self, session_id: int, keys: SessionKeys) -> Channel:
+        assert self.choice is not None
+        channel = new_channel(session_id, self.choice.signing_id, keys)
+        channel.keys = keys
+        return channel
+
+    def bind_channel(self, first: Channel, session_key: bytes, preauth: PreauthHash | None) -> Channel:
+        """3.3.5.5.3: another channel of the session that ``first`` was made for, with a signing key of its own and the session's cipher.
+
+        ``session_key`` and ``preauth``: of the exchange that bound it.
+        """
+        if self.dialect is None:
+            raise Disconnect("a binding before the negotiation")
+        keys = SessionKeys(self.dialect, session_key, preauth.value if preauth else b"")
+        channel = self._keyed_channel(first.session_id, keys)
+        channel.cipher = first.cipher
+        channel.require(signing=first.signing_required, encryption=first.encryption_required)
+        self.channels[first.session_id] = channel
+        return channel
+
+    def resume_channel(self, session_id: int, keys: SessionKeys, nonce: tuple[bytes, int]) -> Channel:
+        """The first channel of a session that was set up elsewhere, on this very connection. ``nonce``: where its cipher goes on."""
+        channel = self._keyed_channel(session_id, keys)
+        if self.choice is not None and self.choice.cipher_id:
+            prefix, counter = nonce
+            channel.cipher = new_cipher(session_id, self.choice.cipher_id, keys, prefix, counter=counter)
         self.channels[session_id] = channel
         return channel
 

@@ -52,6 +52,16 @@ class CreditWindow:
             self.used.remove(self.low)
             self.low += 1
 
+    def give_back(self, message_id: int, credit_charge: int, granted: int) -> None:
+        """Undo ``charge`` and ``grant``: the request is to be received once more, by somebody else."""
+        self.high -= granted
+        end = message_id + credit_charge
+        if message_id < self.low:
+            self.used.update(range(end, self.low))
+            self.low = message_id
+        else:
+            self.used.difference_update(range(message_id, end))
+
     def grant(self, requested: int, ceiling: int = 65535, charged: int = 1) -> int:
         """Credits for the response to a request that asked for ``requested`` and was charged ``charged``; widens the window by them.
 

@@ -85,8 +85,8 @@ class SessionCipher:
 
     __slots__ = ("_counter", "_decrypt_into", "_encrypt_into", "_nonce_size", "_padding", "_prefix", "_session_id")
 
-    def __init__(self, session_id: int, cipher_id: int, keys: tuple[bytes, bytes], prefix: bytes) -> None:
-        """``keys``: to encrypt, to decrypt; ``prefix``: 4 random bytes."""
+    def __init__(self, session_id: int, cipher_id: int, keys: tuple[bytes, bytes], prefix: bytes, counter: int = 0) -> None:
+        """``keys``: to encrypt, to decrypt; ``prefix``: 4 random bytes; ``counter``: where the nonces go on, if others have been used."""
         encrypt, self._nonce_size = new_aead(cipher_id, keys[0])
         decrypt, _ = new_aead(cipher_id, keys[1])
         self._encrypt_into = encrypt.encrypt_into
@@ -94,7 +94,12 @@ class SessionCipher:
         self._session_id = session_id
         self._prefix = prefix[:4]
         self._padding = bytes(16 - self._nonce_size)
-        self._counter = 0
+        self._counter = counter
+
+    @property
+    def next_nonce(self) -> tuple[bytes, int]:
+        """Prefix and counter of the next message, for whoever carries the session on elsewhere."""
+        return self._prefix, self._counter
 
     def seal(self, view: memoryview, start: int, end: int) -> memoryview:
         """Encrypts ``view[start:end]`` in place behind a transform header; the view of both.
@@ -148,8 +153,8 @@ class SessionCipher:
 class Channel:
     """What protects a session's messages on one connection: the signing key, the session's cipher, what is required.
 
-    ``signer`` is None for guest and anonymous sessions, which have no key. ``guarded``: everything after the logon
-    has to be signed or encrypted.
+    ``signer`` is None for guest and anonymous sessions, which have no key; ``keys`` is what a session's first channel was made from.
+    ``guarded``: everything after the logon has to be signed or encrypted.
     """
 
     __slots__ = (
@@ -157,6 +162,7 @@ class Channel:
         "cipher",
         "encryption_required",
         "guarded",
+        "keys",
         "session_id",
         "signer",
         "signing_required",
@@ -168,6 +174,7 @@ class Channel:
         self.signer = signer
         self.verifier = verifier
         self.cipher: SessionCipher | None = None
+        self.keys: SessionKeys | None = None
         self.signing_required = False
         self.encryption_required = False
         self.guarded = False
@@ -253,10 +260,11 @@ class _Labels:
 class SessionKeys:
     """The keys of 3.3.5.5.3. ``signing`` belongs to the channel, the rest to the session."""
 
-    __slots__ = ("application", "server_in", "server_out", "signing")
+    __slots__ = ("application", "preauth_hash", "server_in", "server_out", "session_key", "signing")
 
     def __init__(self, dialect: Dialect, session_key: bytes, preauth_hash: bytes = b"", cipher_id: int = 0) -> None:
         """``session_key``: all that the authentication gave (FullSessionKey); SessionKey is its first 16 bytes, filled up with zeros."""
+        self.session_key, self.preauth_hash = session_key, preauth_hash
         short = session_key[:16].ljust(16, b"\0")
         size = _KEY_SIZES.get(cipher_id, 16)
         # 3.3.5.5.3: 256-bit ciphers take the full key, everything else the first 16 bytes.
@@ -285,7 +293,9 @@ def new_channel(session_id: int, signing_id: int, keys: SessionKeys, *, server: 
     )
 
 
-def new_cipher(session_id: int, cipher_id: int, keys: SessionKeys, prefix: bytes, *, server: bool = True) -> SessionCipher:
+def new_cipher(
+    session_id: int, cipher_id: int, keys: SessionKeys, prefix: bytes, *, counter: int = 0, server: bool = True
+) -> SessionCipher:
     """The session's cipher. ``prefix``: 4 random bytes."""
     ours, theirs = (keys.server_out, keys.server_in) if server else (keys.server_in, keys.server_out)
-    return SessionCipher(session_id, cipher_id, (ours, theirs), prefix)
+    return SessionCipher(session_id, cipher_id, (ours, theirs), prefix, counter)

@@ -12,7 +12,8 @@ import random
 import socket
 import tempfile
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from shutil import rmtree
 from typing import Any
@@ -22,6 +23,7 @@ from pools.counters import CounterSegment
 from pools.pool import MallocPool
 from pools.queue import Message
 from smbd.accounts import IdMap
+from smbd.channel_messages import CHANNEL_ASK, CHANNEL_MOVE
 from smbd.config import Config, parse
 from smbd.sharing import Environment, Sharing, prepare
 from smbd.sharing.messages import CLOSE_FILE, CLOSE_FILE_LAYOUT, LOCK_WAKE, LOCK_WAKE_LAYOUT, NOTIFY, STATUS_ANSWER, unpack_notify
@@ -29,7 +31,7 @@ from smbd.smb2 import status
 from smbd.smb2.connection import Connection
 from smbd.smb2.dtyp import SID, Token
 from tests.wire_client import Closed, Offer, Response, WireClient
-from workers import identity
+from workers import binding, handover, identity
 from workers.ending import close_file
 from workers.loop import Completion, Loop
 from workers.room import negotiate_settings
@@ -54,18 +56,25 @@ def token_of(name: str, **changes: Any) -> Token:
 class Fake:
     """A mailbox whose other ends are here. ``replies``: by kind, what answers a question at once; others stay in ``asked``."""
 
-    def __init__(self, house: House, loop: Loop) -> None:
+    def __init__(self, house: House, loop: Loop, slot: int) -> None:
         self.house = house
+        self._slot = slot
         self.loop = loop
         self.sent: list[tuple[int, int, bytes]] = []
         self.asked: deque[tuple[int, bytes, Completion[Message]]] = deque()
         self.replies: dict[int, Callable[[bytes], bytes]] = {AUTHENTICATE.number: house.authenticate}
 
-    def send(self, destination: int, kind: int, payload: bytes = b"", *, id: int = 0) -> None:
+    def send(
+        self, destination: int, kind: int, payload: bytes = b"", *, id: int = 0, descriptors: Sequence[int] = (), generation: int = 0
+    ) -> None:
         self.sent.append((destination, kind, payload))
         worker = self.house.workers.get(destination)
         if worker is None:
             return
+        if kind == CHANNEL_MOVE.number:
+            self.house.moved[self._slot] = worker
+            message = Message(kind, self._slot, 1, 0, payload, descriptors=tuple(os.dup(fd) for fd in descriptors))
+            worker.loop.soon(partial(handover.arrived, worker, message))
         if kind == LOCK_WAKE.number:
             worker.lock_woken(LOCK_WAKE_LAYOUT.unpack(payload).waiter_id)
         elif kind == NOTIFY.number:
@@ -78,12 +87,19 @@ class Fake:
         worker = self.house.workers.get(destination)
         if reply is not None:
             done.finish(Message(kind + 1, destination, 1, 0, reply(payload)))
+        elif kind == CHANNEL_ASK.number and worker is not None:
+            self.house.questions.append(done)
+            message = Message(kind, self._slot, 1, len(self.house.questions), payload)
+            worker.loop.soon(partial(binding.asked, worker, message))
         elif kind == CLOSE_FILE.number and worker is not None:
             code = close_file(worker, CLOSE_FILE_LAYOUT.unpack(payload).file_id)
             done.finish(Message(kind + 1, destination, 1, 0, STATUS_ANSWER.pack(code)))
         else:
             self.asked.append((kind, payload, done))
         return await done
+
+    def answer(self, request: Message, payload: bytes = b"") -> None:
+        self.house.questions[request.id - 1].finish(Message(request.kind + 1, self._slot, 1, request.id, payload))
 
     def answer_next(self, payload: bytes) -> int:
         """Answer the oldest open question; its kind."""
@@ -97,8 +113,15 @@ class Wire:
 
     def __init__(self, house: House, sock: socket.socket, worker: Worker) -> None:
         sock.setblocking(False)
-        self.house, self.sock, self.worker = house, sock, worker
+        self.house, self.sock, self._worker = house, sock, worker
         self.data = bytearray()
+
+    @property
+    def worker(self) -> Worker:
+        """Who has the connection now."""
+        while self._worker.ended and self._worker.slot in self.house.moved:
+            self._worker = self.house.moved[self._worker.slot]
+        return self._worker
 
     def send(self, frames: bytes) -> None:
         view = memoryview(frames)
@@ -149,12 +172,15 @@ class House:
         self.share = share
         self.directory = tempfile.mkdtemp(dir="/dev/shm", prefix="millpond-test-")
         prepare(self.directory, 8 << 20, max_readers=64)
-        whole = f"[global]\nguest account = {OURSELVES}\n{text}\n[data]\npath = {share}\nread only = no\n{share_text}\n"
+        channels = "" if "multi channel" in text else "server multi channel support = no"  # each client is to have a worker to itself
+        whole = f"[global]\nguest account = {OURSELVES}\n{channels}\n{text}\n[data]\npath = {share}\nread only = no\n{share_text}\n"
         self.config: Config = parse(whole, "test")
-        self.segment = CounterSegment.create(None, 32)
+        self.segment = CounterSegment.create(None, 64)
         self.environment: Environment | None = None
         self.sharing: Sharing | None = None
         self.workers: dict[int, Worker] = {}
+        self.moved: dict[int, Worker] = {}  # by the slot that a connection was in: who has it now
+        self.questions: list[Completion[Message]] = []  # of worker to worker
         self.tokens: dict[str, Token] = {name: token_of(name) for name in (ALICE, BOB)}
         self.steps: deque[Step] = deque()
         self._umask = os.umask(0)
@@ -198,7 +224,7 @@ class House:
             sharing=self.process(slot),
             ids=ids,
         )
-        worker.mailbox = Fake(self, loop)  # type: ignore[assignment]
+        worker.mailbox = Fake(self, loop, slot)  # type: ignore[assignment]
         near, far = socket.socketpair()
         near.setblocking(False)
         random_bytes = random.Random(slot).randbytes

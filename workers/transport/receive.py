@@ -74,6 +74,13 @@ class Receiver:
         want = self._want or self._frame_size()
         return 0 < want <= self._end - self._start
 
+    def seed(self, data: bytes) -> None:
+        """Begin with what somebody else has read from the socket. ``PoolExhausted`` when there is no buffer for it."""
+        buffer = self.buffer = self._pool.allocate(max(BATCH, len(data)))
+        buffer.view[: len(data)] = data
+        self._start, self._end = 0, len(data)
+        self.received = len(data)
+
     def fill(self) -> Fill:
         """Read once from the socket."""
         if not self._make_room():

@@ -45,6 +45,7 @@ class Traffic:
         self.worker = worker
         self.loop, self.pool, self.log = worker.loop, worker.pool, worker.log
         self.ended = False  # nothing more is to be read
+        self.halted = False  # nothing more is to be executed, for now or, when it has ended, for ever
         self.closed = False  # everything was given back
         self.draining = False
         self.paused = False  # a buffer is awaited
@@ -115,7 +116,7 @@ class Traffic:
         self._flush()
         if outcome is Fill.CLOSED:
             self.end("closed by the client")
-        elif outcome is Fill.WAITING:
+        elif outcome is Fill.WAITING and not self.halted:
             self._pause()
         self._watch_progress()
 
@@ -170,7 +171,7 @@ class Traffic:
         receiver, sender, engine = self.receiver, self.sender, self.engine
         # Not before a whole frame is here: a pause gives a buffer for replies back, which wakes whoever waits for one, and that may be we.
         while receiver.has_frame:
-            if self.ended or not (sender.prepare() or self._spare()):
+            if self.halted or not (sender.prepare() or self._spare()):
                 return False
             frame = receiver.frame()
             if frame is None:
@@ -225,9 +226,25 @@ class Traffic:
         self.loop.soon(self._unpause)
 
     def _unpause(self) -> None:
-        if self.paused and not self.closed and not self.draining:
+        if self.paused and not (self.closed or self.draining or self.halted):
             self.paused = False
             self.rewatch()
+            self._readable()
+
+    def halt(self) -> None:
+        """Execute nothing until ``go_on``: the line is about to be given away, or not."""
+        self.halted = True
+        self.rewatch()
+
+    def go_on(self) -> None:
+        """It was not."""
+        if not self.ended and not self.closed:
+            self.halted = self.paused = False
+            self.rewatch()
+            self.loop.soon(self._catch_up)
+
+    def _catch_up(self) -> None:
+        if not (self.closed or self.halted or self.paused or self.draining):
             self._readable()
 
     def rewatch(self) -> None:
@@ -235,7 +252,7 @@ class Traffic:
         unsent = self.sender.backlog
         most = BATCH if self.receiver.one_at_a_time else SEND_LIMIT
         stopped = self.draining and self.incoming is None  # a payload under way is taken to its end
-        reader = None if self.paused or stopped or unsent > most else self._readable
+        reader = None if self.paused or self.halted or stopped or unsent > most else self._readable
         self.loop.watch(self.sock.fileno(), reader, self._writable if unsent else None)
 
     def flush_soon(self) -> None:

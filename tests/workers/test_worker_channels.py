@@ -1,0 +1,260 @@
+"""Sessions bound to further connections ([MS-SMB2] 3.3.5.5): within a worker, and from one worker to another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from smbd.smb2 import constants as c
+from smbd.smb2 import status
+from smbd.smb2.constants import Command
+from smbd.smb2.messages.directory import CHANGE_NOTIFY_REQUEST
+from tests.wire_client import Closed, Offer, Request, Response, WireClient
+from tests.workers.house import ALICE, BOB, KEY, House, log_on
+from workers.binding import MAX_CHANNELS, MAX_FORGERIES, MAX_LINES
+
+GUID = bytes(range(16))
+OTHER_GUID = bytes(range(16, 32))
+Make = Callable[..., House]
+
+
+@pytest.fixture
+def house(make_house: Make) -> House:
+    return make_house(text="server multi channel support = yes")
+
+
+def offer(guid: bytes = GUID, **changes: Any) -> Offer:
+    return Offer(client_guid=guid, **changes)
+
+
+def bind(client: WireClient, other: WireClient, user: str = ALICE, **options: Any) -> Response:
+    return client.bind(other, lambda _: user.encode(), lambda: KEY, **options)
+
+
+def fresh(house: House, terms: Offer | None = None) -> WireClient:
+    """A connection that is negotiated and nothing more."""
+    client, _ = house.join()
+    assert client.negotiate(terms or offer()).status == status.SUCCESS
+    return client
+
+
+def first_of(house: House, terms: Offer | None = None, user: str = ALICE) -> WireClient:
+    client = house.client(user, offer=terms or offer())
+    client.sign = True
+    return client
+
+
+def echo(client: WireClient, **options: Any) -> Response:
+    return client.call(Command.ECHO, b"\4\0\0\0", **options)
+
+
+@pytest.mark.parametrize("dialect", [0x0300, 0x0302, 0x0311])
+def test_a_connection_goes_to_the_session_s_worker(house: House, dialect: int) -> None:
+    first = first_of(house, offer(dialects=(dialect,)))
+    opened = first.open("file", disposition=c.FILE_CREATE)
+    second = fresh(house, offer(dialects=(dialect,)))
+    before = house.worker_of(second)
+    answer = bind(second, first)
+    assert (answer.status, answer.valid) == (status.SUCCESS, True)
+    assert before.ended
+    assert house.worker_of(second) is house.worker_of(first)
+    second.sign = True
+    assert second.write(opened, 0, b"by the second").status == status.SUCCESS
+    assert first.read_data(opened, 0, 13) == b"by the second"
+    assert second.close(opened).status == status.SUCCESS
+
+
+def test_each_channel_has_its_own_key_and_all_have_one_cipher(house: House) -> None:
+    first = first_of(house)
+    second = fresh(house)
+    assert bind(second, first).status == status.SUCCESS
+    first.seal = second.seal = True
+    for client in (first, second, first, second):
+        answer = echo(client)
+        assert (answer.status, answer.encrypted) == (status.SUCCESS, True)
+    first.seal = second.seal = False
+    second.channels[second.session_id] = first.channels[first.session_id]
+    assert echo(second, sign=True).status == status.ACCESS_DENIED
+
+
+def test_a_binding_takes_as_many_steps_as_the_logon(house: House) -> None:
+    first, second = first_of(house), fresh(house)
+    tokens = iter([b"more", b"more", ALICE.encode()])
+    assert second.bind(first, lambda _: next(tokens), lambda: KEY).valid
+    assert echo(second, sign=True).valid
+
+
+@pytest.mark.parametrize("step", range(2))
+def test_each_step_is_signed(house: House, step: int) -> None:
+    first, second = first_of(house), fresh(house)
+    session_id = first.session_id
+    second.channels[session_id] = first.first[session_id]
+    for _ in range(step):
+        answer = second.session_setup_raw(b"more", session_id, flags=c.SESSION_FLAG_BINDING, sign=True)
+        assert answer.status == status.MORE_PROCESSING_REQUIRED
+    answer = second.session_setup_raw(ALICE.encode(), session_id, flags=c.SESSION_FLAG_BINDING, sign=False)
+    assert answer.status == status.INVALID_PARAMETER
+    assert echo(first).status == status.SUCCESS
+
+
+def test_another_user_is_not_bound_and_the_right_one_is_afterwards(house: House) -> None:
+    first, second = first_of(house), fresh(house)
+    answer = bind(second, first, BOB)
+    assert (answer.status, answer.valid) == (status.ACCESS_DENIED, True)
+    answer = bind(second, first, "nobody we know")
+    assert (answer.status, answer.valid) == (status.LOGON_FAILURE, True)
+    assert echo(first).status == status.SUCCESS
+    assert bind(second, first).status == status.SUCCESS
+
+
+REFUSALS = [
+    ({"dialects": (0x0311,), "signing": (1,)}, {"dialects": (0x0302,)}, status.INVALID_PARAMETER),
+    ({"dialects": (0x0300,)}, {"dialects": (0x0311,), "signing": (1,)}, status.INVALID_PARAMETER),
+    ({"dialects": (0x0210,)}, {"dialects": (0x0210,)}, status.REQUEST_NOT_ACCEPTED),
+    ({"dialects": (0x0311,), "signing": (1,)}, {"dialects": (0x0210,)}, status.REQUEST_NOT_ACCEPTED),
+    ({"ciphers": (2,)}, {"ciphers": (1,)}, status.INVALID_PARAMETER),
+    ({"signing": (2,)}, {"signing": (1,)}, status.REQUEST_OUT_OF_SEQUENCE),
+    ({"signing": (0,)}, {"signing": (2,)}, status.NOT_SUPPORTED),
+    ({"signing": (0,)}, {"signing": (1,)}, status.SUCCESS),
+]
+
+
+@pytest.mark.parametrize("guid", [GUID, OTHER_GUID], ids=["same client", "another client"])
+@pytest.mark.parametrize(("ours", "theirs", "expected"), REFUSALS)
+def test_what_was_negotiated_has_to_agree(house: House, ours: Any, theirs: Any, expected: int, guid: bytes) -> None:
+    first, second = first_of(house, offer(**ours)), fresh(house, offer(guid, **theirs))
+    answer = bind(second, first)
+    assert (answer.status, answer.valid) == (expected, True)
+    assert echo(first).status == status.SUCCESS
+    if expected != status.SUCCESS:
+        assert house.worker_of(second) is not house.worker_of(first)
+        assert log_on(second, BOB).status == status.SUCCESS
+
+
+def test_without_the_flag_the_session_is_not_there_and_the_answer_says_so_credibly(house: House) -> None:
+    first, second = first_of(house), fresh(house)
+    answer = bind(second, first, flags=0)
+    assert (answer.status, answer.valid) == (status.USER_SESSION_DELETED, True)
+    answer = second.session_setup_raw(ALICE.encode(), first.session_id)
+    assert (answer.status, answer.valid) == (status.USER_SESSION_DELETED, None)
+
+
+def test_a_session_that_is_bound_here_is_not_bound_again(house: House) -> None:
+    first = first_of(house)
+    answer = bind(first, first)
+    assert answer.status == status.REQUEST_NOT_ACCEPTED
+    second = fresh(house)
+    assert bind(second, first).status == status.SUCCESS
+
+
+@pytest.mark.parametrize(("session_id", "expected"), [(0, status.INVALID_PARAMETER), (4711, status.USER_SESSION_DELETED)])
+def test_no_session_at_all(house: House, session_id: int, expected: int) -> None:
+    assert fresh(house).session_setup_raw(ALICE.encode(), session_id, flags=c.SESSION_FLAG_BINDING).status == expected
+
+
+def test_forgers_reach_nothing_and_do_not_try_for_ever(house: House) -> None:
+    first, forger, stranger = first_of(house), fresh(house), first_of(house, offer(OTHER_GUID), BOB)
+    worker, session_id = house.worker_of(first), first.session_id
+    forger.channels[session_id] = stranger.first[stranger.session_id]  # a key, but not the right one
+    for _ in range(MAX_FORGERIES):
+        answer = forger.session_setup_raw(ALICE.encode(), session_id, flags=c.SESSION_FLAG_BINDING, sign=True)
+        assert answer.status == status.ACCESS_DENIED
+        assert not answer.header.flags & c.FLAGS_SIGNED
+    with pytest.raises(Closed):
+        forger.session_setup_raw(ALICE.encode(), session_id, flags=c.SESSION_FLAG_BINDING, sign=True)
+    assert len(worker.lines) == 1
+    assert echo(first).status == status.SUCCESS
+
+
+def test_a_session_has_so_many_channels(house: House) -> None:
+    first = first_of(house)
+    bound = [fresh(house) for _ in range(MAX_CHANNELS - 1)]
+    assert all(bind(client, first).status == status.SUCCESS for client in bound)
+    answer = bind(fresh(house), first)
+    assert (answer.status, answer.valid) == (status.INSUFFICIENT_RESOURCES, True)
+    assert MAX_CHANNELS < MAX_LINES
+
+
+def test_a_session_lives_as_long_as_one_of_its_connections(house: House) -> None:
+    first, second = first_of(house), fresh(house)
+    opened = first.open("file", disposition=c.FILE_CREATE)
+    assert bind(second, first).status == status.SUCCESS
+    second.sign = True
+    worker = house.worker_of(first)
+    first.close_connection()
+    house.turn_until(lambda: len(worker.lines) == 1)
+    assert second.write(opened, 0, b"still there").status == status.SUCCESS
+    second.close_connection()
+    house.turn_until(lambda: worker.ended)
+
+
+def test_a_logoff_ends_all_channels(house: House) -> None:
+    first, second = first_of(house), fresh(house)
+    assert bind(second, first).status == status.SUCCESS
+    assert second.logoff().status == status.SUCCESS
+    answer = echo(first)
+    assert (answer.status, answer.valid) == (status.USER_SESSION_DELETED, True)
+    assert log_on(second, ALICE).status == status.SUCCESS
+
+
+def test_what_waits_on_a_lost_connection_is_dropped_and_the_rest_is_not(house: House) -> None:
+    first, second = first_of(house), fresh(house)
+    assert bind(second, first).status == status.SUCCESS
+    second.sign = True
+    directory = first.open("", options=c.FILE_DIRECTORY_FILE)
+    waiting = [client.send(Request(Command.CHANGE_NOTIFY, notify_body(directory)))[0] for client in (first, second)]
+    for client, message_id in zip((first, second), waiting, strict=True):
+        assert client.receive(message_id, interim=True).interim
+    worker = house.worker_of(first)
+    first.close_connection()
+    house.turn_until(lambda: len(worker.lines) == 1)
+    second.open("new", disposition=c.FILE_CREATE)
+    assert second.receive(waiting[1]).status == status.SUCCESS
+
+
+def notify_body(directory: tuple[int, int]) -> bytes:
+    return CHANGE_NOTIFY_REQUEST.pack(32, 0, 4096, *directory, c.FILE_NOTIFY_CHANGE_FILE_NAME, 0)
+
+
+def test_a_second_connection_of_the_same_user_joins_the_first(house: House) -> None:
+    first = first_of(house)
+    second = first_of(house)
+    assert house.worker_of(second) is house.worker_of(first)
+    assert echo(second).valid
+    assert bind(second, first).status == status.SUCCESS
+    third = fresh(house)
+    assert bind(third, first).status == status.SUCCESS
+    assert len(house.worker_of(first).lines) == 3
+    assert {record.slot for record in house.worker_of(first).sharing.sessions()} == {house.worker_of(first).slot}
+
+
+@pytest.mark.parametrize(("guid", "user"), [(OTHER_GUID, ALICE), (GUID, BOB)], ids=["another client", "another user"])
+def test_others_stay_where_they_are(house: House, guid: bytes, user: str) -> None:
+    first, second = first_of(house), first_of(house, offer(guid), user)
+    assert house.worker_of(second) is not house.worker_of(first)
+
+
+def test_a_connection_with_a_session_of_its_own_stays_with_it(house: House) -> None:
+    first, second = first_of(house), first_of(house, offer(), BOB)
+    answer = bind(second, first)
+    assert (answer.status, answer.valid) == (status.REQUEST_NOT_ACCEPTED, True)
+    assert second.tree_connect("data").status == status.SUCCESS
+
+
+def test_when_the_owner_dies_the_connection_goes_on(house: House) -> None:
+    first, second = first_of(house), fresh(house)
+    owner = house.worker_of(first)
+    house.segment.row(owner.slot).set("pid", 0)
+    assert bind(second, first).status == status.USER_SESSION_DELETED
+    assert log_on(second, ALICE).status == status.SUCCESS
+    house.segment.row(owner.slot).set("pid", 1)
+
+
+def test_switched_off(make_house: Make) -> None:
+    house = make_house(text="server multi channel support = no")
+    first, second = first_of(house), fresh(house)
+    assert not first.negotiated.capabilities & c.CAP_MULTI_CHANNEL
+    answer = bind(second, first)
+    assert (answer.status, answer.valid) == (status.REQUEST_NOT_ACCEPTED, True)
