@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from pools.layout import WireError
-from pools.queue import AUTHD, PEER, PEER_DIED, RELOAD, AskError, Endpoint, Handler, Kind, Message, Service
+from pools.queue import AUTHD, BROKER, PEER, PEER_DIED, RELOAD, AskError, Endpoint, Handler, Kind, Message, Service
 from smbd.accounts import (
     LIST_USERS,
     LOOKUP_NAMES,
@@ -34,7 +34,7 @@ from smbd.child import SHARING_DIRECTORY, Child
 from smbd.config import Config
 from smbd.config_messages import unpack_config
 from smbd.control_messages import CONTROL_SOCKET
-from smbd.sharing import OpenRow, SessionRecord, Sharing, TreeRecord
+from smbd.sharing import DISCONNECTED, OpenRow, SessionRecord, Sharing, TreeRecord
 from smbd.sharing.messages import CLOSE_FILE, CLOSE_FILE_LAYOUT, CLOSE_SESSION, CLOSE_SESSION_LAYOUT, STATUS_ANSWER
 from smbd.smb2 import status
 from smbd.smb2.status import SmbError
@@ -175,7 +175,8 @@ class World:
         return self._sharing.opens()
 
     def close_open(self, row: OpenRow) -> bool:
-        return self._end(row.slot, CLOSE_FILE, CLOSE_FILE_LAYOUT.pack(row.file_id))
+        # What lost connections have left is no worker's.
+        return self._end(BROKER if row.slot == DISCONNECTED else row.slot, CLOSE_FILE, CLOSE_FILE_LAYOUT.pack(row.file_id))
 
     def close_session(self, record: SessionRecord) -> bool:
         return self._end(record.slot, CLOSE_SESSION, CLOSE_SESSION_LAYOUT.pack(record.session_id, 0))

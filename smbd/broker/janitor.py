@@ -62,8 +62,19 @@ class Janitor:
         ended = self._sharing.overdue() or self._sharing.surplus(per_user, in_all)
         if ended:
             log.info("%d disconnected opens end", len(ended))
-            self.wake(self._sharing.end_disconnected(ended))
-            self.sweep_closing()
+            self._end(ended)
+
+    def end_disconnected(self, file_id: int) -> bool:
+        """End one disconnected open; whether it was one."""
+        found = self._sharing.find(file_id)
+        if found is None or found.connected:
+            return False
+        self._end([file_id])
+        return True
+
+    def _end(self, file_ids: Iterable[int]) -> None:
+        self.wake(self._sharing.end_disconnected(file_ids))
+        self.sweep_closing()
 
     def _settle(self, swept: Swept, whose: str) -> None:
         if any(swept):

@@ -14,14 +14,15 @@ import os
 from collections.abc import Callable
 
 from pools.counters import PID, TXN_SINCE
-from pools.queue import MASTER, PEER, PEER_DIED, RELOAD, Endpoint, Message, Service
+from pools.queue import MASTER, PEER, PEER_DIED, RELOAD, Endpoint, Handler, Message, Service
 from smbd.broker.janitor import Janitor
 from smbd.broker.watcher import Watcher
 from smbd.child import READY, SHARING_DIRECTORY, Child
 from smbd.config import Config
 from smbd.config_messages import unpack_config
 from smbd.sharing import Doomed, FileKey, Sharing, prepare
-from smbd.sharing.messages import NOTIFY, SWEEP, unpack_notify
+from smbd.sharing.messages import CLOSE_FILE, CLOSE_FILE_LAYOUT, NOTIFY, STATUS_ANSWER, SWEEP, unpack_notify
+from smbd.smb2 import status
 
 log = logging.getLogger("millpond.broker")
 
@@ -67,10 +68,11 @@ class Broker:
         self._sharing = sharing
         self._remover = remover
         self._janitor: Janitor
-        self.handlers = {
+        self.handlers: dict[int, Handler] = {
             PEER_DIED: self.peer_died,
             RELOAD: self.reload,
             NOTIFY.number: self.announced,
+            CLOSE_FILE.number: self.close_file,
             SWEEP.number: lambda _message: self._janitor.sweep_closing(),
         }
         self._watcher: Watcher
@@ -102,6 +104,11 @@ class Broker:
     def scavenge(self) -> None:
         """[MS-SMB2] 3.3.6.2: end the disconnected opens whose time is over, and those that killed workers have left beyond the limits."""
         self._janitor.scavenge(self._config.max_disconnected_opens_per_user, self._config.max_disconnected_opens)
+
+    def close_file(self, message: Message) -> bytes:
+        """CLOSE_FILE of an open that is no worker's."""
+        found = self._janitor.end_disconnected(CLOSE_FILE_LAYOUT.unpack(message.payload).file_id)
+        return STATUS_ANSWER.pack(status.SUCCESS if found else status.FILE_CLOSED)
 
     def reload(self, message: Message) -> None:
         """RELOAD: other shares, other folders."""

@@ -17,7 +17,7 @@ from pools.buffer import CLASSES, USUAL
 from pools.counters import CLASS_COLUMNS, PAST, ROLES, CounterSegment, Reading
 from smbd.child import COUNTERS_FILE, SHARING_DIRECTORY
 from smbd.config import Config
-from smbd.sharing import OpenRow, SessionRecord, Sharing
+from smbd.sharing import DISCONNECTED, OpenRow, SessionRecord, Sharing
 from smbd.version import VERSION, form
 
 Row = dict[str, Any]
@@ -45,11 +45,11 @@ class State:
 
     def _lives(self, slot: int, generation: int) -> bool:
         found = self.rows.get(slot)
-        return found is not None and found.words["generation"] == generation
+        return slot == DISCONNECTED or (found is not None and found.words["generation"] == generation)
 
     def pid(self, slot: int) -> int:
-        """The process behind a slot."""
-        return self.rows[slot].words["pid"]
+        """The process behind a slot; 0 for what lost connections have left."""
+        return 0 if slot == DISCONNECTED else self.rows[slot].words["pid"]
 
 
 def take(config: Config, master: int, sections: Iterable[str] = ()) -> Snapshot:
@@ -129,7 +129,10 @@ def _session(state: State, one: SessionRecord) -> Row:
 
 
 def opens(state: State) -> list[Row]:
-    """One row for each open file, directory or stream. ``access`` and ``shared``: r, w and d for read, write and delete."""
+    """One row for each open file, directory or stream. ``access`` and ``shared``: r, w and d for read, write and delete.
+
+    ``lost``: its connection is lost, and its client may come back for it; no process has it meanwhile.
+    """
     return [
         {
             "open": f"{one.file_id:x}",
@@ -140,6 +143,7 @@ def opens(state: State) -> list[Row]:
             "access": _letters(one.access, _ACCESS),
             "shared": _letters(one.share_access, _SHARE),
             "locks": one.locks,
+            "lost": one.slot == DISCONNECTED,
             "since": unix_time(one.opened),
             "pid": state.pid(one.slot),
         }

@@ -20,7 +20,7 @@ _COLUMNS: dict[str, tuple[tuple[str, str, str], ...]] = {
     ),
     "opens": (
         ("OPEN", "open", ""), ("SHARE", "share", ""), ("PATH", "path", ""), ("USER", "user", ""), ("ACCESS", "access", ""),
-        ("SHARED", "shared", ""), ("LOCKS", "locks", "n"), ("AGE", "since", "time"), ("PID", "pid", "n"),
+        ("SHARED", "shared", ""), ("LOCKS", "locks", "n"), ("LOST", "lost", ""), ("AGE", "since", "time"), ("PID", "pid", "n"),
     ),
     "locks": (
         ("SHARE", "share", ""), ("PATH", "path", ""), ("OFFSET", "offset", "n"), ("LENGTH", "length", "n"),

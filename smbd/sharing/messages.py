@@ -33,7 +33,7 @@ LOCK_WAKE = Kind(0x0502, "lock_wake", 0, 0, 64, _WAKERS)
 OPLOCK_BREAK = Kind(0x0504, "oplock_break", 0, 0, 128, _WAKERS)
 OPLOCK_BREAK_ANSWER = Kind(0x0505, "oplock_break_answer", 0, 0, 64, _WORKERS)
 CLOSE_FILE = Kind(0x0508, "close_file", 3, 0, 64, _CLOSERS)
-CLOSE_FILE_ANSWER = Kind(0x0509, "close_file_answer", 3, 0, 64, _WORKERS)
+CLOSE_FILE_ANSWER = Kind(0x0509, "close_file_answer", 3, 0, 64, _WAKERS)
 CLOSE_SESSION = Kind(0x050A, "close_session", 1, 0, 64, _CLOSERS)
 CLOSE_SESSION_ANSWER = Kind(0x050B, "close_session_answer", 1, 0, 64, _WORKERS)
 SWEEP = Kind(0x050C, "sweep", 0, 0, 0, _WORKERS)
@@ -82,7 +82,7 @@ class OplockBreak(NamedTuple):
 
 
 class CloseFile(NamedTuple):
-    """Close one open as if its client had."""
+    """Close one open as if its client had: to its worker, or to the broker when it is disconnected."""
 
     file_id: U64
 
