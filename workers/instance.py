@@ -15,6 +15,7 @@ from smbd.smb2 import status
 from smbd.smb2.status import SmbError
 from workers.breaks import Blocked
 from workers.commands.close import wake
+from workers.leaving import call_janitor
 
 if TYPE_CHECKING:
     from smbd.sharing import Durable, FileKey, OpenRow
@@ -36,7 +37,10 @@ def take_over(worker: Worker, tree: TreeConnect, key: FileKey, wish: Wish) -> No
     others = [one for one in worker.sharing.find_app(app.app_id) if _gives_way(one, tree, key, wish.wanted.client_guid)]
     if any(_is_newer(one, app) for one in others):
         raise SmbError(status.FILE_FORCED_CLOSED)
-    wake(worker, worker.sharing.end_disconnected(one.row.file_id for one in others if not one.connected))
+    lost = [one.row.file_id for one in others if not one.connected]
+    if lost:
+        wake(worker, worker.sharing.end_disconnected(lost))
+        call_janitor(worker)
     connected = [one.row for one in others if one.connected]
     for row in connected:
         worker.loop.spawn(_close(worker, row, wish.waiter_id), _ended)

@@ -19,7 +19,7 @@ from smbd.sharing import CacheClaim, CacheKind, DurableClaim, Lasting, Opened
 from smbd.sharing.caching import HANDLE
 from smbd.sharing.values import NO_GUID
 from smbd.smb2 import status
-from smbd.smb2.constants import DHANDLE_FLAG_PERSISTENT
+from smbd.smb2.constants import DHANDLE_FLAG_PERSISTENT, FILE_WRITE_THROUGH
 from smbd.smb2.messages import create_contexts as contexts
 from smbd.smb2.status import SmbError
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from workers.open import Open
     from workers.tree import TreeConnect
     from workers.vfs.interface import Handle
+    from workers.worker import Worker
 
 DURABLE_TIMEOUT: Final = 16 * 60_000
 """Milliseconds for which an open of the first version is kept, whose request names no time: what Windows and Samba give."""
@@ -197,6 +198,23 @@ def grant(opened: Open, wanted: Wanted) -> None:
         durability.kind = wanted.kind
         durability.timeout = wanted.timeout
         durability.persistent = bool(lasting & Lasting.PERSISTENT)
+
+
+def endure(worker: Worker, opened: Open, timeout: int) -> None:
+    """3.3.5.15.9: an open is resilient from now on. It keeps the names that it has."""
+    key, handle = opened.key, opened.handle
+    assert key is not None
+    assert handle is not None
+    durability = opened.durability or Durability(ORDINARY)
+    wanted = Wanted(Kind.DURABLE, timeout, create_guid=durability.create_guid, app=durability.app, client_guid=worker.client_guid)
+    claim = claim_of(wanted, opened.tree, FILE_WRITE_THROUGH if opened.write_through else 0, handle)
+    if claim is None:
+        raise SmbError(status.NOT_SUPPORTED)
+    lasting = Lasting.RESILIENT | (Lasting.PERSISTENT if durability.persistent else 0)
+    worker.sharing.endure(key, opened.persistent, claim._replace(lasting=lasting))
+    durability.kind = Kind.RESILIENT
+    durability.timeout = timeout
+    opened.durability = durability
 
 
 def told_again(cache: Opened, lease_key: bytes, claim: CacheClaim) -> Opened:

@@ -7,6 +7,7 @@ import signal
 import time
 from typing import Any
 
+import psutil
 import pytest
 
 from smbd.smb2 import constants as c
@@ -14,7 +15,7 @@ from smbd.smb2 import status
 from smbd.smb2.constants import Command
 from smbd.smb2.messages import create_contexts as contexts
 from smbd.smb2.messages.create import CREATE_RESPONSE
-from tests.server import Server
+from tests.server import Server, eventually
 from tests.wire_client import FileId, Offer, Request, Response, WireClient, create_body, write_body
 
 AGAIN = c.FLAGS_REPLAY_OPERATION
@@ -126,3 +127,31 @@ def test_an_owner_that_is_stopped_is_waited_for(server: Server) -> None:
             os.kill(owner, signal.SIGKILL)
         assert second.receive(pending.header.message_id).status == status.SUCCESS
         assert time.monotonic() - began < 30
+
+
+@pytest.mark.parametrize("way", ["lost", pytest.param("killed", marks=pytest.mark.isolation)])
+def test_a_resilient_open_is_there_when_its_client_comes_back(server: Server, way: str) -> None:
+    """It caches nothing, and outlives its connection and its worker: its locks exclude others meanwhile."""
+    name, exclusive = f"resilient {way}", c.LOCKFLAG_EXCLUSIVE_LOCK | c.LOCKFLAG_FAIL_IMMEDIATELY
+    first = server.client()
+    opened = first.open(name)
+    assert first.write(opened, 0, b"written before").status == status.SUCCESS
+    assert first.ioctl(c.FSCTL_LMR_REQUEST_RESILIENCY, bytes(8), opened, 0).status == status.SUCCESS
+    assert first.lock(opened, (0, 10, exclusive)).status == status.SUCCESS
+    worker = server.worker_of(first)
+    if way == "killed":
+        worker.kill()
+    first.close_connection()
+    eventually(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE)
+    with server.client() as other, server.client() as client:
+        theirs = other.open(name)
+        assert other.lock(theirs, (5, 1, exclusive)).status == status.LOCK_NOT_GRANTED
+        assert other.write(theirs, 5, b"x").status == status.FILE_LOCK_CONFLICT
+        answer = client.create("", contexts=[(b"DHnC", contexts.DURABLE_RECONNECT.pack(*opened))])
+        again = file_id_of(answer)
+        assert again[0] == opened[0]
+        assert client.read_data(again, 0, 100) == b"written before"
+        assert client.lock(again, (0, 10, c.LOCKFLAG_UNLOCK)).status == status.SUCCESS
+        assert other.lock(theirs, (5, 1, exclusive)).status == status.SUCCESS
+        assert client.close(again).status == status.SUCCESS
+        assert other.close(theirs).status == status.SUCCESS

@@ -11,7 +11,7 @@ from smbd.smb2.constants import IOCTL_IS_FSCTL, RELATED_ID
 from smbd.smb2.header import HEADER_SIZE
 from smbd.smb2.messages.ioctl import IOCTL_REQUEST, IOCTL_RESPONSE, IOCTL_RESPONSE_STRUCTURE_SIZE, IoctlRequest
 from smbd.smb2.status import SmbError
-from workers.fsctl import clone, connection, copychunk, ranges, reparse, snapshots
+from workers.fsctl import clone, connection, copychunk, ranges, reparse, resiliency, snapshots
 from workers.fsctl import file as files
 from workers.request import Answer, Request
 
@@ -44,6 +44,7 @@ FSCTLS: dict[int, Fsctl] = {
     c.FSCTL_SRV_COPYCHUNK: Fsctl(copychunk.copychunk),
     c.FSCTL_SRV_COPYCHUNK_WRITE: Fsctl(copychunk.copychunk_write),
     c.FSCTL_DUPLICATE_EXTENTS_TO_FILE: Fsctl(clone.duplicate_extents),
+    c.FSCTL_LMR_REQUEST_RESILIENCY: Fsctl(resiliency.request_resiliency),
     c.FSCTL_SET_SPARSE: Fsctl(ranges.set_sparse),
     c.FSCTL_SET_ZERO_DATA: Fsctl(ranges.set_zero_data),
     c.FSCTL_QUERY_ALLOCATED_RANGES: Fsctl(ranges.query_allocated_ranges),
@@ -60,7 +61,6 @@ FSCTLS: dict[int, Fsctl] = {
 }
 REFUSED = frozenset(
     {
-        c.FSCTL_LMR_REQUEST_RESILIENCY,
         c.FSCTL_SRV_READ_HASH,
     }
 )
