@@ -278,6 +278,7 @@ def _record(worker: Worker, opened: Open, handle: Handle, wish: Wish) -> OpenCla
         waiter_id=wish.waiter_id,
         deadline=worker.breaks.deadline(),
         again=wish.again,
+        allocation=handle.opened.allocation,
         durable=None if wish.wanted is ORDINARY else claim_of(wish.wanted, tree, wish.options, handle),
     )
 

@@ -22,6 +22,7 @@ from smbd.sharing.records import (
     BUCKETS,
     FILE_STATE,
     LEASE_KEY,
+    LOCK_ROW,
     OPEN_KEY,
     OPEN_STATE,
     OWNER_KEY,
@@ -164,7 +165,7 @@ class Caches(Keeping):
         lease = wanted.kind >= CacheKind.LEASE
         own = wanted.client_guid + wanted.lease_key if lease else OWNER_KEY.pack(self.slot, self.generation, claim.file_id)
         mates = [member for member in members if lease and member.cache == own and member.row.kind >= CacheKind.LEASE]
-        asked = 0 if not mates and self._has_locks(transaction, at) else wanted.state
+        asked = 0 if not mates and self._has_locks(transaction, at, 0 if claim.overwrite else claim.allocation) else wanted.state
         decision = decide(
             holders_of(members),
             Holder(own, lease, asked, whole=wanted.whole),
@@ -185,11 +186,14 @@ class Caches(Keeping):
             state = self._put_all(transaction, state, mates, row)
         return state, row, Opened(False, row.kind, row.cache, row.epoch, bool(row.breaking), notices)
 
-    def _has_locks(self, transaction: Transaction, at: bytes) -> bool:
-        """Whether a byte range of the stream is locked: what a cache would hide."""
+    def _has_locks(self, transaction: Transaction, at: bytes, allocation: int) -> bool:
+        """Whether a byte range that holds data is locked, which a cache would hide: [MS-FSA] 2.1.5.18.2. ``allocation``: of the stream."""
         _, ino, _ = key = STREAM_KEY.unpack(at)
         bucket = lock_bucket(key.dev, ino)
-        return bool(self._buckets[bucket]) and transaction.get(BUCKET_PREFIX.pack(bucket) + at, db=self._locks) is not None
+        if not self._buckets[bucket]:
+            return False
+        locks = transaction.get(BUCKET_PREFIX.pack(bucket) + at, db=self._locks)
+        return locks is not None and any(lock[3] < allocation for lock in LOCK_ROW.iter_unpack(locks))
 
     # ---- acknowledgements ----------------------------------------------------------------------------------------------------------------
 
@@ -401,7 +405,8 @@ def _new_cache(claim: OpenClaim, granted: int) -> Opened:
     """The answer to the first open of a lease, or to an open with an oplock of its own."""
     wanted = claim.cache
     kind = wanted.kind if granted or wanted.kind >= CacheKind.LEASE else CacheKind.NONE
-    epoch = wanted.epoch + 1 & 0xFFFF if kind == CacheKind.LEASE_V2 else 0
+    # [MS-SMB2] 3.3.5.9.11: a lease that caches nothing has not changed.
+    epoch = wanted.epoch + bool(granted) & 0xFFFF if kind == CacheKind.LEASE_V2 else 0
     return Opened(False, kind, granted, epoch)
 
 

@@ -124,6 +124,7 @@ class OpenClaim(NamedTuple):
     ``path`` is relative to the share's root, real names joined by '/', without the stream; '' is the root itself.
     ``waiter_id`` and ``deadline`` (ns of the monotonic clock) are for the breaks it may cause: whom to wake, and when to go on anyway;
     ``again``: it was answered with ``wait`` before. ``admitted``: ``may_look`` has let it in before, and it asks for no cache.
+    ``allocation``: bytes that the stream occupies.
     ``durable``: None for an open that ends with its connection and has no names.
     """
 
@@ -146,6 +147,7 @@ class OpenClaim(NamedTuple):
     deadline: int = 0
     again: bool = False
     admitted: bool = False
+    allocation: int = 0
     durable: DurableClaim | None = None
 
 

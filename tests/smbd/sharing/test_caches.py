@@ -206,11 +206,27 @@ def test_renaming_waits_for_handles(house: House) -> None:
     assert two.disturb(KEY, Act(2, Operation.RENAME, LATER, 2)) == (False, ())
 
 
-def test_a_locked_file_is_not_cached_anew(house: House) -> None:
+@pytest.mark.parametrize(
+    ("allocation", "overwrite", "granted"), [(4096, False, 0), (11, False, 0), (10, False, READ), (0, False, READ), (4096, True, READ)]
+)
+def test_data_that_is_locked_is_not_cached_anew(house: House, allocation: int, overwrite: bool, granted: int) -> None:
+    """[MS-FSA] 2.1.5.18.2: a lock beyond what is allocated hides nothing."""
+    one, two = house.process(16), house.process(17)
+    one.open(KEY, claim(1))
+    one.lock(KEY, 1, [Range(10, 1)])
+    answer = two.open(KEY, claim(2, LEVEL_II, allocation=allocation, overwrite=overwrite))
+    assert answer == (Opened(False, CacheKind.OPLOCK, granted) if granted else Opened(False))
+
+
+def test_a_lease_that_caches_nothing_keeps_its_epoch(house: House) -> None:
     one, two = house.process(16), house.process(17)
     one.open(KEY, claim(1))
     one.lock(KEY, 1, [Range(0, 1)])
-    assert two.open(KEY, claim(2, LEVEL_II)) == Opened(False)
+    answer = two.open(KEY, claim(2, lease(b"k", READ), allocation=1))
+    assert (answer.kind, answer.granted, answer.epoch) == (CacheKind.LEASE_V2, 0, 0x10)
+    one.close(KEY, 1)
+    answer = two.open(KEY, claim(3, lease(b"k", READ), allocation=1))
+    assert (answer.granted, answer.epoch) == (READ, 0x11)
 
 
 @pytest.mark.parametrize("marked_first", [True, False])
