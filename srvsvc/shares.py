@@ -37,6 +37,8 @@ SERVER_TYPE = 0x00000001 | 0x00000002 | 0x00000800 | 0x00001000 | 0x00008000
 
 CSC = {"manual": 0x00, "documents": 0x10, "programs": 0x20, "disable": 0x30}
 ACCESS_BASED_ENUMERATION = 0x0800
+DFS = 0x1  # [MS-SRVS] 2.2.4.29 SHI1005_FLAGS_DFS
+DFS_ROOT = 0x2
 
 SHARE_INFO_0 = Record("SHARE_INFO_0", netname=OPTIONAL_TEXT)
 SHARE_INFO_1 = Record("SHARE_INFO_1", netname=OPTIONAL_TEXT, type=U32, remark=OPTIONAL_TEXT)
@@ -125,6 +127,8 @@ def _comment(server: Server, share: Share) -> str:
 def _row(server: Server, share: Share, level: int) -> tuple[Any, ...]:
     """One share as SHARE_INFO_level."""
     flags = CSC.get(share.csc_policy, 0) | (ACCESS_BASED_ENUMERATION if share.access_based_share_enum else 0)
+    if share.msdfs_root and server.backend.config.host_msdfs:
+        flags |= DFS | DFS_ROOT
     if level == 0:
         return (share.name,)
     if level == 1005:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pools.port import credentials, sockets
-from smbd.config import Share
+from smbd.config import Config, Share
 from smbd.config.access import access, find
 from smbd.config.hosts import admitted
 from smbd.config.macros import Client, expand, table
@@ -59,7 +59,7 @@ def open_root(worker: Worker, tree: TreeConnect, path: str) -> None:
     assert tree.identity is not None
     identity.assume(tree.identity)
     try:
-        below = away(PosixVfs, path, settings(share))
+        below = away(PosixVfs, path, settings(share, worker.config))
         tree.vfs = below if share.shadow is None else away(SnapshotVfs, below, path, share.shadow)
     except (FileNotFoundError, NotADirectoryError):
         worker.log.error("share %s: %s is not there", share.name, path)
@@ -162,7 +162,7 @@ def _client(line: Line, session: Session) -> Client:
     )
 
 
-def settings(share: Share) -> VfsSettings:
+def settings(share: Share, config: Config) -> VfsSettings:
     """The part of a share's configuration that its file system needs."""
     return VfsSettings(
         create_mask=share.create_mask,
@@ -176,4 +176,5 @@ def settings(share: Share) -> VfsSettings:
         delete_veto_files=share.delete_veto_files,
         store_dos_attributes=share.store_dos_attributes,
         follow_symlinks=share.follow_symlinks,
+        msdfs_root=share.msdfs_root and config.host_msdfs,
     )

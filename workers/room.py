@@ -43,6 +43,7 @@ from smbd.sharing.messages import (
 from smbd.smb2 import status
 from smbd.smb2.connection import Connection
 from smbd.smb2.constants import (
+    CAP_DFS,
     CAP_DIRECTORY_LEASING,
     CAP_LARGE_MTU,
     CAP_LEASING,
@@ -221,6 +222,8 @@ def _capabilities(config: Config) -> int:
         capabilities |= CAP_LEASING | (CAP_DIRECTORY_LEASING if config.smb3_directory_leases else 0)
     if config.server_multi_channel_support:
         capabilities |= CAP_MULTI_CHANNEL
+    if config.host_msdfs:
+        capabilities |= CAP_DFS
     return capabilities
 
 

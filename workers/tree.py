@@ -11,7 +11,7 @@ from workers.disk import Disk
 from workers.loop import Completion
 
 if TYPE_CHECKING:
-    from smbd.config import Share
+    from smbd.config import Config, Share
     from smbd.smb2.dtyp import Token
     from workers.identity import Identity
     from workers.session import Session
@@ -96,6 +96,10 @@ class TreeConnect:
     def token(self) -> Token:
         """Who acts on this share."""
         return self.forced or self.session.require_token()
+
+    def is_dfs(self, config: Config) -> bool:
+        """TreeConnect.Share.IsDfs: it is a namespace."""
+        return self.share.msdfs_root and config.host_msdfs
 
     @property
     def is_pipe(self) -> bool:

@@ -155,7 +155,7 @@ class _Builder:
         if key in _PRINTING:
             self._about(section, f"[{section.name}]: printers are not served")
             found["available"] = False
-        elif key != HOMES and not found.get("path"):
+        elif key != HOMES and not found.get("path") and not found.get("msdfs_proxy"):
             self._about(section, f"[{section.name}] has no path: it is not available")
             found["available"] = False
         options = {**self.defaults.options, **section.options}

@@ -27,7 +27,7 @@ charset, dos filemode, dos filetime resolution, dos filetimes, dsdb event notifi
 password event notification, enable asu support, enable core files, enable privileges, enable spoolss, encrypt passwords,
 enhanced browsing, enumports command, eventlog list, exec, fake directory create times, fake oplocks, force printername, force unknown acl
 user, fstype, get quota command, getwd cache, gpo update command, hide special files,
-honor change notify privilege, host msdfs, hostname lookups, idmap backend, idmap cache time, idmap gid, idmap negative cache time,
+honor change notify privilege, hostname lookups, idmap backend, idmap cache time, idmap gid, idmap negative cache time,
 idmap uid, include system krb5 conf, inherit acls, inherit owner, inherit permissions, init logon delay, init logon delayed hosts, iprint
 server, kdc default domain supported enctypes, kdc enable fast, kdc force enable rc4 weak session keys, kdc supported enctypes, keepalive,
 kerberos encryption types, kerberos method, kernel oplocks, kernel share modes, kpasswd port, krb5 port, lanman
@@ -40,7 +40,7 @@ script, lppause command, lpq cache time, lpq command, lpresume command, lprm com
 output, magic script, mangle prefix, mangling char, mangling method, map acl inherit, map archive, map hidden, map
 readonly, map system, max disk size, max log size, max mux, max print jobs, max reported print jobs, max stat cache size, max ttl, max
 wins ttl, max xmit, mdns name, message command, min domain uid, min print space, min receivefile size, min wins ttl, mit kdc command,
-msdfs proxy, msdfs root, msdfs shuffle referrals, multicast dns register, name cache timeout, name resolve order, nbt client socket
+multicast dns register, name cache timeout, name resolve order, nbt client socket
 address, nbt port, ncalrpc dir, netbios aliases, netbios scope, neutralize nt4 emulation, nmbd bind explicit broadcast, nsupdate command,
 nt acl support, nt hash store, nt pipe support, nt status support, ntlm auth, ntp signd socket directory, ntvfs handler, null passwords,
 obey pam restrictions, old password allowed period, oplock break wait time, os level, os2 driver map, pam password change, panic

@@ -125,6 +125,15 @@ def parse_text(text: str) -> Path:
     return Path(components, stream, kind)
 
 
+def beneath_share(text: str, share: str) -> str:
+    r"""What ``server\share\path``, a name of a DFS namespace, means in its share ([MS-SMB2] 3.3.5.9). One that names no share, or another
+    one, is taken for a path as it is: there are clients that send such.
+    """
+    _, _, rest = text.lstrip("\\").partition("\\")
+    named, _, path = rest.partition("\\")
+    return path.lstrip("\\") if fold(named) == fold(share) else text.lstrip("\\")
+
+
 def parse_stream(text: str) -> tuple[str, str]:
     """(stream, type) of a target that starts with a colon, as a rename within a file has: ":new:$DATA"."""
     rest, stream, kind = _split_stream(text)

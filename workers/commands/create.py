@@ -17,16 +17,17 @@ from smbd.smb2.constants import (
     FILE_OPEN_BY_FILE_ID,
     FILE_OPENED,
     FILE_RESERVE_OPFILTER,
+    FLAGS_DFS_OPERATIONS,
     IMPERSONATION_DELEGATE,
     OPLOCK_LEVEL_LEASE,
 )
 from smbd.smb2.dtyp import SecurityDescriptor
 from smbd.smb2.fscc import lists
-from smbd.smb2.fscc.reparse import stopped
+from smbd.smb2.fscc.reparse import TAG_DFS, stopped
 from smbd.smb2.header import HEADER_SIZE
 from smbd.smb2.messages import create_contexts as contexts
 from smbd.smb2.messages.create import CREATE_REQUEST, CREATE_RESPONSE, CREATE_RESPONSE_STRUCTURE_SIZE, CreateRequest
-from smbd.smb2.names import DATA, Path, parse
+from smbd.smb2.names import DATA, Path, beneath_share, decode, parse, parse_text
 from smbd.smb2.status import SmbError
 from workers import access, reliable, replay
 from workers.breaks import Blocked, cache_claim, lease_context, level_of, until_free
@@ -38,7 +39,7 @@ from workers.reconnect import Asked, reclaim
 from workers.reliable import Kind, Reconnect
 from workers.request import Answer, Request
 from workers.vfs import snapnames
-from workers.vfs.interface import LinkMet
+from workers.vfs.interface import FileInfo, LinkMet
 
 INVALID_OPTIONS = 0xFF000000
 UNSUPPORTED_OPTIONS = FILE_CREATE_TREE_CONNECTION | FILE_OPEN_BY_FILE_ID | FILE_RESERVE_OPFILTER
@@ -162,7 +163,7 @@ def read_wish(request: Request, body: CreateRequest, found: Contexts) -> Wish:
     if body.create_options & UNSUPPORTED_OPTIONS:
         raise SmbError(status.NOT_SUPPORTED)
     check_disposition(body.create_disposition, body.create_options)
-    path = parse(request.variable(body.name_offset, body.name_length, NAME_MINIMUM))
+    path = _path(request, body)
     if (path.stream or path.type == DATA) and body.create_options & FILE_DIRECTORY_FILE:
         raise SmbError(status.NOT_A_DIRECTORY)
     if contexts.EA_BUFFER in found and not request.tree.share.ea_support:
@@ -175,6 +176,13 @@ def read_wish(request: Request, body: CreateRequest, found: Contexts) -> Wish:
         assert connection.choice is not None
         wish.wanted = reliable.wanted_of(found, connection.dialect, connection.choice.client_guid)
     return wish
+
+
+def _path(request: Request, body: CreateRequest) -> Path:
+    raw = request.variable(body.name_offset, body.name_length, NAME_MINIMUM)
+    if request.header.flags & FLAGS_DFS_OPERATIONS and request.tree.is_dfs(request.worker.config):
+        return parse_text(beneath_share(decode(raw), request.tree.share.name))
+    return parse(raw)
 
 
 def _apply_contexts(request: Request, wish: Wish, found: Contexts) -> None:
@@ -213,7 +221,7 @@ def respond(request: Request, opened: Open, action: int, asked: tuple[Wish, Cont
         CREATE_RESPONSE.pack(
             CREATE_RESPONSE_STRUCTURE_SIZE,
             level_of(opened, asked[0].cache),
-            CREATE_FLAG_REPARSEPOINT if info.attributes & FILE_ATTRIBUTE_REPARSE_POINT else 0,
+            _reparse_flag(request, info) if info.attributes & FILE_ATTRIBUTE_REPARSE_POINT else 0,
             action,
             info.creation_time,
             info.last_access_time,
@@ -230,6 +238,13 @@ def respond(request: Request, opened: Open, action: int, asked: tuple[Wish, Cont
         )
         + extra
     )
+
+
+def _reparse_flag(request: Request, info: FileInfo) -> int:
+    """A link of a namespace is no file to whoever goes by names of the namespace: to look at it, it must be asked for in its share."""
+    if info.reparse_tag == TAG_DFS and request.header.flags & FLAGS_DFS_OPERATIONS:
+        raise SmbError(status.PATH_NOT_COVERED)
+    return CREATE_FLAG_REPARSEPOINT
 
 
 def _response_contexts(request: Request, opened: Open, wish: Wish, found: Contexts) -> list[tuple[bytes, bytes]]:

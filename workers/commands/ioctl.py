@@ -11,7 +11,7 @@ from smbd.smb2.constants import IOCTL_IS_FSCTL, RELATED_ID
 from smbd.smb2.header import HEADER_SIZE
 from smbd.smb2.messages.ioctl import IOCTL_REQUEST, IOCTL_RESPONSE, IOCTL_RESPONSE_STRUCTURE_SIZE, IoctlRequest
 from smbd.smb2.status import SmbError
-from workers.fsctl import clone, connection, copychunk, ranges, reparse, resiliency, snapshots
+from workers.fsctl import clone, connection, copychunk, dfs, ranges, reparse, resiliency, snapshots
 from workers.fsctl import file as files
 from workers.request import Answer, Request
 
@@ -35,8 +35,8 @@ class Fsctl(NamedTuple):
 FSCTLS: dict[int, Fsctl] = {
     c.FSCTL_VALIDATE_NEGOTIATE_INFO: Fsctl(connection.validate_negotiate, open=False, pipe=True),
     c.FSCTL_QUERY_NETWORK_INTERFACE_INFO: Fsctl(connection.network_interfaces, open=False, pipe=True),
-    c.FSCTL_DFS_GET_REFERRALS: Fsctl(connection.no_referrals, open=False, pipe=True),
-    c.FSCTL_DFS_GET_REFERRALS_EX: Fsctl(connection.no_referrals, open=False, pipe=True),
+    c.FSCTL_DFS_GET_REFERRALS: Fsctl(dfs.get_referrals, open=False, pipe=True),
+    c.FSCTL_DFS_GET_REFERRALS_EX: Fsctl(dfs.get_referrals_ex, open=False, pipe=True),
     c.FSCTL_PIPE_TRANSCEIVE: Fsctl(connection.pipe_transceive, pipe=True, disk=False),
     c.FSCTL_PIPE_PEEK: Fsctl(connection.pipe_peek, pipe=True, disk=False),
     c.FSCTL_PIPE_WAIT: Fsctl(connection.pipe_wait, open=False, pipe=True, disk=False),

@@ -10,10 +10,13 @@ from typing import Any
 from smbd.config import Config, Share
 from smbd.smb2 import status
 from smbd.smb2.constants import (
+    SHARE_CAP_DFS,
     SHARE_TYPE_DISK,
     SHARE_TYPE_PIPE,
     SHAREFLAG_ACCESS_BASED_DIRECTORY_ENUM,
     SHAREFLAG_AUTO_CACHING,
+    SHAREFLAG_DFS,
+    SHAREFLAG_DFS_ROOT,
     SHAREFLAG_ENCRYPT_DATA,
     SHAREFLAG_MANUAL_CACHING,
     SHAREFLAG_NO_CACHING,
@@ -56,8 +59,8 @@ def tree_connect(request: Request, body: TreeConnectRequest) -> bytes | Coroutin
     name = share_name(request, body)
     worker, session = request.worker, request.session
     share = worker.find_share(name, session)
-    if share is None:
-        raise SmbError(status.BAD_NETWORK_NAME)
+    if share is None or (share.msdfs_proxy and worker.config.host_msdfs):
+        raise SmbError(status.BAD_NETWORK_NAME)  # the latter stands elsewhere: clients ask for a referral
     tree = TreeConnect(worker.next_tree_id(), session, share, worker.now())
     tree.encrypt = encryption_required(request, worker.config, share)
     if tree.encrypt and not can_encrypt(request):
@@ -106,7 +109,11 @@ def _connected(request: Request, tree: TreeConnect) -> bytes:
     if request.chain is not None:
         request.chain.tree_id = tree.tree_id
     kind = SHARE_TYPE_PIPE if tree.share.kind == "pipe" else SHARE_TYPE_DISK
-    return TREE_CONNECT_RESPONSE.pack(TREE_CONNECT_RESPONSE_STRUCTURE_SIZE, kind, 0, share_flags(tree), 0, tree.maximal_access)
+    dfs = tree.is_dfs(request.worker.config)
+    flags = share_flags(tree) | (SHAREFLAG_DFS | SHAREFLAG_DFS_ROOT if dfs else 0)
+    return TREE_CONNECT_RESPONSE.pack(
+        TREE_CONNECT_RESPONSE_STRUCTURE_SIZE, kind, 0, flags, SHARE_CAP_DFS if dfs else 0, tree.maximal_access
+    )
 
 
 def share_name(request: Request, body: TreeConnectRequest) -> str:

@@ -76,11 +76,6 @@ def _sockaddr(address: str) -> bytes:
     return packed.ljust(SOCKADDR_STORAGE_SIZE, b"\0")
 
 
-def no_referrals(request: Request, data: memoryview, max_output: int) -> bytes:
-    """3.3.5.15.2: no DFS here."""
-    raise SmbError(status.NOT_FOUND)
-
-
 def pipe_transceive(request: Request, data: memoryview, max_output: int) -> Coroutine[Any, None, tuple[bytes, int]]:
     """[MS-FSCC] 2.3.47: one write, one read."""
     return pipe.transceive(request, data, max_output)

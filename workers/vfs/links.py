@@ -26,11 +26,14 @@ from workers.vfs.interface import FileInfo, Handle, StreamInfo
 from workers.vfs.root import is_reserved
 
 XATTR: Final = "user.SmbReparse"  # Samba's name for it, so that a switch keeps them
+MSDFS: Final = b"msdfs:"
 _TARGET_MAX: Final = 4095  # bytes of a symlink's target, Linux' PATH_MAX
 
 
-def buffer_of(target: bytes) -> bytes:
-    """A symlink's target as a REPARSE_DATA_BUFFER."""
+def buffer_of(target: bytes, *, msdfs: bool) -> bytes:
+    """A symlink's target as a REPARSE_DATA_BUFFER; ``msdfs``: it may be a link of a DFS namespace."""
+    if msdfs and target.startswith(MSDFS):
+        return reparse.pack_dfs(os.fsdecode(target[len(MSDFS) :]))
     parts = [display(part) if part not in (".", "..") else part for part in os.fsdecode(target).split("/")]
     return reparse.pack_symlink(Symlink("\\".join(parts), not target.startswith(b"/")))
 
@@ -38,11 +41,11 @@ def buffer_of(target: bytes) -> bytes:
 def target_of(link: Symlink, depth: int) -> bytes | None:
     """What a client's symbolic link is as a symlink that lies in a directory ``depth`` levels beneath the share's root.
 
-    None where it is none that may lie on the disk: absolute, leading above the root, through what is ours, or no path at all.
+    None where it is none that may lie on the disk: absolute, leading above the root, through what is ours, into another share, or no path.
     """
     parts = link.target.replace("/", "\\").split("\\")
-    if not link.relative or "" in parts or is_reserved(Path(tuple(parts))):
-        return None
+    if not link.relative or "" in parts or is_reserved(Path(tuple(parts))) or parts[0].encode("utf-8", "replace").startswith(MSDFS):
+        return None  # the last: who may write a file is not to send others to any server he likes
     for part in parts:
         depth += 0 if part == "." else -1 if part == ".." else 1
         if depth < 0:
@@ -61,7 +64,7 @@ def shown(info: FileInfo, data: bytes | None) -> FileInfo:
 class LinkHandle:
     """See ``interface.Handle``."""
 
-    __slots__ = ("_attributes", "_directory", "_name", "_pin", "_target", "dev", "hidden_by_name", "ino", "opened", "path", "real")
+    __slots__ = ("_attributes", "_buffer", "_directory", "_name", "_pin", "dev", "hidden_by_name", "ino", "opened", "path", "real")
 
     fd = -1  # there is none: what asks it for data is told so
     stream = ""
@@ -70,14 +73,14 @@ class LinkHandle:
     is_link = True
     read_only = False
 
-    def __init__(self, place: tuple[int, bytes], known_as: tuple[Path, bytes], *, to_directory: bool, hidden: bool) -> None:
-        """``place``: the directory's descriptor, owned from here on, and the name. OSError (EINVAL) where the name is no symlink."""
+    def __init__(self, place: tuple[int, bytes], known_as: tuple[Path, bytes], buffer: bytes, *, to_directory: bool, hidden: bool) -> None:
+        """``place``: the directory's descriptor, owned from here on, and the name. ``buffer``: what it is to clients."""
         self._directory, self._name = place
         self.path, self.real = known_as
         self.hidden_by_name = hidden
         self._attributes = c.FILE_ATTRIBUTE_REPARSE_POINT | (c.FILE_ATTRIBUTE_DIRECTORY if to_directory else 0)
         st = files.stat_at(*place)
-        self._target = files.read_link(*place)
+        self._buffer = buffer
         self.dev = os.makedev(st.dev_major, st.dev_minor)
         self.ino = st.ino
         self.opened = self._info(st)
@@ -112,7 +115,7 @@ class LinkHandle:
         self._directory = self._pin = -1
 
     def reparse(self) -> bytes | None:
-        return buffer_of(self._target)
+        return self._buffer
 
     def info(self) -> FileInfo:
         return self._info(self._stat())
@@ -120,7 +123,7 @@ class LinkHandle:
     def _info(self, st: Stat) -> FileInfo:
         plain = attributes.file_info(st._replace(mode=stat.S_IFLNK | 0o777), None, False)
         mask = self._attributes | (c.FILE_ATTRIBUTE_HIDDEN if self.hidden_by_name else 0)
-        return plain._replace(size=0, allocation=0, attributes=mask, reparse_tag=reparse.TAG_SYMLINK)
+        return plain._replace(size=0, allocation=0, attributes=mask, reparse_tag=reparse.tag_of(self._buffer))
 
     def set_times(self, creation: int = 0, access: int = 0, write: int = 0, change: int = 0) -> None:
         access_ns = attributes.to_ns(access) if access > 0 else None

@@ -133,7 +133,7 @@ class Resolver:
             finally:
                 files.close(fd)
             if target is not None and not self._leads_somewhere(real):
-                return LinkMet(depth, links.buffer_of(target))
+                return LinkMet(depth, self._buffer_of(target))
         return None
 
     def _stored(self, directory: int, name: str, depth: int) -> bytes:
@@ -160,12 +160,17 @@ class Resolver:
         directory = None
         try:
             directory = self.directory_fd(parent)
+            buffer = self._buffer_of(files.read_link(directory, name))
+            to_directory = reparse.tag_of(buffer) == reparse.TAG_DFS or self._leads_to_directory(real)
             hidden = self.root.hides(path.name)
-            return LinkHandle((directory, name), (path, real), to_directory=self._leads_to_directory(real), hidden=hidden)
+            return LinkHandle((directory, name), (path, real), buffer, to_directory=to_directory, hidden=hidden)
         except OSError:  # EINVAL: it is no symlink
             if directory is not None:
                 files.close(directory)
             return None
+
+    def _buffer_of(self, target: bytes) -> bytes:
+        return links.buffer_of(target, msdfs=self.root.settings.msdfs_root)
 
     def _leads_to_directory(self, real: bytes) -> bool:
         try:

@@ -34,6 +34,7 @@ class VfsSettings:
     delete_veto_files: bool = False
     store_dos_attributes: bool = True
     follow_symlinks: bool = True
+    msdfs_root: bool = False  # its symlinks to "msdfs:server\\share" are links of a DFS namespace
 
 
 class Root:

@@ -17,6 +17,7 @@ from smbd.smb2.status import SmbError
 TAG_MOUNT_POINT: Final = 0xA0000003
 TAG_SYMLINK: Final = 0xA000000C
 TAG_NFS: Final = 0x80000014
+TAG_DFS: Final = 0x8000000A
 TAG_LX_SYMLINK: Final = 0xA000001D
 _RESERVED: Final = (0, 1)
 _MICROSOFT: Final = 0x80000000
@@ -135,12 +136,26 @@ def _names(link: Symlink) -> tuple[tuple[int, int, int, int, int], bytes]:
     return (0, len(target), len(target), len(shown), SYMLINK_FLAG_RELATIVE if link.relative else 0), target + shown
 
 
+def pack_dfs(targets: str) -> bytes:
+    """A link of a DFS namespace: what its symlink says behind "msdfs:", UTF-8. Nobody but us reads that, as none but servers would."""
+    text = targets.encode("utf-8", "surrogateescape")
+    return BUFFER.pack(TAG_DFS, len(text), 0) + text
+
+
+def parse_dfs(data: bytes) -> str:
+    """The other way."""
+    return data[BUFFER.size :].decode("utf-8", "surrogateescape")
+
+
 def stopped(data: bytes, unparsed: str) -> SmbError:
     """What an open hears that meets a reparse point it may not pass ([MS-SMB2] 3.3.5.9). ``unparsed``: the path behind it, from its
     separator on.
 
-    Only a symbolic link has something to tell; what else is met has nobody here who would know what it means.
+    Only a symbolic link has something to tell; what else is met has nobody here who would know what it means. Behind a link of a DFS
+    namespace the client asks for a referral.
     """
+    if tag_of(data) == TAG_DFS:
+        return SmbError(status.PATH_NOT_COVERED)
     if tag_of(data) != TAG_SYMLINK:
         return SmbError(status.IO_REPARSE_TAG_NOT_HANDLED)
     fields, names = _names(parse_symlink(data))
