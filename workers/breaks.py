@@ -26,11 +26,11 @@ from smbd.smb2.constants import (
     OPLOCK_LEVEL_LEASE,
     OPLOCK_LEVEL_NONE,
 )
-from smbd.smb2.credits import Disconnect
 from smbd.smb2.messages import control
 from smbd.smb2.messages.create_contexts import LEASE, LEASE_V2
 from smbd.smb2.status import SmbError
 from workers.commands.close import wake
+from workers.failover import lines_of, tell
 from workers.loop import Completion
 from workers.patience import on_errand
 from workers.vfs.namelists import name_list
@@ -82,13 +82,14 @@ def cache_claim(request: Request, name: str, level: int, lease: memoryview | Non
         return NOTHING
     if len(lease) == LEASE.size:
         first = LEASE.unpack(lease)
-        return CacheClaim(CacheKind.LEASE, first.lease_state & ALL_CACHING, 0, choice.client_guid, first.lease_key)
+        return CacheClaim(CacheKind.LEASE, first.lease_state & ALL_CACHING, 0, request.session.terms.client_guid, first.lease_key)
     if len(lease) == LEASE_V2.size and dialect.smb3:
         second = LEASE_V2.unpack(lease)
         state = second.lease_state & ALL_CACHING
         directory = state & DIRECTORY_CACHING if choice.capabilities & CAP_DIRECTORY_LEASING else -1
         parent = second.parent_lease_key if second.lease_flags & LEASE_FLAG_PARENT_LEASE_KEY_SET else b""
-        return CacheClaim(CacheKind.LEASE_V2, state, second.epoch, choice.client_guid, second.lease_key, parent, directory)
+        client_guid = request.session.terms.client_guid
+        return CacheClaim(CacheKind.LEASE_V2, state, second.epoch, client_guid, second.lease_key, parent, directory)
     return NOTHING
 
 
@@ -260,25 +261,23 @@ class Breaks:
         opened = next((item for item in worker.opens.values() if item.persistent == notice.file_id), None)
         if opened is None and not notice.lease:
             return  # closed meanwhile: whoever waited has been woken
-        lines = worker.lines if opened is None else opened.session.channels
-        line = next((line for line in reversed(lines) if not line.ended), None)
-        if line is not None:
-            try:
-                if notice.lease:
-                    line.engine.notify(_lease_notification(notice))
-                elif opened is not None:
-                    _tell_oplock(line, opened, notice.state)
-            except Disconnect as gone:
-                line.end(f"connection dropped: {gone}")
+        session = opened.session if opened is not None else None
+        lines = partial(lines_of, worker, session, any_session=bool(notice.lease))
+        if notice.lease:
+            body = _lease_notification(notice)
+            tell(worker, lines, lambda line: line.engine.notify(body))
+        elif opened is not None:
+            tell(worker, lines, partial(_tell_oplock, opened, notice.state))
         if notice.deadline:
             pause = max(0.0, (notice.deadline - monotonic_ns()) / NS)
-            worker.loop.later(pause, partial(self._expired, notice, opened.key if opened is not None else None))
+            client_guid = session.terms.client_guid if session is not None else worker.client_guid
+            worker.loop.later(pause, partial(self._expired, notice, opened.key if opened is not None else None, client_guid))
 
-    def _expired(self, notice: OplockBreak, key: FileKey | None) -> None:
+    def _expired(self, notice: OplockBreak, key: FileKey | None, client_guid: bytes) -> None:
         """3.3.6.1, 3.3.6.5: not acknowledged in time."""
         worker = self._worker
         if notice.lease:
-            waiters = worker.sharing.expire_lease(worker.client_guid, notice.lease_key, notice.deadline)
+            waiters = worker.sharing.expire_lease(client_guid, notice.lease_key, notice.deadline)
         elif key is not None:
             waiters = worker.sharing.expire_oplock(key, notice.file_id, notice.deadline)
         wake(worker, waiters)
@@ -306,13 +305,13 @@ def _directory_of(tree: TreeConnect, path: Path) -> FileKey | None:
         parent.close()
 
 
-def _tell_oplock(line: Line, opened: Open, state: int) -> None:
+def _tell_oplock(opened: Open, state: int, line: Line) -> None:
     """3.3.4.6."""
     body = control.OPLOCK_BREAK.pack(
         control.OPLOCK_BREAK_STRUCTURE_SIZE, LEVEL_OF_STATE[state], 0, 0, opened.persistent, opened.volatile
     )
     session = opened.session
-    seal = session.channels[line] if session.encrypt or opened.tree.encrypt else None
+    seal = session.channels.get(line) if session.encrypt or opened.tree.encrypt else None
     line.engine.notify(body, session.session_id, seal)
 
 

@@ -32,6 +32,7 @@ class Line(Traffic):
     def __init__(self, worker: Worker, sock: socket.socket, address: str, connection: Connection) -> None:
         super().__init__(worker)
         self.connection = connection
+        connection.elsewhere = worker.first_channel
         self.client_address = address
         self.engine = Engine(self)
         self.logons: dict[int, Logon] = {}  # under way, by SessionId

@@ -70,7 +70,7 @@ def _find(request: Request, again: Reconnect) -> Durable:
     durable = sharing.find(again.file_id_persistent)
     if durable is None and again.persistent and _may_persist(request):
         # 3.3.5.9.12: the FileId of a persistent open may be one that its client never heard of.
-        durable = sharing.find_created(request.worker.client_guid, again.create_guid)
+        durable = sharing.find_created(request.session.terms.client_guid, again.create_guid)
     if durable is None or durable.connected or not durable.claim.lasting:
         raise SmbError(status.OBJECT_NAME_NOT_FOUND)
     return durable
@@ -85,7 +85,7 @@ def _check(request: Request, asked: Asked, durable: Durable) -> None:
     """In the order of Windows: the name of a leased file counts when the lease is the right one."""
     again, claim, row = asked.again, durable.claim, durable.row
     leased = row.cache_kind >= CacheKind.LEASE
-    if leased and claim.client_guid != request.worker.client_guid:
+    if leased and claim.client_guid != request.session.terms.client_guid:
         raise SmbError(status.OBJECT_NAME_NOT_FOUND)
     if again.kind is Kind.DURABLE_V2 and again.create_guid != claim.create_guid:
         raise SmbError(status.OBJECT_NAME_NOT_FOUND)

@@ -43,12 +43,14 @@ if TYPE_CHECKING:
     from pools.counters import Row
     from pools.pool import Buffer, BufferPool
     from smbd.smb2.connection import Connection
+    from smbd.smb2.crypto import Channel
     from workers.mailbox import Mailbox
     from workers.tree import TreeConnect
     from workers.vfs.interface import Handle
 
 T = TypeVar("T")
 MAX_SESSIONS = 1024
+SEND_LIMIT = 16 << 20  # unsent bytes, of all lines together, at which no further request is read
 MAX_LOGONS = 64  # under way at once: as many as the authenticator takes of one process
 MAX_TREES = 4096
 LARGEST = 8 << 20
@@ -105,8 +107,9 @@ class Worker:
         self.ended = False  # the loop is to be left
         self.closed = False  # everything was given back
         self.lines: list[Line] = []
+        self.send_limit = SEND_LIMIT  # of each line
         self.client_address = ""  # of the first line
-        self.client_guid = bytes(16)  # the same on all lines
+        self.client_guid = bytes(16)  # of the last session; each has its own, which hardly ever differ (``Session.terms``)
         self.notices = Notices(self)
         self.breaks = Breaks(self)
         # Unique among the state's processes, and the era keeps it apart from what an earlier server gave to clients that may come back.
@@ -138,9 +141,14 @@ class Worker:
         self.client_address = self.client_address or address
         line = Line(self, sock, address, connection)
         self.lines.append(line)
+        self._share_out()
         if self._ticker is None:
             self._ticker = self.loop.later(TICK, self._tick)
         return line
+
+    def _share_out(self) -> None:
+        """Lines share what a client may leave unread."""
+        self.send_limit = SEND_LIMIT // max(1, len(self.lines))
 
     def line_ended(self, line: Line) -> None:
         """A line ended: with the last one the client is gone; before, the others go on without it."""
@@ -154,6 +162,7 @@ class Worker:
         if line not in self.lines:
             return
         self.lines.remove(line)
+        self._share_out()
         if not line.closed:
             line.shut()
         give_up(self, line)
@@ -189,6 +198,8 @@ class Worker:
         """A buffer is awaited: the pool asks for it again after a second, however quiet the client was."""
         for line in self.lines:
             line.sender.trim()
+            if len(self.lines) > 1:  # what one of them needs for its turn is not for others to sit on
+                line.receiver.let_go()
         if self._ticker is not None and self._ticker.due > time.monotonic() + TICK:
             self._ticker.cancel()
             self._ticker = self.loop.later(TICK, self._tick)
@@ -398,6 +409,11 @@ class Worker:
             client=line.client_address,
             machine=line.client_address,
         )
+
+    def first_channel(self, session_id: int) -> Channel | None:
+        """Of a session of this client, on whatever line: what came under its cipher is answered under it."""
+        session = self.sessions.get(session_id)
+        return session.first if session is not None else None
 
     # tree connects
 

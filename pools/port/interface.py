@@ -237,6 +237,12 @@ class Sockets(Protocol):
         ``more``: the kernel may wait for what follows before it sends a short segment.
         """
 
+    def progress(self, sock: socket) -> tuple[int, int]:
+        """Bytes that a connected stream's peer has acknowledged, and bytes that were given to the kernel and are not acknowledged.
+
+        (0, n) where only the second is known, (0, 0) where neither is.
+        """
+
     def sendfile(self, sock: int, file: int, offset: int, count: int, /) -> int:
         """Send a range of a file: the bytes that left, 0 at the file's end. EOPNOTSUPP: read it and send it."""
 

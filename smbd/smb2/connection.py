@@ -79,7 +79,7 @@ class Element:
 class Connection:
     """State and rules of one transport connection. Raises ``Disconnect`` where the specification ends it."""
 
-    __slots__ = ("_multi_credit", "_random", "channels", "choice", "credits", "dialect", "preauth", "settings")
+    __slots__ = ("_multi_credit", "_random", "channels", "choice", "credits", "dialect", "elsewhere", "preauth", "settings")
 
     def __init__(self, settings: NegotiateSettings, random: Callable[[int], bytes]) -> None:
         self.settings = settings
@@ -88,6 +88,7 @@ class Connection:
         self.credits = CreditWindow(settings.max_credits)
         self.channels: dict[int, Channel] = {}
         self.preauth = PreauthHash()
+        self.elsewhere: Callable[[int], Channel | None] = _nowhere  # a session of this client's that has no channel here
         self._random = random
         self._multi_credit = False
 
@@ -118,7 +119,7 @@ class Connection:
             raise Disconnect(f"transform header says {transform.original_message_size} of {end - start - TRANSFORM_SIZE} bytes")
         if transform.original_message_size < HEADER_SIZE:
             raise Disconnect("an encrypted message shorter than a header")
-        channel = self.channels.get(transform.session_id)
+        channel = self.channels.get(transform.session_id) or self.elsewhere(transform.session_id)
         if channel is None or channel.cipher is None:
             raise Disconnect(f"encrypted with session 0x{transform.session_id:x}, which is not here or has no key")
         try:
@@ -346,6 +347,10 @@ class Connection:
     def multi_credit(self) -> bool:
         """Connection.SupportsMultiCredit."""
         return self._multi_credit
+
+
+def _nowhere(_: int) -> Channel | None:
+    return None
 
 
 def _must_sign(channel: Channel) -> bool:

@@ -7,13 +7,16 @@ from typing import Any
 
 import pytest
 
+from pools.queue import Message
 from smbd.smb2 import constants as c
 from smbd.smb2 import status
 from smbd.smb2.constants import Command
+from smbd.smb2.header import HEADER_SIZE
 from smbd.smb2.messages.directory import CHANGE_NOTIFY_REQUEST
-from tests.wire_client import Closed, Offer, Request, Response, WireClient
+from tests.wire_client import Closed, Offer, Request, Response, WireClient, create_body
 from tests.workers.house import ALICE, BOB, KEY, House, log_on
 from workers.binding import MAX_CHANNELS, MAX_FORGERIES, MAX_LINES
+from workers.loop import Completion
 
 GUID = bytes(range(16))
 OTHER_GUID = bytes(range(16, 32))
@@ -258,3 +261,77 @@ def test_switched_off(make_house: Make) -> None:
     assert not first.negotiated.capabilities & c.CAP_MULTI_CHANNEL
     answer = bind(second, first)
     assert (answer.status, answer.valid) == (status.REQUEST_NOT_ACCEPTED, True)
+
+
+# breaks
+
+
+def break_of(client: WireClient) -> int | None:
+    """The level to which the client's oplock is broken, if that was said on its connection."""
+    client.transport.sock.setblocking(False)  # type: ignore[attr-defined]
+    for _ in range(50):
+        client.transport.house.turn()  # type: ignore[attr-defined]
+        if client.transport._read():  # type: ignore[attr-defined]
+            frame = client.transport.receive()
+            return frame[HEADER_SIZE + 2] if frame[12] == Command.OPLOCK_BREAK else None
+    return None
+
+
+def channels_with_oplock(house: House) -> tuple[WireClient, WireClient]:
+    first, second = first_of(house), fresh(house)
+    assert bind(second, first).status == status.SUCCESS
+    first.open("file", disposition=c.FILE_CREATE, oplock=c.OPLOCK_LEVEL_BATCH)
+    return first, second
+
+
+def open_elsewhere(house: House) -> WireClient:
+    other = first_of(house, offer(OTHER_GUID))
+    other.send(Request(Command.CREATE, create_body("file")))
+    mail = house.mail_of(other)
+    house.turn_until(lambda: bool(mail.asked))
+    kind, payload, _ = mail.asked[0]
+    owner = next(worker for worker in house.workers.values() if worker.opens)
+    house.questions.append(Completion())
+    owner.breaks.arrived(Message(kind, house.worker_of(other).slot, 1, len(house.questions), payload))
+    return other
+
+
+def test_a_break_is_told_on_the_newest_channel(house: House) -> None:
+    first, second = channels_with_oplock(house)
+    other = open_elsewhere(house)
+    assert break_of(second) == c.OPLOCK_LEVEL_II
+    assert break_of(first) is None
+    other.close_connection()
+
+
+def test_a_break_that_is_not_heard_is_told_on_another_channel(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.failover.UNHEARD", 0.01)
+    first, second = channels_with_oplock(house)
+    other = open_elsewhere(house)
+    assert break_of(first) == c.OPLOCK_LEVEL_II  # on a local socket, what nobody reads is not acknowledged
+    assert break_of(second) == c.OPLOCK_LEVEL_II
+    other.close_connection()
+
+
+def test_a_break_is_told_on_the_channel_that_is_left(house: House) -> None:
+    first, second = channels_with_oplock(house)
+    second.close_connection()
+    house.turn_until(lambda: len(house.worker_of(first).lines) == 1)
+    other = open_elsewhere(house)
+    assert break_of(first) == c.OPLOCK_LEVEL_II
+    other.close_connection()
+
+
+def test_what_is_encrypted_for_a_session_of_another_channel_is_answered(house: House) -> None:
+    first, second = first_of(house), first_of(house)
+    second.channels[first.session_id] = first.first[first.session_id]
+    own, second.session_id, second.seal = second.session_id, first.session_id, True
+    answer = echo_of_tree(second)
+    assert (answer.status, answer.encrypted) == (status.USER_SESSION_DELETED, True)
+    second.session_id, second.seal = own, False
+    assert echo(second).status == status.SUCCESS
+
+
+def echo_of_tree(client: WireClient) -> Response:
+    """Something that needs a session."""
+    return client.tree_connect("data")

@@ -171,10 +171,9 @@ def read_wish(request: Request, body: CreateRequest, found: Contexts) -> Wish:
     wish = Wish(path, body.desired_access, body.share_access, body.create_disposition, body.create_options, body.file_attributes)
     if found:
         _apply_contexts(request, wish, found)
-        connection = request.line.connection
-        assert connection.dialect is not None
-        assert connection.choice is not None
-        wish.wanted = reliable.wanted_of(found, connection.dialect, connection.choice.client_guid)
+        dialect = request.line.connection.dialect
+        assert dialect is not None
+        wish.wanted = reliable.wanted_of(found, dialect, request.session.terms.client_guid)
     return wish
 
 

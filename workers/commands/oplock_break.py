@@ -62,8 +62,9 @@ def acknowledge_lease(request: Request) -> bytes:
     """3.3.5.22.2. A lease is its client's: any session of it may answer."""
     worker, connection = request.worker, request.line.connection
     asked = LEASE_BREAK.unpack(request.view, HEADER_SIZE)
-    if connection.dialect is None or not connection.dialect.leasing or connection.choice is None:
+    if connection.dialect is None or not connection.dialect.leasing:
         raise SmbError(status.INVALID_PARAMETER)
-    done = worker.sharing.acknowledge_lease(connection.choice.client_guid, asked.lease_key, asked.lease_state, worker.breaks.deadline())
+    client_guid = request.session.terms.client_guid
+    done = worker.sharing.acknowledge_lease(client_guid, asked.lease_key, asked.lease_state, worker.breaks.deadline())
     worker.breaks.acknowledged(done)
     return LEASE_BREAK.pack(LEASE_BREAK_STRUCTURE_SIZE, 0, 0, asked.lease_key, done.state, 0)

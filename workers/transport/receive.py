@@ -213,6 +213,11 @@ class Receiver:
         buffer.view[:pending] = bytes(buffer.view[self._start : self._end])
         self._start, self._end = 0, pending
 
+    def let_go(self) -> None:
+        """Somebody waits for a buffer, and nothing has begun in ours."""
+        if self.buffer is not None and not self.in_progress:
+            self.close()
+
     def trim(self) -> None:
         """The client is quiet: a large buffer goes back, and the next message begins in a small one."""
         if self.buffer is not None and self.buffer.capacity > BATCH and not self.in_progress:

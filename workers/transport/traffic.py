@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from workers.engine import Engine
     from workers.worker import Worker
 
-SEND_LIMIT = 16 << 20  # unsent bytes at which no further request is read
 PROGRESS = 1 << 16  # bytes of an incomplete PDU that must come within ``pdu timeout``
 
 
@@ -250,7 +249,7 @@ class Traffic:
     def rewatch(self) -> None:
         """Read unless a buffer is awaited or too much is unsent; write while something is unsent."""
         unsent = self.sender.backlog
-        most = BATCH if self.receiver.one_at_a_time else SEND_LIMIT
+        most = BATCH if self.receiver.one_at_a_time else self.worker.send_limit
         stopped = self.draining and self.incoming is None  # a payload under way is taken to its end
         reader = None if self.paused or self.halted or stopped or unsent > most else self._readable
         self.loop.watch(self.sock.fileno(), reader, self._writable if unsent else None)
@@ -275,7 +274,7 @@ class Traffic:
             self.end(f"cannot send: {error}")
             return
         self._full = not done
-        if not done or had > SEND_LIMIT:
+        if not done or had > self.worker.send_limit:
             self.rewatch()
 
     def _writable(self) -> None:

@@ -8,8 +8,10 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
+import termios
 from collections.abc import Sequence
 from contextlib import suppress
+from struct import Struct
 from typing import Final
 
 from pools.port import portable
@@ -31,6 +33,11 @@ _PLAIN: Final = int(socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT)
 _WITH_MORE: Final = _PLAIN | int(socket.MSG_MORE)
 _RECEIVE: Final = int(socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
 
+_COUNT: Final = Struct("i")
+_ACKED: Final = Struct("Q")
+_BYTES_ACKED: Final = 120  # of struct tcp_info (linux/tcp.h): tcpi_bytes_acked
+_BYTES_ACKED_END: Final = _BYTES_ACKED + _ACKED.size
+
 
 def send_record(sock: socket.socket, parts: Sequence[bytes | memoryview], descriptors: Sequence[int] = ()) -> None:
     """See ``interface.Sockets``."""
@@ -46,6 +53,19 @@ def receive_record(sock: socket.socket, into: Sequence[memoryview | bytearray], 
 def send_views(sock: socket.socket, views: Sequence[memoryview], more: bool = False) -> int:
     """See ``interface.Sockets``."""
     return sock.sendmsg(views, (), _WITH_MORE if more else _PLAIN)
+
+
+def progress(sock: socket.socket) -> tuple[int, int]:
+    """SIOCOUTQ, and TCP_INFO's bytes_acked where there is TCP."""
+    try:
+        flying = _COUNT.unpack(fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(_COUNT.size)))[0]
+    except OSError:
+        return 0, 0
+    try:
+        told = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_ACKED_END)
+    except OSError:
+        return 0, flying
+    return (_ACKED.unpack_from(told, _BYTES_ACKED)[0], flying) if len(told) == _BYTES_ACKED_END else (0, flying)
 
 
 def open_pipe(size: int) -> tuple[int, int, int]:

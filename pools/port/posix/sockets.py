@@ -52,6 +52,11 @@ def sendfile(sock: int, file: int, offset: int, count: int, /) -> int:
     raise _not_here()
 
 
+def progress(sock: socket.socket) -> tuple[int, int]:
+    """No portable call tells."""
+    return 0, 0
+
+
 def open_pipe(size: int) -> tuple[int, int, int]:
     """As it comes; what it holds at least is what one write may put in whole (PIPE_BUF)."""
     del size
