@@ -253,7 +253,7 @@ class Express:
         opened = self._open_for(persistent, volatile, tree_id, session_id)
         if opened is None or opened.is_directory or opened.handle is None or opened.key is None or not opened.granted & c.FILE_WRITE_DATA:
             return False
-        if sequence != opened.usual or opened.write_through or length > worker.max_write or opened.tree.slow:
+        if sequence != opened.usual or opened.write_through or length > worker.max_write or opened.tree.slow or opened.tree.delays:
             return False
         if offset + length > _LAST_OFFSET or not self._in_turn(message_id, charge) or worker.sharing.has_locks(opened.key):
             return False
@@ -299,6 +299,8 @@ class Express:
         if body_size != file.CLOSE_REQUEST_STRUCTURE_SIZE or opened is None or opened.handle is None or opened.key is None:
             return False
         if opened.notify is not None or opened.lock_waits or opened.in_flight or opened.turns is not None or opened.tree.slow:
+            return False
+        if opened.held is not None:
             return False
         if sequence != opened.usual:
             return False

@@ -103,7 +103,9 @@ class Glances(Express):
             return False
         tree = session.trees.get(look.tree_id)
         channel = connection.channels.get(look.session_id)
-        if tree is None or tree.vfs is None or tree.slow or channel is None or len(worker.opens) >= worker.config.max_open_files:
+        if tree is None or tree.vfs is None or tree.slow or tree.delays or channel is None:
+            return False
+        if len(worker.opens) >= worker.config.max_open_files:
             return False
         if not self._in_order(look.elements) or not _guarded(view, look.elements, tree, channel, sealed):
             return False

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from workers.session import Session
     from workers.tree import TreeConnect
     from workers.vfs.interface import FileInfo, Handle
+    from workers.writetimes import Held
 
 
 class Enumeration:
@@ -49,6 +50,7 @@ class Open:
         "glance",
         "granted",
         "handle",
+        "held",
         "in_flight",
         "is_directory",
         "key",
@@ -68,6 +70,7 @@ class Open:
         "position",
         "quotas_from",
         "session",
+        "sets_write_time",
         "told",
         "tree",
         "turn",
@@ -92,6 +95,8 @@ class Open:
         self.glance: Wish | None = None  # what its CREATE wished for, while it is not entered in the shared state: see opening.claim
         self.durability: Durability | None = None  # what its CREATE asked for beyond this connection; None: nothing
         self.parent_key = b""  # the lease key of its directory, as its client has named it
+        self.held: Held | None = None  # while its file's write time is not told as it is: see workers.writetimes
+        self.sets_write_time = False  # its client has, through it: then that stays
         self.written = False  # what a listing shows of it may be another at its close
         self.dooms = False  # it was this open that said that the file is to be deleted
         self.granted = 0

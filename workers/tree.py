@@ -26,6 +26,7 @@ class TreeConnect:
 
     __slots__ = (
         "_quiet",
+        "delays",
         "disk",
         "encrypt",
         "ended",
@@ -58,6 +59,7 @@ class TreeConnect:
         self.rights: dict[tuple[int, int, int, bool] | bytes, int] = {}
         self.rights_of: Token | None = None
         self.read_only = False
+        self.delays = share.write_time_delay > 0  # see workers.writetimes
         self.encrypt = False
         self.disk = _NO_DISK
         self.slow = False  # as its disk is: requests that touch it go on errands

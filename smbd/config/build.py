@@ -15,13 +15,14 @@ from typing import Any, NamedTuple
 from pools.buffer import CAPACITIES, CLASSES, LARGEST
 from pools.plan import Plan, make_plan, plan_bytes
 from pools.port import choice
-from smbd.config import shadow
+from smbd.config import shadow, values
 from smbd.config.known import WITHOUT_EFFECT
 from smbd.config.model import Config, ConfigError, ConfigWarning, Parameter, Share, derived, parameters
 from smbd.config.reader import GLOBAL, Lines, Setting, squeeze
 
 IPC = "ipc$"
 HOMES = "homes"
+_DELAY = "smbd:writetimeupdatedelay"
 _BUILT_IN = frozenset({"acl_xattr", "streams_xattr"})
 _PRINTING = frozenset({"printers", "print$"})
 
@@ -158,8 +159,18 @@ class _Builder:
         elif key != HOMES and not found.get("path") and not found.get("msdfs_proxy"):
             self._about(section, f"[{section.name}] has no path: it is not available")
             found["available"] = False
-        options = {**self.defaults.options, **section.options}
-        return Share(name=section.name, options=options, shadow=self._shadow(section, found.get("vfs_objects", ()), options), **found)
+        options = {**self.globals.options, **section.options}
+        found["shadow"] = self._shadow(section, found.get("vfs_objects", ()), options)
+        found["write_time_delay"] = self._delay(section, options.get(_DELAY, "0"))
+        return Share(name=section.name, options=options, **found)
+
+    def _delay(self, section: _Section, text: str) -> float:
+        """Samba's option, in microseconds."""
+        try:
+            return int(values.whole().read(text)) / 1_000_000
+        except ValueError as error:
+            self.lines.errors.append(ConfigError(section.file, section.line, f"[{section.name}]: {_DELAY}: {error}"))
+            return 0.0
 
     def _shadow(self, section: _Section, modules: tuple[str, ...], options: dict[str, str]) -> shadow.Shadow | None:
         """The modules that a share names: those that make a difference, and those that are part of the server."""

@@ -105,6 +105,7 @@ class Share:
 
     name: str
     kind: str = "disk"  # disk or pipe
+    write_time_delay: float = 0.0  # seconds, from `smbd:writetimeupdatedelay`
     shadow: Shadow | None = None  # what its options say of snapshots, where `vfs objects` names them
     options: Mapping[str, str] = field(default_factory=dict)  # parametric options, "module:name" -> value
 

@@ -222,6 +222,12 @@ class WatchState(NamedTuple):
     recursive: U32
 
 
+class ToldTime(NamedTuple):
+    """Value of ``times``, whose keys are those of ``opens`` without the stream: the write time that clients are told of the file."""
+
+    told: U64
+
+
 class SessionKey(NamedTuple):
     """Key of ``sessions``."""
 
@@ -291,6 +297,7 @@ WAITER_KEY = Layout(WaiterKey)
 WAITER_STATE = Layout(WaiterState)
 WATCH_KEY = Layout(WatchKey)
 WATCH_STATE = Layout(WatchState)
+TOLD_TIME = Layout(ToldTime)
 SESSION_KEY = Layout(SessionKey)
 CLIENT_KEY = Layout(ClientKey)
 SESSION_STATE = Layout(SessionState)

@@ -33,7 +33,7 @@ from smbd.sharing.records import (
     stream_number,
     unpack_strings,
 )
-from smbd.sharing.store import DIRECTORY_COUNT, WAITER_COUNT, WATCHER_COUNT, Table, Transaction, rows
+from smbd.sharing.store import DIRECTORY_COUNT, TIME_COUNT, WAITER_COUNT, WATCHER_COUNT, Table, Transaction, rows
 from smbd.sharing.values import Deletion, Doomed, FileKey, Swept, Waiter
 from smbd.sharing.yielding import is_closing_orphan
 
@@ -76,6 +76,8 @@ class Sharing(Durables):
         self._remove(self._clients, self._read(self._dead_clients))
         trees = self._remove(self._trees, self._read(self._dead_trees, gone))
         watchers = self._remove(self._watchers, self._read(self._dead_watchers, gone))
+        self._remove(self._times, self._read(self._dead_times, gone))
+        self._write(self._count, self._times, TIME_COUNT)
         self._write(self._count, self._watchers, WATCHER_COUNT)
         self._write(self._count, self._waiters, WAITER_COUNT)
         self._write(self._count, self._directories, DIRECTORY_COUNT)
@@ -189,6 +191,14 @@ class Sharing(Durables):
         found: list[bytes] = []
         for row_key, _ in rows(transaction, self._watchers):
             at: WatchKey = WATCH_KEY.unpack(row_key)
+            if gone(at.slot, at.generation):
+                found.append(row_key)
+        return found
+
+    def _dead_times(self, transaction: Transaction, gone: Gone) -> list[bytes]:
+        found: list[bytes] = []
+        for row_key, _ in rows(transaction, self._times):
+            at: OpenKey = OPEN_KEY.unpack(row_key)
             if gone(at.slot, at.generation):
                 found.append(row_key)
         return found

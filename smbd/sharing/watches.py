@@ -12,9 +12,9 @@ from hashlib import blake2b
 from typing import NamedTuple
 
 from smbd.sharing.records import WATCH_KEY, WATCH_STATE, WatchKey, WatchState, pack_strings, unpack_strings
-from smbd.sharing.sessions import Sessions
 from smbd.sharing.store import WATCHER_COUNT, Transaction, rows, walk
 from smbd.sharing.values import Watcher
+from smbd.sharing.writetimes import WriteTimes
 
 
 def _directory(share: str, path: str) -> bytes:
@@ -31,7 +31,7 @@ class Watched(NamedTuple):
     recursive: bool
 
 
-class Watches(Sessions):
+class Watches(WriteTimes):
     """Watches of all processes."""
 
     def watch(self, share: str, path: str, changes: int, recursive: bool, watch_id: int) -> None:

@@ -12,7 +12,8 @@ import pytest
 from smbd.smb2 import constants as c
 from smbd.smb2 import status
 from smbd.smb2.fscc import directory, query
-from smbd.smb2.fscc.change import FILE_ALLOCATION_INFORMATION
+from smbd.smb2.fscc.change import FILE_ALLOCATION_INFORMATION, FILE_END_OF_FILE_INFORMATION
+from smbd.smb2.messages import file
 from tests.wire_client import WireClient
 from tests.workers.house import House
 from workers.vfs.attributes import EPOCH
@@ -150,3 +151,107 @@ def test_short_names_are_shown_where_the_share_says_so(make_house: Callable[...,
             short = entry.short_name[: entry.short_name_length]
             assert short == client.output(answer)[4:]
             assert client.create(short.decode("utf-16-le"), disposition=c.FILE_OPEN).status == status.SUCCESS
+
+
+# smbd:writetimeupdatedelay
+
+DELAY = 0.2
+DELAYED = f"smbd:writetimeupdatedelay = {int(DELAY * 1e6)}"
+FULL = c.CLOSE_FLAG_POSTQUERY_ATTRIB
+
+
+@pytest.fixture
+def slow_times(make_house: Callable[..., House]) -> House:
+    return make_house(share_text=DELAYED)
+
+
+def listed(client: WireClient, name: str) -> int:
+    folder = client.open("", options=c.FILE_DIRECTORY_FILE)
+    found = directory.DIRECTORY.unpack(client.output(client.query_directory(folder, name, directory.FILE_DIRECTORY_INFORMATION)))
+    client.close(folder)
+    return int(found.last_write_time)
+
+
+def pass_time(house: House, seconds: float) -> None:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        house.turn()
+
+
+def write_time(client: WireClient, opened: tuple[int, int]) -> int:
+    return int(basic(client, opened).last_write_time)
+
+
+def test_a_write_shows_late_and_once(slow_times: House) -> None:
+    """And not again until the file is closed, whoever asks, and however."""
+    mine, other = slow_times.client(), slow_times.client()
+    opened = mine.open("f")
+    before = write_time(mine, opened)
+    past_the_window()
+    mine.write(opened, 0, b"first")
+    theirs = other.open("f", disposition=c.FILE_OPEN)
+    for seen in (write_time(mine, opened), write_time(other, theirs), listed(other, "f"), listed(mine, "F")):
+        assert seen == before
+    pass_time(slow_times, 2 * DELAY)
+    once = write_time(mine, opened)
+    assert once > before
+    past_the_window()
+    mine.write(opened, 0, b"second")
+    pass_time(slow_times, 2 * DELAY)
+    assert write_time(mine, opened) == write_time(other, theirs) == listed(other, "f") == once
+    closed = mine.close(opened, FULL).parse(file.CLOSE_RESPONSE)
+    assert closed.last_write_time > once
+    assert write_time(other, theirs) == listed(other, "f") == closed.last_write_time
+    other.close(theirs)
+
+
+def test_a_close_tells_of_the_last_write(slow_times: House) -> None:
+    client = slow_times.client()
+    opened = client.open("f")
+    before = write_time(client, opened)
+    past_the_window()
+    client.write(opened, 0, b"x")
+    assert client.close(opened, FULL).parse(file.CLOSE_RESPONSE).last_write_time > before
+
+
+@pytest.mark.parametrize("how", ["flush", "end of file", "attributes"])
+def test_what_was_written_is_told_when_the_client_asks_for_that(slow_times: House, how: str) -> None:
+    mine, other = slow_times.client(), slow_times.client()
+    opened = mine.open("f")
+    before = write_time(mine, opened)
+    past_the_window()
+    mine.write(opened, 0, b"x")
+    assert listed(other, "f") == before
+    if how == "flush":
+        mine.flush(opened)
+    elif how == "end of file":
+        mine.set_info(opened, c.INFO_FILE, FILE_END_OF_FILE_INFORMATION, (1).to_bytes(8, "little"))
+    else:
+        set_basic(mine, opened)
+    told = write_time(mine, opened)
+    assert listed(other, "f") == told > before
+    assert mine.close(opened, FULL).parse(file.CLOSE_RESPONSE).last_write_time == told
+
+
+def test_a_time_that_anybody_sets_is_told(slow_times: House) -> None:
+    mine, other = slow_times.client(), slow_times.client()
+    opened, theirs = mine.open("f"), other.open("f")
+    mine.write(opened, 0, b"x")
+    set_basic(other, theirs, write=SET)
+    assert write_time(mine, opened) == listed(other, "f") == SET
+    assert mine.close(opened, FULL).parse(file.CLOSE_RESPONSE).last_write_time == SET
+    other.write(theirs, 0, b"y")
+    assert write_time(other, theirs) == SET
+    assert other.close(theirs, FULL).parse(file.CLOSE_RESPONSE).last_write_time == SET
+
+
+def test_who_is_gone_holds_nothing_back(slow_times: House) -> None:
+    mine, other = slow_times.client(), slow_times.client()
+    opened = mine.open("f")
+    before = write_time(mine, opened)
+    past_the_window()
+    mine.write(opened, 0, b"x")
+    assert listed(other, "f") == before
+    slow_times.worker_of(mine).close()
+    assert listed(other, "f") > before
+    assert not slow_times.worker_of(other).sharing.holds_write_times()

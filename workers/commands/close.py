@@ -11,7 +11,7 @@ from smbd.sharing.messages import LOCK_WAKE, LOCK_WAKE_LAYOUT
 from smbd.smb2.constants import CLOSE_FLAG_POSTQUERY_ATTRIB
 from smbd.smb2.messages.file import CLOSE_RESPONSE, CLOSE_RESPONSE_STRUCTURE_SIZE, CloseRequest
 from smbd.smb2.status import SmbError
-from workers import changes, identity, rangelocks
+from workers import changes, identity, rangelocks, writetimes
 from workers.commands import pipe
 from workers.doomed import asker
 from workers.request import Answer, Request
@@ -29,6 +29,8 @@ def close(request: Request, body: CloseRequest) -> bytes | Coroutine[Any, None, 
     opened = request.open
     if opened.pipe is not None:
         return pipe.close(request)
+    if opened.held is not None:
+        writetimes.end(request.worker, opened)
     response = last_words(opened, body.flags)
     close_open(request.worker, opened)
     return response
@@ -62,6 +64,8 @@ def close_open(worker: Worker, opened: Open) -> None:
         return
     if opened.told:
         rangelocks.forget(opened)
+    if opened.held is not None:
+        writetimes.end(worker, opened)
     try:
         if opened.written and opened.path is not None:
             worker.breaks.directory_changed(opened.tree, opened.path, opened.parent_key)

@@ -29,7 +29,7 @@ from smbd.smb2.messages import create_contexts as contexts
 from smbd.smb2.messages.create import CREATE_REQUEST, CREATE_RESPONSE, CREATE_RESPONSE_STRUCTURE_SIZE, CreateRequest
 from smbd.smb2.names import DATA, Path, beneath_share, decode, parse, parse_text
 from smbd.smb2.status import SmbError
-from workers import access, reliable, replay
+from workers import access, reliable, replay, writetimes
 from workers.breaks import Blocked, cache_claim, lease_context, level_of, until_free
 from workers.commands import pipe
 from workers.commands.close import close_open
@@ -215,6 +215,8 @@ def respond(request: Request, opened: Open, action: int, asked: tuple[Wish, Cont
     assert opened.handle is not None
     changed = action not in (FILE_OPENED, FILE_CREATED)  # else nothing has happened to it since it was looked at
     info = opened.handle.info() if changed else opened.handle.opened
+    if opened.tree.delays:
+        info = writetimes.told(request.worker, info)
     extra = contexts.build_chain(_response_contexts(request, opened, *asked)) if asked[1] else b""
     return (
         CREATE_RESPONSE.pack(

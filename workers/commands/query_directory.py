@@ -29,7 +29,7 @@ from smbd.smb2.messages.directory import (
 )
 from smbd.smb2.names import Path, fold, has_wildcards, matcher, parse_text, short_name
 from smbd.smb2.status import SmbError
-from workers import access
+from workers import access, writetimes
 from workers.open import Enumeration, Open
 from workers.patience import Turns
 from workers.request import Answer, Request
@@ -58,7 +58,7 @@ def query_directory(request: Request, body: QueryDirectoryRequest) -> Answer | C
         raise SmbError(status.NOT_SUPPORTED)  # 3.3.5.18: this file system has no resume by index
     pattern = request.text(body.file_name_offset, body.file_name_length)
     enumeration = position(request, opened, pattern, body.flags, info_class == FILE_NAMES_INFORMATION)
-    if enumeration.large or (request.tree.slow and not request.tree.share.lists_by_rights):
+    if enumeration.large or (request.tree.slow and not request.tree.share.lists_by_rights and not request.tree.delays):
         return fill_elsewhere(request, body, enumeration)
     try:
         buffer = request.worker.pool.allocate(min(body.output_buffer_length, ROOM))
@@ -101,7 +101,7 @@ def position(request: Request, opened: Open, pattern: str, flags: int, names_onl
         pattern = current.pattern
     made = opened.enumeration = Enumeration(pattern or "*", entries(request, opened, pattern or "*", names_only))
     # What `hide unreadable` and the like ask of each entry belongs to the engine's thread.
-    if has_wildcards(made.pattern) and not request.tree.share.lists_by_rights:
+    if has_wildcards(made.pattern) and not request.tree.share.lists_by_rights and not request.tree.delays:
         assert request.tree.vfs is not None
         assert opened.handle is not None
         made.large = request.tree.vfs.is_large(opened.handle)
@@ -123,6 +123,8 @@ def entries(request: Request, opened: Open, pattern: str, names_only: bool) -> I
     if share.dont_descend and _is_closed(share, handle.path):
         return iter(dots)
     found = vfs.scan(handle, names_only and not share.hide_new_files_timeout, match)
+    if request.tree.delays:
+        found = ((name, writetimes.told(request.worker, info)) for name, info in found)
     if share.lists_by_rights:
         found = (entry for entry in found if _child(request, opened, entry[0]) is not None)
     elif share.hide_new_files_timeout:
@@ -167,7 +169,8 @@ def _child(request: Request, opened: Open, name: str) -> tuple[str, FileInfo] | 
         return None
     try:
         shown = _is_shown(request, handle)
-        return (handle.path.name, handle.opened) if shown else None
+        info = writetimes.told(request.worker, handle.opened) if request.tree.delays else handle.opened
+        return (handle.path.name, info) if shown else None
     except (OSError, SmbError):
         return None
     finally:

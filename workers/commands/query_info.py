@@ -26,7 +26,7 @@ from smbd.smb2.messages.info import (
     QueryInfoRequest,
 )
 from smbd.smb2.status import SmbError
-from workers import access
+from workers import access, writetimes
 from workers.commands import quota
 from workers.open import Open
 from workers.request import Answer, Request
@@ -90,8 +90,9 @@ def state_of(request: Request, opened: Open, handle: Handle, info_class: int) ->
     assert opened.key is not None
     name = handle.path.name
     glance = opened.glance is not None  # opened in this very compound: what was learnt then is the answer
+    info = handle.opened if glance else handle.info()
     return OpenState(
-        handle.opened if glance else handle.info(),
+        writetimes.told(request.worker, info) if opened.tree.delays else info,
         snapnames.shown(handle).wire(),
         opened.granted,
         opened.mode,

@@ -42,7 +42,7 @@ from smbd.smb2.fscc import change, lists, query
 from smbd.smb2.header import HEADER_SIZE
 from smbd.smb2.messages.info import SET_INFO_REQUEST, SET_INFO_RESPONSE, SET_INFO_RESPONSE_STRUCTURE_SIZE, SetInfoRequest
 from smbd.smb2.status import SmbError
-from workers import access, changes, renaming
+from workers import access, changes, renaming, writetimes
 from workers.breaks import Blocked, until_free
 from workers.commands import quota
 from workers.open import Open
@@ -117,6 +117,9 @@ def _basic(request: Request, opened: Open, handle: Handle, data: memoryview, inf
     if attributes:
         handle.set_attributes(attributes)
     handle.set_times(basic.creation_time, basic.last_access_time, basic.last_write_time, basic.change_time)
+    if opened.tree.delays:
+        writetimes.was_set(opened, basic.last_write_time)
+        writetimes.tell(request.worker, opened)
     changed = FILE_NOTIFY_CHANGE_ATTRIBUTES if attributes else 0
     changed |= FILE_NOTIFY_CHANGE_CREATION if basic.creation_time > 0 else 0
     changed |= FILE_NOTIFY_CHANGE_LAST_ACCESS if basic.last_access_time > 0 else 0
@@ -159,6 +162,8 @@ def _end_of_file(request: Request, opened: Open, handle: Handle, data: memoryvie
     _check_truncation(request, opened, handle, size)
     handle.truncate(size)
     request.worker.breaks.data_changed(opened)
+    if opened.tree.delays:
+        writetimes.tell(request.worker, opened)
     changes.altered(request.worker, opened, FILE_NOTIFY_CHANGE_SIZE | FILE_NOTIFY_CHANGE_LAST_WRITE)
 
 

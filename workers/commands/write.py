@@ -17,6 +17,7 @@ from smbd.smb2.constants import (
 from smbd.smb2.header import HEADER_SIZE
 from smbd.smb2.messages.file import WRITE_REQUEST, WRITE_RESPONSE, WRITE_RESPONSE_STRUCTURE_SIZE, WriteRequest
 from smbd.smb2.status import SmbError
+from workers import writetimes
 from workers.changes import modified
 from workers.commands import pipe
 from workers.loop import Completion
@@ -67,6 +68,8 @@ def check(request: Request, offset: int, length: int) -> None:
         raise SmbError(status.ACCESS_DENIED)
     if length and request.worker.sharing.locks_conflict(opened.key, opened.persistent, offset, length, True):
         raise SmbError(status.FILE_LOCK_CONFLICT)
+    if length and opened.tree.delays:
+        writetimes.begin(request.worker, opened)
 
 
 def write_file(request: Request, offset: int, data: memoryview) -> None:
@@ -91,6 +94,8 @@ def wrote(request: Request, offset: int, length: int) -> None:
     opened.position = offset + length
     worker.count_written(length)
     worker.breaks.data_changed(opened)
+    if opened.held is not None:
+        writetimes.wrote(opened)
     modified(worker, opened, FILE_NOTIFY_CHANGE_SIZE | FILE_NOTIFY_CHANGE_LAST_WRITE)
 
 

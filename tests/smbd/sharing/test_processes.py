@@ -17,7 +17,7 @@ from smbd.sharing.locks import Locks
 from smbd.sharing.opens import EMPTY
 from smbd.sharing.records import BUCKETS, FILE_STATE, LOCK_KEY, OPEN_KEY, OPEN_STATE, STREAM_KEY, FileState, lock_bucket
 from smbd.sharing.rules import count, count_named
-from smbd.sharing.store import rows
+from smbd.sharing.store import TIME_COUNT, rows
 from smbd.smb2.status import SmbError
 
 KEYS = [FileKey(1, 10), FileKey(1, 10, "s"), FileKey(1, 11), FileKey(2, 10)]
@@ -61,6 +61,10 @@ def random_work(one: Sharing, dice: random.Random, progress: memoryview) -> None
                 one.disturb(key, Act(file_id, dice.choice(list(Operation)), monotonic_ns(), dice.randrange(2) * serial))
                 if dice.random() < 0.5:
                     one.acknowledge_oplock(key, file_id, 0, 0)
+                    one.hold_write_time(key, file_id, serial)
+                    one.tell_write_time(dice.choice(KEYS), serial)
+                else:
+                    one.release_write_time(key, file_id)
                 ranges = [Range(dice.randrange(50), dice.randrange(9), dice.random() < 0.5)]
                 if step == 5:
                     one.lock(key, file_id, ranges, waiter_id=dice.randrange(2) * serial)
@@ -110,6 +114,7 @@ def _check(transaction: object, one: Sharing) -> None:
     for at, _ in rows(transaction, one._locks):  # type: ignore[arg-type]
         assert one._buckets[LOCK_KEY.unpack(at).bucket]
     assert one._counts[0] >= len(rows(transaction, one._watchers))  # type: ignore[arg-type]
+    assert one._counts[TIME_COUNT] >= len(rows(transaction, one._times))  # type: ignore[arg-type]
 
 
 def test_killed_at_any_moment(lock_directory: str) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pools.layout import WireError
-from smbd.sharing import SessionRecord, Sharing, TreeRecord, messages, prepare, wipe
+from smbd.sharing import FileKey, SessionRecord, Sharing, TreeRecord, messages, prepare, wipe
 from smbd.sharing.records import pack_strings, unpack_strings
 from smbd.sharing.store import WAITER_COUNT, WATCHER_COUNT
 
@@ -125,3 +125,31 @@ def test_a_notice_holds_the_longest_paths() -> None:
     """One that is too large would end the worker, or the broker, that sends it. A byte that is no UTF-8 takes three as it is shown."""
     longest = "\uf7ff" * 4095
     assert len(messages.pack_notify(1, 4, longest, longest)) <= messages.NOTIFY.max_payload
+
+
+def test_a_write_time_is_told_as_whoever_spoke_last_says(house: House) -> None:
+    one, two = house.process(16), house.process(17)
+    key, stream = FileKey(1, 2), FileKey(1, 2, "stream")
+    assert not one.holds_write_times()
+    assert one.told_write_time(key) is None
+    one.hold_write_time(key, 7, 1000)
+    two.hold_write_time(stream, 7, 2000)  # what is held already goes on
+    assert [each.told_write_time(at) for each in (one, two) for at in (key, stream)] == [1000] * 4
+    assert two.told_write_time(FileKey(1, 3)) is None
+    two.tell_write_time(key, 3000)
+    assert one.told_write_time(key) == 3000
+    one.release_write_time(key, 7)
+    assert one.told_write_time(key) == 3000
+    two.release_write_time(stream, 7)
+    assert one.told_write_time(key) is None
+    assert not two.holds_write_times()
+
+
+def test_who_is_gone_tells_no_time(house: House) -> None:
+    one, two = house.process(16), house.process(17)
+    two.hold_write_time(FileKey(1, 2), 7, 1000)
+    house.dead.add((17, 1))
+    assert one.told_write_time(FileKey(1, 2)) is None
+    assert one.holds_write_times()
+    one.sweep(17, 1)
+    assert not one.holds_write_times()
