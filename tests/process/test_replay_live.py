@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import time
+from dataclasses import replace
 from typing import Any
 
 import psutil
 import pytest
+import spnego
 
 from smbd.smb2 import constants as c
 from smbd.smb2 import status
@@ -155,3 +157,49 @@ def test_a_resilient_open_is_there_when_its_client_comes_back(server: Server, wa
         assert other.lock(theirs, (5, 1, exclusive)).status == status.SUCCESS
         assert client.close(again).status == status.SUCCESS
         assert other.close(theirs).status == status.SUCCESS
+
+
+def channels(server: Server) -> tuple[WireClient, WireClient]:
+    """One session on two connections."""
+    offer = Offer(client_guid=os.urandom(16))
+    first, second = server.client(offer=offer), server.negotiated(offer=offer)
+    logon = spnego.client(server.user, server.password, hostname="localhost", service="cifs", protocol="negotiate")
+    assert second.bind(first, lambda token: logon.step(token) or b"", lambda: logon.session_key).status == status.SUCCESS
+    first.sign = second.sign = True
+    return first, second
+
+
+def test_a_create_is_asked_for_again_on_another_channel(server: Server) -> None:
+    """smb2.replay.dhv2-pending2: it goes on though its own channel is lost, and is not made twice."""
+    first, second = channels(server)
+    with server.client() as holder, second:
+        held = file_id_of(holder.create("asked again", oplock=BATCH))
+        begin(first, "asked again", **named())
+        holder.receive(c.UNSOLICITED_MESSAGE_ID)
+        first.close_connection()
+        assert second.echo().status == status.SUCCESS
+        repetition = Request(Command.CREATE, create_body("asked again", **named()), flags=AGAIN, channel_sequence=1)
+
+        def again() -> Response:
+            return second.receive(second.send(replace(repetition))[0])
+
+        assert again().status == status.FILE_NOT_AVAILABLE
+        assert holder.close(held).status == status.SUCCESS
+        answer = eventually(lambda: (found := again()).status == status.SUCCESS and found)
+        assert answer.parse(CREATE_RESPONSE).create_action == c.FILE_OPENED
+        assert len(server.status("opens")["opens"]) == 1
+        assert second.close(file_id_of(answer)).status == status.SUCCESS
+
+
+def test_a_lost_channel_s_write_comes_too_late(server: Server) -> None:
+    """smb2.replay.replay4: what the client has repeated on one channel is not overwritten by what arrives on the other after all."""
+    first, second = channels(server)
+    with first, second:
+        opened = first.open("too late")
+        assert first.write(opened, 0, b"first").status == status.SUCCESS
+        repeated = second.call(Command.WRITE, write_body(opened, 0, b"again"), flags=AGAIN, channel_sequence=1)
+        assert repeated.status == status.SUCCESS
+        assert first.write(opened, 0, b"stale").status == status.FILE_NOT_AVAILABLE
+        assert first.read_data(opened, 0, 10) == b"again"
+        assert first.call(Command.WRITE, write_body(opened, 0, b"later"), channel_sequence=1).status == status.SUCCESS
+        assert second.read_data(opened, 0, 10) == b"later"
