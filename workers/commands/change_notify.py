@@ -42,7 +42,8 @@ class Notices:
         assert opened.path is not None
         watch_id = self._worker.next_id()
         notify = Notify(watch_id, joined(opened.path), min(room, KEPT))
-        self._worker.sharing.watch(opened.tree.share.name, notify.path, changes, recursive, watch_id)
+        if opened.handle is None or not opened.handle.read_only:  # in a snapshot nothing changes
+            self._worker.sharing.watch(opened.tree.share.name, notify.path, changes, recursive, watch_id)
         opened.notify = notify
         self._watched[watch_id] = opened
         self._waiting[watch_id] = deque()

@@ -25,6 +25,10 @@ class PathNotFound(OSError):
     """A component before the last one does not exist or is no directory: OBJECT_PATH_NOT_FOUND."""
 
 
+class Unfollowed(PermissionError):
+    """A symlink that leads out of the share, in a circle or to what is ours, or any where none is followed."""
+
+
 class LinkMet(OSError):
     """A reparse point that is not followed stands in a path: ``depth`` components lead there, ``data`` is its REPARSE_DATA_BUFFER."""
 

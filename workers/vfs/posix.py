@@ -21,10 +21,10 @@ from smbd.smb2.names import DATA, INDEX_ALLOCATION, ROOT, Match, Path, display
 from smbd.smb2.status import SmbError
 from workers.vfs import attributes, dosattrib, quotas, streamstore, vetoed
 from workers.vfs.handle import SERVED, PosixHandle
-from workers.vfs.interface import FileInfo, FsInfo, Handle, LinkMet, NewFile, PathNotFound, Sight
+from workers.vfs.interface import FileInfo, FsInfo, Handle, LinkMet, NewFile, PathNotFound, Sight, Unfollowed
 from workers.vfs.links import LinkHandle
 from workers.vfs.listing import scan
-from workers.vfs.resolver import READ, Resolver, Unfollowed, join
+from workers.vfs.resolver import READ, Resolver, join
 from workers.vfs.root import RESERVED, Root, VfsSettings, displayed, is_reserved
 from workers.vfs.streams import StreamHandle, rename_stream
 from workers.vfs.volume import fs_info

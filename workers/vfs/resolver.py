@@ -19,7 +19,7 @@ from pools.port.interface import Place
 from smbd.smb2.fscc import reparse
 from smbd.smb2.names import Path, fold
 from workers.vfs import links
-from workers.vfs.interface import LinkMet, PathNotFound
+from workers.vfs.interface import LinkMet, PathNotFound, Unfollowed
 from workers.vfs.links import LinkHandle
 from workers.vfs.namecache import NOTHING, NameCache
 from workers.vfs.root import RESERVED, Root
@@ -28,10 +28,6 @@ READ: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY
 _DIRECTORY: Final = READ | os.O_DIRECTORY
 # O_PATH instead: not readable by the user, a socket, a lease of a local program, a device without a driver
 _UNREADABLE: Final = (errno.EACCES, errno.EPERM, errno.ENXIO, errno.EWOULDBLOCK, errno.ENODEV, errno.EBUSY)
-
-
-class Unfollowed(PermissionError):
-    """A symlink that leads out of the share, in a circle or to what is ours, or any where none is followed."""
 
 
 class Resolver:
