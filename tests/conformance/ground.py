@@ -47,7 +47,8 @@ class Ground:
         self.peer.settings = {**self._settings, **GLOBAL, **plan.settings}
         self.peer.share_settings = {**self._share_settings, **SHARE, **plan.share}
         if IS_SAMBA:
-            self.peer.share_settings |= {**SAMBA_SHARE, **plan.samba}
+            here = {name: value.replace("{share}", str(self.peer.share)) for name, value in plan.samba.items()}
+            self.peer.share_settings |= {**SAMBA_SHARE, **here}
         other = {"read only": "no", "wide links": "yes"}  # without the second, Samba refuses a folder that a user may not enter
         self.peer.shares = {name: {"path": str(self._folder(name)), **other} for name in (LOADED, NOBODYS)}
         self._renew(self.peer.share, 0o777)
@@ -127,6 +128,11 @@ class Ground:
         snapshot = self.peer.share / ".snapshots" / SNAPSHOT
         snapshot.mkdir(parents=True)
         subprocess.run([tool("cp"), "-a", str(self.peer.share / SNAPSHOT_FILE), str(snapshot)], check=True)
+        # smbtorture's own names: one file that is in the folder and in the snapshot, so that its number is in both.
+        for root in (self.peer.share, snapshot):
+            (root / "subdir").mkdir(mode=0o755)
+        (self.peer.share / "subdir" / "hardlink").touch()
+        (snapshot / "subdir" / "hardlink").hardlink_to(self.peer.share / "subdir" / "hardlink")
 
 
 def _nothing(ground: Ground) -> None:

@@ -42,7 +42,7 @@ class Plan(NamedTuple):
     """One suite, or some of its tests, and what it wants.
 
     ``options`` are smbtorture's own (``torture:NAME=VALUE``), ``settings`` the server's [global], ``share`` the share's parameters and
-    ``samba`` further ones when the server is Samba. ``fixtures`` names what has to be there before it begins (``ground.FIXTURES``).
+    ``samba`` further ones when the server is Samba ("{share}" is the folder). ``fixtures`` names what has to be there before it begins (``ground.FIXTURES``).
     """
 
     suite: str
@@ -124,7 +124,7 @@ PLANS: Final = (
             f"torture:twrp_stream_size={len(SNAPSHOT_STREAM[1])}",
         ),
         share=_SNAPSHOTS,
-        samba={"vfs objects": "shadow_copy2 acl_xattr streams_xattr"},
+        samba={"vfs objects": "shadow_copy2 acl_xattr streams_xattr", "shadow:mountpoint": "{share}"},
         fixtures=("snapshot",),
     ),
     Plan(
