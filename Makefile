@@ -28,7 +28,7 @@ MARK := $(VENV)/.installed
 COMPILED := build/compiled
 WORKLOAD ?= read 4K w16
 PROTECTION ?= plain
-PACKAGES := smbclient samba samba-common-bin samba-testsuite acl attr btrfs-progs
+PACKAGES := smbclient samba samba-common-bin samba-testsuite samba-vfs-modules acl attr btrfs-progs iptables
 
 .PHONY: help install spy serve packages lint test ci conformance bench fuzz clean compile test-compiled profile shortfalls claims scale figures combinations
 

@@ -15,7 +15,8 @@ from typing import Final
 
 from bench.load.peers import ACCOUNT
 from smbd.smb2 import status
-from tests.conformance.suites import DATA, GLOBAL, NOBODYS, SAMBA_SHARE, SHARE, SNAPSHOT, SNAPSHOT_FILE, SNAPSHOT_STREAM, Plan
+from tests.conformance.suites import BY_RIGHTS, DATA, GLOBAL, NOBODYS, SAMBA_SHARE, SHARE, SNAPSHOT, SNAPSHOT_FILE, SNAPSHOT_STREAM, Plan
+from tests.conformance.torture import FILTER
 from tests.server import IS_SAMBA, OTHER, Server, tool
 
 # The second is who smbtorture is when it should be somebody else, the third who keeps the server busy.
@@ -23,6 +24,14 @@ LOADER: Final = ("man", "Third.Pond-4452")
 ACCOUNTS: Final = (ACCOUNT, OTHER, LOADER)
 LOADED: Final = "busy"  # the share of the third
 _IMAGE_BYTES: Final = 1 << 30
+_FILTER: Final = """\
+#!/bin/sh
+for word; do
+    shift
+    set -- "$@" "$(echo "$word" | sed 's/^SMBTORTURE/{chains}/')"
+done
+exec {iptables} -w "$@"
+"""
 _TRACEBACK: Final = "Traceback (most recent call last)"
 
 
@@ -41,6 +50,7 @@ class Ground:
         self._known = False
         self._logged = 0
         self._mounted = False
+        self._filtering = False
 
     def begin(self, plan: Plan) -> None:
         """Empties the shares and starts the server as the plan wants it. ``Unfit``, ``PeerError``."""
@@ -51,6 +61,8 @@ class Ground:
             self.peer.share_settings |= {**SAMBA_SHARE, **here}
         other = {"read only": "no", "wide links": "yes"}  # without the second, Samba refuses a folder that a user may not enter
         self.peer.shares = {name: {"path": str(self._folder(name)), **other} for name in (LOADED, NOBODYS)}
+        by_rights = {"path": str(self.peer.share), "read only": "no", "hide unreadable": "yes"}
+        self.peer.shares[BY_RIGHTS] = {**self.peer.share_settings, **by_rights}
         self._renew(self.peer.share, 0o777)
         self._renew(self._folder(LOADED), 0o777)
         self._renew(self._folder(NOBODYS), 0o777)
@@ -70,15 +82,31 @@ class Ground:
         code = self.peer.stop()
         text = self.peer.log_text()[self._logged :]
         self._logged += len(text)
-        if self._mounted:
-            subprocess.run([tool("umount"), str(self.peer.share)], check=False)
-            self._mounted = False
+        self._tidy()
         return text, () if IS_SAMBA else tuple(_problems(code, self.peer.left_over, text))
 
     def discard(self) -> None:
         """Removes everything."""
         self.end()
         self.server.discard()
+
+    def _tidy(self) -> None:
+        """What fixtures have left in the kernel."""
+        if self._mounted:
+            subprocess.run([tool("umount"), str(self.peer.share)], check=False)
+            self._mounted = False
+        if self._filtering:
+            self._filtering = False
+            done = subprocess.run([tool("iptables"), "-w", "-S"], capture_output=True, text=True, check=True)
+            chains = [line.split()[1] for line in done.stdout.splitlines() if line.startswith(f"-N {self._chains}_")]
+            for words in (["-D", "OUTPUT", "-j"], ["-F"], ["-X"]):
+                for chain in chains:
+                    subprocess.run([tool("iptables"), "-w", *words, chain], capture_output=True, check=False)
+
+    @property
+    def _chains(self) -> str:
+        """How the names of this ground's packet filter chains begin."""
+        return f"TORTURE{self.peer.port}"
 
     def _folder(self, name: str) -> Path:
         return self.peer.base / name
@@ -117,6 +145,15 @@ class Ground:
         self._mounted = True
         self.peer.share.chmod(0o777)
 
+    def filter_packets(self) -> None:
+        """smbtorture cuts a connection by iptables, with chains that all its processes would share: here each ground has its own."""
+        if os.geteuid() != 0 or shutil.which("iptables") is None:
+            raise Unfit("needs iptables, and root to use it")
+        wrapper = self.peer.base / FILTER
+        wrapper.write_text(_FILTER.format(chains=self._chains, iptables=tool("iptables")))
+        wrapper.chmod(0o755)
+        self._filtering = True
+
     def take_snapshot(self) -> None:
         """A file with a named stream, written by a client, in a snapshot of the share's folder as file systems offer them."""
         with self.server.client() as client:
@@ -140,7 +177,7 @@ def _nothing(ground: Ground) -> None:
 
 
 BEFORE: Final[Mapping[str, Callable[[Ground], None]]] = {
-    "data": Ground.put_data, "nobodys": Ground.close_folder, "btrfs": Ground.mount_btrfs,
+    "data": Ground.put_data, "nobodys": Ground.close_folder, "btrfs": Ground.mount_btrfs, "iptables": Ground.filter_packets,
 }  # fmt: skip
 AFTER: Final[Mapping[str, Callable[[Ground], None]]] = {"snapshot": Ground.take_snapshot}
 FIXTURES: Final = frozenset(BEFORE) | frozenset(AFTER)

@@ -33,7 +33,8 @@ SNAPSHOT: Final = "@GMT-2015.10.31-19.40.30"
 SNAPSHOT_FILE: Final = "kept"
 SNAPSHOT_STREAM: Final = ("label", b"water")
 DATA: Final = "prepared.bin"
-NOBODYS: Final = "noperm"  # the name that smbtorture expects
+NOBODYS: Final = "noperm"  # this name and the next are smbtorture's
+BY_RIGHTS: Final = "hideunread"
 
 PATIENCE: Final = 200.0  # seconds that one test may take
 
@@ -42,7 +43,8 @@ class Plan(NamedTuple):
     """One suite, or some of its tests, and what it wants.
 
     ``options`` are smbtorture's own (``torture:NAME=VALUE``), ``settings`` the server's [global], ``share`` the share's parameters and
-    ``samba`` further ones when the server is Samba ("{share}" is the folder). ``fixtures`` names what has to be there before it begins (``ground.FIXTURES``).
+    ``samba`` further ones when the server is Samba ("{share}" is the folder). ``fixtures`` names what has to be there before it begins
+    (``ground.FIXTURES``).
     """
 
     suite: str
@@ -73,6 +75,7 @@ def _plain(names: str) -> list[Plan]:
     return [Plan(f"smb2.{name}") for name in names.split()]
 
 
+_FILTERED: Final = ("torture:use_iptables=yes",)
 _SNAPSHOTS: Final = {"vfs objects": "shadow_copy2", "shadow:snapdir": ".snapshots", "shadow:fixinodes": "yes"}
 
 PLANS: Final = (
@@ -95,8 +98,8 @@ PLANS: Final = (
     Plan("smb2.durable-v2-open", seconds=40),
     Plan(
         "smb2.ea",
-        options=("torture:acl_xattr_name=hidden.by.the.server",),
-        share={"acl_xattr:security_acl_name": "user.hidden.by.the.server"},
+        options=("torture:acl_xattr_name=millpond.sd",),  # where descriptors are kept without root
+        samba={"vfs objects": "acl_xattr", "acl_xattr:security_acl_name": "user.millpond.sd"},
     ),
     Plan("smb2.ioctl", seconds=20, fixtures=("nobodys",)),
     Plan("smb2.ioctl", "btrfs", seconds=20, samba={"vfs objects": "btrfs acl_xattr streams_xattr"}, fixtures=("btrfs", "nobodys")),
@@ -104,10 +107,11 @@ PLANS: Final = (
     Plan("smb2.lease", seconds=180),
     Plan("smb2.lock", seconds=30),
     Plan("smb2.maxfid", options=("torture:maxopenfiles=4000",), seconds=60),
-    Plan("smb2.multichannel", seconds=120),
+    Plan("smb2.multichannel", options=_FILTERED, fixtures=("iptables",), seconds=120),
     Plan("smb2.notify", seconds=60),
     Plan("smb2.notify-inotify", settings={"kernel change notify": "yes"}),
-    Plan("smb2.oplock", seconds=120),
+    # 35 seconds ([MS-SMB2] 3.3.2.1), and one that a busy machine may add.
+    Plan("smb2.oplock", options=(*_FILTERED, "torture:oplocktimeout=36"), fixtures=("iptables",), seconds=120),
     Plan("smb2.replay", seconds=600),
     Plan("smb2.rw", seconds=15),
     Plan("smb2.samba3misc", share={"posix locking": "yes"}, seconds=10),

@@ -23,6 +23,7 @@ from tests.server import SHARE, Server, tool
 _OUTCOME = re.compile(r"^(test|success|successful|failure|skip|error|xfail|uxsuccess): (.+?)( \[)?$")
 _TWICE = re.compile(r"^(.*?\.)(.+)\.\2$")
 _ATTEMPTS = 12
+FILTER = "iptables"  # beneath a server's directory: the program that cuts connections
 
 
 class Suite(NamedTuple):
@@ -125,7 +126,8 @@ def run_plan(server: Server, plan: Plan, patience: float) -> Suite:
 def _command(server: Server, plan: Plan, names: Sequence[str]) -> list[str]:
     options = (
         "torture:progress=no", f"torture:localdir={server.share}", f"torture:user2name={server.other_user}",
-        f"torture:user2password={server.other_password}", f"private dir={server.peer.base}", f"lock directory={server.peer.base}",
+        f"torture:user2password={server.other_password}", f"torture:iptables_command={server.peer.base / FILTER}",
+        f"private dir={server.peer.base}", f"lock directory={server.peer.base}",
         *plan.options,
     )  # fmt: skip
     return [
