@@ -32,7 +32,7 @@ class Line(Traffic):
     def __init__(self, worker: Worker, sock: socket.socket, address: str, connection: Connection) -> None:
         super().__init__(worker)
         self.connection = connection
-        connection.elsewhere = worker.first_channel
+        connection.elsewhere = self._elsewhere
         self.client_address = address
         self.engine = Engine(self)
         self.logons: dict[int, Logon] = {}  # under way, by SessionId
@@ -41,6 +41,10 @@ class Line(Traffic):
         self._known = False  # somebody was logged on when this was last asked
         self.open_traffic(sock)
         self.loop.later(worker.config.session_setup_timeout, self._expect_session)
+
+    def _elsewhere(self, session_id: int) -> Channel | None:
+        """What came under the cipher of a session that has ended, or has no channel here, is answered under it."""
+        return self.worker.first_channel(session_id) or self.departed.get(session_id)
 
     def _expect_session(self) -> None:
         """Again and again: a connection on which nobody is logged on ends; one on which somebody was, at the next time."""

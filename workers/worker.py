@@ -411,7 +411,7 @@ class Worker:
         )
 
     def first_channel(self, session_id: int) -> Channel | None:
-        """Of a session of this client, on whatever line: what came under its cipher is answered under it."""
+        """Of a session of this client, on whatever line."""
         session = self.sessions.get(session_id)
         return session.first if session is not None else None
 
