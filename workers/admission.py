@@ -172,6 +172,7 @@ def settings(share: Share, config: Config) -> VfsSettings:
         hide_dot_files=share.hide_dot_files,
         hide_files=share.hide_files,
         mangled_names=share.mangled_names,
+        acl_name=share.acl_name,
         veto_files=share.veto_files,
         delete_veto_files=share.delete_veto_files,
         store_dos_attributes=share.store_dos_attributes,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ from smbd.config.reader import GLOBAL, Lines, Setting, squeeze
 
 IPC = "ipc$"
 HOMES = "homes"
+_ACL_NAME = "acl_xattr:security_acl_name"
 _DELAY = "smbd:writetimeupdatedelay"
 _BUILT_IN = frozenset({"acl_xattr", "streams_xattr"})
 _PRINTING = frozenset({"printers", "print$"})
@@ -161,8 +163,16 @@ class _Builder:
             found["available"] = False
         options = {**self.globals.options, **section.options}
         found["shadow"] = self._shadow(section, found.get("vfs_objects", ()), options)
+        found["acl_name"] = self._acl_name(section, options.get(_ACL_NAME, ""))
         found["write_time_delay"] = self._delay(section, options.get(_DELAY, "0"))
         return Share(name=section.name, options=options, **found)
+
+    def _acl_name(self, section: _Section, name: str) -> str:
+        """Samba's option: the whole name of an xattr."""
+        if name and not re.fullmatch(r"(user|security|trusted)\.[!-~]{1,200}", name):
+            text = f"[{section.name}]: {_ACL_NAME} = {name} is no name of an attribute, as user.NTACL is"
+            self.lines.errors.append(ConfigError(section.file, section.line, text))
+        return name
 
     def _delay(self, section: _Section, text: str) -> float:
         """Samba's option, in microseconds."""

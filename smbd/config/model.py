@@ -105,6 +105,7 @@ class Share:
 
     name: str
     kind: str = "disk"  # disk or pipe
+    acl_name: str = ""  # from `acl_xattr:security_acl_name`: the xattr of descriptors, where it is not the usual one
     write_time_delay: float = 0.0  # seconds, from `smbd:writetimeupdatedelay`
     shadow: Shadow | None = None  # what its options say of snapshots, where `vfs objects` names them
     options: Mapping[str, str] = field(default_factory=dict)  # parametric options, "module:name" -> value

@@ -151,3 +151,14 @@ def test_a_vfs_module_without_effect_is_told():
     warnings = parse("[s]\npath = /\nvfs objects = recycle streams_xattr\n").warnings
     assert any("'recycle' has no effect" in str(warning) for warning in warnings)
     assert not any("streams_xattr" in str(warning) for warning in warnings)
+
+
+def test_options_of_a_module_hold_for_every_share():
+    config = parse("[global]\nsmbd:writetimeupdatedelay = 2000000\n[s]\npath = /\nacl_xattr:security_acl_name = user.NTACL\n")
+    assert (config.shares["s"].write_time_delay, config.shares["s"].acl_name) == (2.0, "user.NTACL")
+
+
+@pytest.mark.parametrize("option", ["smbd:writetimeupdatedelay = soon", "acl_xattr:security_acl_name = NTACL"])
+def test_options_that_make_no_sense_are_an_error(option):
+    with pytest.raises(ConfigError, match=option.split(" ")[0]):
+        parse(f"[s]\npath = /\n{option}\n")

@@ -372,7 +372,7 @@ class PosixHandle:
 
     def security(self) -> bytes | None:
         names = xattrs.known_names(self)
-        for name in (ntacl.XATTR, ntacl.XATTR_UNPRIVILEGED) if identity.privileged() else (ntacl.XATTR_UNPRIVILEGED,):
+        for name in ntacl.places(self.root.settings.acl_name, privileged=identity.privileged()):
             value = self.get_xattr(name) if names is None or name in names else None
             descriptor = ntacl.unpack(value) if value else None
             if descriptor is not None:
@@ -382,15 +382,20 @@ class PosixHandle:
     def set_security(self, descriptor: bytes) -> None:
         value = ntacl.pack(descriptor)
         kept = self.root.attributes
-        if identity.privileged():
+        *privileged, last = ntacl.places(self.root.settings.acl_name, privileged=identity.privileged())
+        for name in privileged:
             try:
                 with identity.as_root():
-                    kept.set(self.fd, ntacl.XATTR, value)
+                    kept.set(self.fd, name, value)
                 return
             except OSError as error:  # a container's root, or a file system without the namespace
                 if error.errno not in (errno.EPERM, errno.EOPNOTSUPP):
                     raise
-        self.as_owner(lambda: kept.set(self.fd, ntacl.XATTR_UNPRIVILEGED, value))
+        if last.startswith(xattrs.USER):
+            self.as_owner(lambda: kept.set(self.fd, last, value))
+            return
+        with identity.as_root():
+            kept.set(self.fd, last, value)
 
     def chown(self, uid: int, gid: int) -> None:
         who = identity.current()

@@ -26,6 +26,13 @@ _HEAD = Layout(_Head)
 _HASH = {2: 16, 3: 66, 4: 66}  # bytes between the descriptor's pointer and what follows: hash type and hash
 
 
+def places(chosen: str, *, privileged: bool) -> tuple[str, ...]:
+    """The xattrs in which a descriptor may be, the best first: the one that the share has ``chosen``, if it has."""
+    if chosen:
+        return (chosen,)
+    return (XATTR, XATTR_UNPRIVILEGED) if privileged else (XATTR_UNPRIVILEGED,)
+
+
 def pack(descriptor: bytes) -> bytes:
     """The value to store."""
     return _HEAD.pack(1, 1, _REFERENT) + descriptor

@@ -29,6 +29,7 @@ class VfsSettings:
     force_directory_mode: int = 0
     hide_dot_files: bool = True
     hide_files: tuple[str, ...] = ()
+    acl_name: str = ""  # the xattr of descriptors, where it is not the usual one
     mangled_names: str = "illegal"
     veto_files: tuple[str, ...] = ()
     delete_veto_files: bool = False

@@ -79,13 +79,15 @@ def remove_xattr(base: Base, name: str) -> None:
             raise
 
 
-def _is_ea(name: str) -> bool:
-    return name.startswith(USER) and not name[len(USER) :].casefold().startswith(_OURS)
+def _is_ea(base: Base, name: str) -> bool:
+    if not name.startswith(USER) or name[len(USER) :].casefold().startswith(_OURS):
+        return False
+    return fold(name) != fold(base.root.settings.acl_name)
 
 
 def list_eas(base: Base) -> list[tuple[str, bytes]]:
     """(name, value), names without "user.". Values with the user's own rights; one that no EA can be, put there by others, is left out."""
-    found = ((name[len(USER) :], base.root.attributes.get(base.fd, name) or b"") for name in names(base) if _is_ea(name))
+    found = ((name[len(USER) :], base.root.attributes.get(base.fd, name) or b"") for name in names(base) if _is_ea(base, name))
     return [(name, value) for name, value in found if len(value) <= _EA_VALUE_MAX]
 
 
@@ -99,7 +101,7 @@ def set_ea(base: Base, name: str, value: bytes) -> None:
     """An empty value removes. The stored spelling of a name wins over the one given."""
     if not name or len(name) > _EA_NAME_MAX or _EA_FORBIDDEN.intersection(name):
         raise SmbError(status.INVALID_EA_NAME)
-    if not _is_ea(USER + name):
+    if not _is_ea(base, USER + name):
         raise SmbError(status.ACCESS_DENIED)
     folded = fold(USER + name)
     stored = next((known for known in names(base) if fold(known) == folded), None)
@@ -111,7 +113,7 @@ def set_ea(base: Base, name: str, value: bytes) -> None:
 
 def clear_eas(base: Base) -> None:
     for name in names(base):
-        if _is_ea(name):
+        if _is_ea(base, name):
             remove_xattr(base, name)
 
 

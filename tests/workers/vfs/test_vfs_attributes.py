@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,10 +11,15 @@ from hypothesis import strategies as st
 from pools.port import choice
 from pools.port.linux.attributes import Xattrs
 from pools.port.posix.attributes import SideAttributes
+from smbd.smb2 import status
 from smbd.smb2.fscc import pack_full_eas
+from smbd.smb2.names import Path
+from smbd.smb2.status import SmbError
 from workers.vfs import attributes, dosattrib, ntacl
 from workers.vfs.dosattrib import DosInfo
+from workers.vfs.interface import NewFile
 from workers.vfs.posix import PosixVfs
+from workers.vfs.root import VfsSettings
 
 CREATION = 0x01D0112233445566
 SD = bytes.fromhex(
@@ -137,3 +144,21 @@ def test_a_new_file_has_nothing_of_one_that_another_program_removed(share, monke
         handle.close()
     finally:
         choice.use(before)
+
+
+def test_descriptors_lie_where_the_share_says(tmp_path):
+    """As with Samba's acl_xattr:security_acl_name; and no client sees that attribute, or sets it."""
+    vfs = PosixVfs(str(tmp_path), VfsSettings(acl_name="user.NTACL"))
+    handle = vfs.create(Path(("f",)), NewFile(security=SD))
+    assert ntacl.unpack(os.getxattr(tmp_path / "f", "user.NTACL")) == SD
+    assert handle.security() == SD
+    assert not {"security.NTACL", "user.millpond.sd"} & set(os.listxattr(tmp_path / "f"))
+    assert handle.eas() == []
+    for name in ("NTACL", "ntacl"):
+        with pytest.raises(SmbError) as caught:
+            handle.set_ea(name, b"x")
+        assert caught.value.status == status.ACCESS_DENIED
+    handle.clear()
+    assert handle.security() == SD
+    handle.close()
+    vfs.close()
