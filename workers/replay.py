@@ -85,43 +85,44 @@ def over(request: Request) -> None:
 
 
 class Creates:
-    """CREATEs by their CreateGuid: None while one is under way, then its open, until the client has shown that it heard of that."""
+    """CREATEs by their CreateGuid: under way, or answered with an open of which the client has not shown yet that it heard."""
 
-    __slots__ = ("_known",)
+    __slots__ = ("_made", "_under_way")
 
     def __init__(self) -> None:
-        self._known: dict[bytes, Open | None] = {}
+        self._under_way: set[bytes] = set()
+        self._made: dict[bytes, Open] = {}
 
     def earlier(self, request: Request, wish: Wish) -> Open | None:
-        """3.3.5.9.10: the open that the CREATE asks for once more; None when it is the first, which is under way from now on.
+        """3.3.5.9.10: the open that the CREATE asks for once more; None when it is the first.
 
-        FILE_NOT_AVAILABLE while the first is, DUPLICATE_OBJECTID when this one does not claim to be a repetition, ACCESS_DENIED when it
-        repeats something else.
+        FILE_NOT_AVAILABLE while that is under way, DUPLICATE_OBJECTID when this one does not claim to be a repetition, or is one of another
+        session's.
         """
         guid = wish.wanted.create_guid
-        if guid not in self._known:
-            self._known[guid] = None
-            return None
-        opened = self._known[guid]
-        if opened is None:
+        if guid in self._under_way:
             raise SmbError(status.FILE_NOT_AVAILABLE)
-        if not request.header.flags & FLAGS_REPLAY_OPERATION or opened.tree is not request.tree:
+        opened = self._made.get(guid)
+        if opened is not None and (not request.header.flags & FLAGS_REPLAY_OPERATION or opened.tree is not request.tree):
             raise SmbError(status.DUPLICATE_OBJECTID)
         return opened
 
+    def begun(self, guid: bytes) -> None:
+        """A CREATE is under way from now on."""
+        self._under_way.add(guid)
+
+    def over(self, guid: bytes) -> None:
+        """It has ended. If it has made no open, the next one is the first again."""
+        self._under_way.discard(guid)
+
     def answered(self, opened: Open, action: int) -> None:
-        """A CREATE that was under way here has made an open, by ``action``; it may be repeated."""
+        """A CREATE that is under way here has made an open, by ``action``; once it is over it may be repeated."""
         durability = opened.durability
         if durability is not None:  # one that is only glanced at is closed before its CREATE is answered
             durability.action = action
-            self._known[durability.create_guid] = opened
+            self._made[durability.create_guid] = opened
             if not durability.persistent:  # 3.3.5.12 and elsewhere: that one may be asked for as long as it is there
                 opened.usual = UNHEARD
-
-    def failed(self, guid: bytes) -> None:
-        """A CREATE has ended. If it has made no open, the next one is the first again."""
-        if self._known.get(guid) is None:
-            self._known.pop(guid, None)
 
     def heard(self, opened: Open) -> None:
         """The client knows of its open: to send the CREATE again would be to ask for another one."""
@@ -132,8 +133,8 @@ class Creates:
     def forget(self, opened: Open) -> None:
         """The open is none that a CREATE may ask for once more: it has ended."""
         durability = opened.durability
-        if durability is not None and self._known.get(durability.create_guid) is opened:
-            del self._known[durability.create_guid]
+        if durability is not None and self._made.get(durability.create_guid) is opened:
+            del self._made[durability.create_guid]
 
 
 Made = bytes | Coroutine[Any, None, "bytes | Answer"]
@@ -143,27 +144,28 @@ def once(request: Request, wish: Wish, make: Callable[[], Made], repeat: Callabl
     """``make()``, unless it has been done before: then ``repeat`` what was answered. Only DH2Q has a GUID to tell that by."""
     if wish.wanted.kind is not Kind.DURABLE_V2:
         return make()
-    creates = request.worker.creates
+    creates, guid = request.worker.creates, wish.wanted.create_guid
     opened = creates.earlier(request, wish)
     if opened is not None:
         return repeat(opened)
+    creates.begun(guid)
     result: Made = b""
     try:
         result = make()
     finally:
         if isinstance(result, bytes):
-            creates.failed(wish.wanted.create_guid)
+            creates.over(guid)
     if isinstance(result, bytes):
         return result
     request.kept = True
-    return _later(creates, wish.wanted.create_guid, result)
+    return _later(creates, guid, result)
 
 
 async def _later(creates: Creates, guid: bytes, waiting: Coroutine[Any, None, bytes | Answer]) -> bytes | Answer:
     try:
         return await waiting
     finally:
-        creates.failed(guid)
+        creates.over(guid)
 
 
 # Locks
