@@ -7,12 +7,11 @@ is one, too.
 from __future__ import annotations
 
 import errno
-import fnmatch
-import ipaddress
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from pools.port import sockets
+from smbd.config.interfaces import meant, parse
 from smbd.instance import StartError
 
 BACKLOG = 256
@@ -30,27 +29,12 @@ def addresses(interfaces: Sequence[str], only: bool) -> tuple[str, ...]:
         return EVERYWHERE
     found: dict[str, None] = {}
     for entry in interfaces:
-        found.update(dict.fromkeys(_expand(entry.split(";")[0].strip())))
+        where = parse(entry).where
+        those = meant(where, _local())
+        if not those:
+            raise StartError(f"interfaces: no network interface or address is called {where!r}; see `ip address` for those there are")
+        found.update(dict.fromkeys(those))
     return tuple(found)
-
-
-def _expand(entry: str) -> Iterable[str]:
-    """One entry: an address, an address with a mask, or an interface's name (wildcards allowed)."""
-    try:
-        given = ipaddress.ip_interface(entry)
-    except ValueError:
-        return _by_name(entry)
-    if "/" not in entry or given.ip != given.network.network_address or given.network.prefixlen == given.max_prefixlen:
-        return (str(given.ip),)
-    # smb.conf: a network's address stands for our own addresses in it.
-    return [text for _, text in _local() if ipaddress.ip_address(text) in given.network] or (str(given.ip),)
-
-
-def _by_name(pattern: str) -> list[str]:
-    found = [text for name, text in _local() if fnmatch.fnmatchcase(name, pattern)]
-    if not found:
-        raise StartError(f"interfaces: no network interface or address is called {pattern!r}; see `ip address` for those there are")
-    return found
 
 
 def _local() -> list[tuple[str, str]]:

@@ -222,6 +222,9 @@ class Sockets(Protocol):
     def interface_index(self, name: str, /) -> int:
         """The number of a network interface. OSError when there is none of that name."""
 
+    def receive_queues(self, name: str) -> int:
+        """How many queues a network interface spreads what it receives over; 1 where that is not known."""
+
     def send_record(self, sock: socket, parts: Sequence[bytes | memoryview], descriptors: Sequence[int] = ()) -> None:
         """Send one record whole, descriptors with it. BlockingIOError when there is no room now."""
 

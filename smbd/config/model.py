@@ -194,7 +194,7 @@ class Config:
     netbios_name: str = _par("", values.text)  # empty in the file: the host's name
     server_string: str = _par("Millpond %v", values.text)
     smb_ports: tuple[int, ...] = _par((445,), values.numbers(1, 65535))
-    interfaces: tuple[str, ...] = _par(_names(), values.words)
+    interfaces: tuple[str, ...] = _par(_names(), values.interfaces)
     bind_interfaces_only: bool = _par(False, values.boolean)
     hosts_allow: tuple[str, ...] = _par(_names(), values.words, "allow hosts")
     hosts_deny: tuple[str, ...] = _par(_names(), values.words, "deny hosts")

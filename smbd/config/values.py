@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from smbd.config.interfaces import parse as parse_interface
+
 _TRUE = frozenset({"yes", "true", "1", "on"})
 _FALSE = frozenset({"no", "false", "0", "off"})
 _SIZE = re.compile(r"(\d+)\s*([KMGTP]?)(?:i?B)?", re.IGNORECASE)
@@ -60,6 +62,13 @@ def _read_mode(text: str) -> int:
 
 def _read_words(text: str) -> tuple[str, ...]:
     return tuple(word for word in (found.replace('"', "") for found in _WORD.findall(text)) if word)
+
+
+def _read_interfaces(text: str) -> tuple[str, ...]:
+    words = _read_words(text)
+    for word in words:
+        parse_interface(word)
+    return words
 
 
 def _show_words(words: tuple[str, ...]) -> str:
@@ -231,4 +240,5 @@ mode = Kind(_read_mode, lambda value: f"{value:04o}", "an octal mode", plain=Fal
 text = Kind(_read_text, _show_text, "text")
 patterns = Kind(_read_patterns, _show_patterns, "names with * and ?, each between slashes: /name/*.ext/")
 words = Kind(_read_words, _show_words, "a list of names")
+interfaces = Kind(_read_interfaces, _show_words, "addresses, networks or names, each with options in quotation marks")
 level = Kind(_read_level, str, "a level from 0 to 10")

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import ipaddress
-import socket
 from collections.abc import Coroutine
 from typing import Any
 
-import psutil
-
-from pools.port import sockets
 from smbd.smb2 import status
 from smbd.smb2.messages.ioctl import (
     NETWORK_INTERFACE_INFO,
     PIPE_PEEK_REPLY,
-    RSS_CAPABLE,
     SOCKADDR_FAMILY_IPV4,
     SOCKADDR_FAMILY_IPV6,
     SOCKADDR_IN,
@@ -23,10 +18,10 @@ from smbd.smb2.messages.ioctl import (
 )
 from smbd.smb2.status import SmbError
 from workers.commands import pipe
+from workers.interfaces import interfaces
 from workers.request import Request
 
 CONNECTED = 3  # [MS-FSCC] 2.3.46 FILE_PIPE_CONNECTED_STATE
-DEFAULT_SPEED = 1_000_000_000  # bits per second, where the interface does not say
 
 
 def validate_negotiate(request: Request, data: memoryview, max_output: int) -> bytes:
@@ -39,31 +34,15 @@ def network_interfaces(request: Request, data: memoryview, max_output: int) -> b
     dialect = request.line.connection.dialect
     if dialect is None or not dialect.smb3:
         raise SmbError(status.INVALID_DEVICE_REQUEST)
-    entries = list(_interfaces())
+    entries = interfaces(request.worker.config.interfaces)
     size = NETWORK_INTERFACE_INFO.size + SOCKADDR_STORAGE_SIZE
+    if size * len(entries) > max_output:
+        raise SmbError(status.BUFFER_TOO_SMALL)
     output = b""
-    for number, (index, speed, address) in enumerate(entries):
+    for number, one in enumerate(entries):
         following = size if number + 1 < len(entries) else 0
-        output += NETWORK_INTERFACE_INFO.pack(following, index, RSS_CAPABLE, 0, speed) + _sockaddr(address)
+        output += NETWORK_INTERFACE_INFO.pack(following, one.if_index, one.capability, 0, one.speed) + _sockaddr(one.address)
     return output
-
-
-def _interfaces() -> list[tuple[int, int, str]]:
-    """(index, bits per second, address) of every interface that is up; loopback only when there is nothing else."""
-    stats = psutil.net_if_stats()
-    found: list[tuple[int, int, str]] = []
-    loopback: list[tuple[int, int, str]] = []
-    for name, addresses in psutil.net_if_addrs().items():
-        if name not in stats or not stats[name].isup:
-            continue
-        speed = stats[name].speed * 1_000_000 or DEFAULT_SPEED
-        for entry in addresses:
-            if entry.family not in (socket.AF_INET, socket.AF_INET6):
-                continue
-            address = entry.address.partition("%")[0]
-            row = (sockets.interface_index(name), speed, address)
-            (loopback if ipaddress.ip_address(address).is_loopback else found).append(row)
-    return found or loopback
 
 
 def _sockaddr(address: str) -> bytes:

@@ -39,6 +39,15 @@ _BYTES_ACKED: Final = 120  # of struct tcp_info (linux/tcp.h): tcpi_bytes_acked
 _BYTES_ACKED_END: Final = _BYTES_ACKED + _ACKED.size
 
 
+def receive_queues(name: str) -> int:
+    """What sysfs shows."""
+    try:
+        found = os.listdir(f"/sys/class/net/{os.path.basename(name)}/queues")
+    except OSError:
+        return 1
+    return max(1, sum(one.startswith("rx-") for one in found))
+
+
 def send_record(sock: socket.socket, parts: Sequence[bytes | memoryview], descriptors: Sequence[int] = ()) -> None:
     """See ``interface.Sockets``."""
     sock.sendmsg(parts, portable.rights(descriptors), _PLAIN)
