@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
-from time import monotonic_ns
 
 from pools.queue import AskBusy
-from smbd.sharing import Act, Doomed, FileKey, Operation, Sharing, Swept, Waiter
-from smbd.sharing.messages import LOCK_WAKE, LOCK_WAKE_LAYOUT, NOTIFY, OPLOCK_BREAK, pack_break, pack_notify
+from smbd.broker.listings import Listings, Send
+from smbd.sharing import Doomed, FileKey, Sharing, Swept, Waiter
+from smbd.sharing.messages import LOCK_WAKE, LOCK_WAKE_LAYOUT, NOTIFY, pack_notify
 from smbd.sharing.values import Deletion
 from smbd.smb2.constants import (
     FILE_ACTION_REMOVED,
@@ -25,8 +25,6 @@ from smbd.smb2.constants import (
 
 log = logging.getLogger("millpond.broker")
 
-Send = Callable[[int, int, bytes, int], None]
-"""(slot, kind, payload, generation): a notice."""
 Remove = Callable[[Doomed], FileKey | None]
 """Delete one file, directory or stream if it still is the one that is meant; the directory it was in, where that is known.
 
@@ -40,7 +38,7 @@ class Janitor:
     """
 
     def __init__(self, sharing: Sharing, send: Send, remove: Remove, break_timeout: float = 35.0) -> None:
-        self.break_timeout = break_timeout
+        self.listings = Listings(sharing, self._tell, break_timeout)
         self._sharing = sharing
         self._send = send
         self._remove = remove
@@ -109,17 +107,8 @@ class Janitor:
         path = f"{item.path}:{item.key.stream}" if stream else item.path
         for watcher in self._sharing.watchers_of(item.share, path, change):
             self._tell(watcher.slot, NOTIFY.number, pack_notify(watcher.watch_id, action, watcher.name), watcher.generation)
-
         if directory is not None:
-            self._break_leases(directory)
-
-    def _break_leases(self, directory: FileKey) -> None:
-        """Who caches the directory's listing is told that it is another now."""
-        if not self._sharing.caches_directories():
-            return
-        deadline = monotonic_ns() + int(self.break_timeout * 1e9)
-        for notice in self._sharing.disturb(directory, Act(0, Operation.CHILD, deadline)).notices:
-            self._tell(notice.slot, OPLOCK_BREAK.number, pack_break(notice), notice.generation)
+            self.listings.changed(directory)
 
     def _tell(self, slot: int, kind: int, payload: bytes, generation: int) -> None:
         try:

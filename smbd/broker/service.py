@@ -114,7 +114,7 @@ class Broker:
         """RELOAD: other shares, other folders."""
         self._config = unpack_config(message.payload)
         self._watcher.configure(self._config)
-        self._janitor.break_timeout = self._config.oplock_break_timeout
+        self._janitor.listings.timeout = self._config.oplock_break_timeout
 
     def announced(self, message: Message) -> None:
         """NOTIFY: a worker made this change itself and has told everyone."""

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pools.port import watching
 from pools.port.interface import ATTRIBUTES, CLOSE_WRITE, CREATED, DELETED, DIRECTORY, Change, Source, Tree
 from pools.queue import BROKER, Service
+from smbd.broker.listings import Listings
 from smbd.config import Config
 from smbd.sharing import Sharing
 from smbd.sharing.messages import NOTIFY, pack_notify
@@ -52,6 +53,7 @@ class Watcher:
     def __init__(self, sharing: Sharing, service: Service, config: Config, own: Callable[[], frozenset[int]]) -> None:
         self._sharing = sharing
         self._service = service
+        self._listings = Listings(sharing, self._post, config.oplock_break_timeout)
         self._ways = watching.sources(own)
         self._source: Source | None = None
         self._covered: set[Tree] = set()
@@ -64,6 +66,7 @@ class Watcher:
 
     def configure(self, config: Config) -> None:
         """The shares' folders. One that depends on the client cannot be known here; workers' own changes are told all the same."""
+        self._listings.timeout = config.oplock_break_timeout
         disks = [share for share in config.shares.values() if share.kind == "disk" and share.available and "%" not in share.path]
         told = config.change_notify and config.kernel_change_notify
         self._roots = {share.name: os.path.realpath(share.path) for share in disks} if told else {}
@@ -178,6 +181,9 @@ class Watcher:
         old, new = _beneath(root, change.path), _beneath(root, change.new_path)
         if self._was_announced(share, old) or self._was_announced(share, new):
             return
+        # Before anybody is told: who is told looks at the directory again, and is not to see what it has cached of it.
+        for directory in {os.path.dirname(path) for path, seen in ((change.path, old), (change.new_path, new)) if seen}:
+            self._listings.changed_at(directory)
         name = FILE_NOTIFY_CHANGE_DIR_NAME if change.mask & DIRECTORY else FILE_NOTIFY_CHANGE_FILE_NAME
         if change.new_path:
             self._tell_rename(share, old, new, name)
@@ -214,7 +220,10 @@ class Watcher:
             if watcher.slot != BROKER:
                 new_name = new[len(path) - len(watcher.name) :] if new else ""
                 payload = pack_notify(watcher.watch_id, action, watcher.name, new_name)
-                self._service.send(watcher.slot, NOTIFY.number, payload, generation=watcher.generation)
+                self._post(watcher.slot, NOTIFY.number, payload, watcher.generation)
+
+    def _post(self, slot: int, kind: int, payload: bytes, generation: int) -> None:
+        self._service.send(slot, kind, payload, generation=generation)
 
     def close(self) -> None:
         """Give the source back. Our rows in the table are swept by the next broker."""

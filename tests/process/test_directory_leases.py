@@ -9,17 +9,19 @@ import os
 import signal
 import struct
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import pytest
 
 from smbd.smb2 import constants as c
 from smbd.smb2 import status
+from smbd.smb2.constants import Command
 from smbd.smb2.messages import control
 from smbd.smb2.messages.create_contexts import LEASE, LEASE_V2, REQUEST_LEASE
 from tests.process.test_oplocks import acknowledge_lease, begin, file_id_of, lease_of, level_of, notification
 from tests.server import Server
-from tests.wire_client import FileId, Offer, WireClient
+from tests.wire_client import FileId, Offer, Request, WireClient, notify_body
 
 R, RH, RW, RWH = 1, 3, 5, 7
 FOLDER, FILE, STRANGER = b"D" * 16, b"F" * 16, b"S" * 16
@@ -239,6 +241,22 @@ def test_a_deletion_by_a_process_that_died_is_told(server: Server) -> None:
             fields = notification(holder).parse(control.LEASE_BREAK_NOTIFICATION)
         assert (fields.lease_key, fields.new_lease_state, fields.new_epoch) == (FOLDER, 0, 2)
         assert not (server.share / "swept" / "file").exists()
+
+
+def test_what_local_programs_do_is_told_where_somebody_watches(server: Server) -> None:
+    """Whoever hears of it by CHANGE_NOTIFY looks at the directory again: not at what it has cached of it."""
+    with server.client() as holder:
+        answer = holder.create("local", **DIRECTORY, **leased(FOLDER, RH))
+        (message_id,) = holder.send(Request(Command.CHANGE_NOTIFY, notify_body(file_id_of(answer), 0xFFF)))
+        assert holder.receive(message_id, interim=True).status == status.PENDING
+        holder.transport.socket.settimeout(0.2)  # type: ignore[attr-defined]  # a client on a real socket
+        for number in range(100):  # what is there when the broker begins to look is no news
+            (server.share / "local" / f"file {number}").touch()
+            with suppress(TimeoutError):
+                fields = notification(holder).parse(control.LEASE_BREAK_NOTIFICATION)
+                break
+        assert (fields.lease_key, fields.current_lease_state, fields.new_lease_state) == (FOLDER, RH, 0)
+        assert holder.receive(message_id).status == status.SUCCESS
 
 
 @pytest.mark.isolation
