@@ -188,6 +188,10 @@ class Worker:
         for line in self.lines:
             line.trim()
         self.pool.tick(now)
+        for session in self.sessions.values():
+            for tree in session.trees.values():
+                if tree.vfs is not None:
+                    tree.vfs.tidy()
         self._mind_deadtime(now)
         asked = self.counters[REQUESTS]
         quiet = asked == self._ticked and not any(line.paused or line.engine.busy for line in self.lines)

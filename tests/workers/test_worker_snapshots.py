@@ -17,7 +17,8 @@ from smbd.smb2.messages import create
 from smbd.smb2.messages import create_contexts as contexts
 from smbd.smb2.messages.ioctl import SRV_SNAPSHOT_ARRAY
 from tests.wire_client import Response, WireClient
-from tests.workers.house import House
+from tests.workers.house import House, Wire
+from workers.tree import TreeConnect
 from workers.vfs import snapshots
 from workers.vfs.attributes import EPOCH
 
@@ -293,3 +294,24 @@ def test_a_large_stream_is_in_the_snapshot_too(connect: Made, folder: Path, snap
     shutil.copytree(folder, snapdir / token, copy_function=os.link)
     then = client.open(f"{token}\\dir\\Kept:large", disposition=c.FILE_OPEN, access=c.FILE_READ_DATA)
     assert client.read_data(then, 0, 65536) == bytes(range(256)) * 256
+
+
+def test_a_snapshot_that_nobody_uses_is_let_go(connect: Made, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its file system could not destroy it else."""
+    monkeypatch.setattr(snapshots, "_IDLE", 0.0)
+    client = connect()
+    client.echo()
+    before = len(os.listdir("/proc/self/fd"))
+    handle = client.open(f"{TOKEN}\\gone", disposition=c.FILE_OPEN, access=c.FILE_READ_DATA)
+    (tree,) = (tree for tree in client_trees(client) if tree.vfs is not None)
+    assert tree.vfs is not None
+    tree.vfs.tidy()
+    assert client.read_data(handle, 0, 100) == b"it was here"
+    client.close(handle)
+    tree.vfs.tidy()
+    assert len(os.listdir("/proc/self/fd")) <= before
+
+
+def client_trees(client: WireClient) -> list[TreeConnect]:
+    assert isinstance(client.transport, Wire)
+    return [tree for session in client.transport.worker.sessions.values() for tree in session.trees.values()]

@@ -297,4 +297,7 @@ class Vfs(Protocol):
 
     def fs_info(self) -> FsInfo: ...
 
+    def tidy(self) -> None:
+        """Now and then: let go of what was only kept to be quick. Never waits."""
+
     def close(self) -> None: ...

@@ -220,6 +220,9 @@ class PatientVfs:
     def is_empty(self, handle: Handle) -> bool:
         return away(self.below.is_empty, unwrapped(handle))
 
+    def tidy(self) -> None:
+        self.below.tidy()
+
     def fs_info(self) -> FsInfo:
         return away(self.below.fs_info)
 

@@ -479,6 +479,9 @@ class PosixVfs:
         forbidden = self.root.vetoed
         return self.root.settings.delete_veto_files and forbidden is not None and display(name) in forbidden
 
+    def tidy(self) -> None:
+        pass
+
     def fs_info(self) -> FsInfo:
         return fs_info(self.root)
 

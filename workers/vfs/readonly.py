@@ -17,13 +17,13 @@ from workers.vfs.interface import FileInfo, Handle, StreamInfo, Vfs
 
 
 class Snapshot:
-    """One that is open. ``token`` is the first component of its paths; ``uses`` counts its handles.
+    """One that is open. ``token`` is the first component of its paths; ``uses`` counts its handles, ``left`` is when the last was closed.
 
     ``salt`` is mixed into inode numbers where opens are told apart: a snapshot may have those of the file as it is, which somebody else
     may hold open alone. ``shown``: into those that clients see, too (``shadow:fixinodes``).
     """
 
-    __slots__ = ("salt", "shown", "token", "uses", "vfs")
+    __slots__ = ("left", "salt", "shown", "token", "uses", "vfs")
 
     def __init__(self, vfs: Vfs, token: str, salt: int, *, shown: bool) -> None:
         self.vfs = vfs
@@ -31,6 +31,7 @@ class Snapshot:
         self.salt = salt
         self.shown = shown
         self.uses = 0
+        self.left = 0.0
 
     def info(self, info: FileInfo) -> FileInfo:
         """What clients are told."""

@@ -35,6 +35,7 @@ from workers.vfs.resolver import READ, join
 MOST: Final = 4096  # snapshots of one directory that are told of: the newest
 _MOST_NAMES: Final = 16384  # names of a directory that are looked at
 _FRESH: Final = 2.0  # seconds for which a directory's snapshots are what they were
+_IDLE: Final = 3.0  # seconds for which one stays open after its last use
 _KEPT: Final = 8  # snapshots that stay open though nobody uses them
 _DIRECTORIES: Final = 32  # whose snapshots are remembered
 _NOT_THERE: Final = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EXDEV)
@@ -192,7 +193,20 @@ class SnapshotVfs:
     def _leave(self, snapshot: Snapshot) -> None:
         with self._turn:
             snapshot.uses -= 1
+            snapshot.left = self._clock()
             self._trim(0 if self._ended else _KEPT)
+
+    def tidy(self) -> None:
+        """A snapshot that is open cannot be destroyed, on some file systems: those that nobody uses any more are let go."""
+        if not self._turn.acquire(blocking=False):
+            return  # somebody is finding one
+        try:
+            before = self._clock() - _IDLE
+            for key, snapshot in list(self._open.items()):
+                if not snapshot.uses and snapshot.left <= before:
+                    self._open.pop(key).vfs.close()
+        finally:
+            self._turn.release()
 
     # What is asked of a file system
 
