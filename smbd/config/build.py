@@ -190,7 +190,7 @@ class _Builder:
         if not wanted & shadow.MODULES:
             return None
         try:
-            return shadow.read(options)
+            return shadow.Shadow(snapper=True) if shadow.SNAPPER in wanted else shadow.read(options)
         except ValueError as error:
             self.lines.errors.append(ConfigError(section.file, section.line, f"[{section.name}]: {error}"))
             return None

@@ -1,4 +1,4 @@
-"""``vfs objects = shadow_copy2``: where a share's snapshots are, and what their names say.
+"""``vfs objects = shadow_copy2`` or ``snapper``: where a share's snapshots are, and what says their times.
 
 Owns: the options ``shadow:NAME`` of Samba's vfs_shadow_copy2, by name and meaning. Pure. Invariant: what ``read`` returns makes sense as a
 whole; what does not is a ``ValueError`` whose text says what would.
@@ -13,7 +13,8 @@ from typing import Final
 
 from smbd.config import values
 
-MODULES: Final = frozenset({"shadow_copy2", "shadow_copy"})
+SNAPPER: Final = "snapper"
+MODULES: Final = frozenset({"shadow_copy2", "shadow_copy", SNAPPER})
 FORMAT: Final = "@GMT-%Y.%m.%d-%H.%M.%S"
 _NAMES: Final = (
     "snapdir", "mountpoint", "basedir", "snapsharepath", "format", "snapprefix", "delimiter", "sort", "localtime", "sscanf", "fixinodes",
@@ -27,6 +28,7 @@ _PERIOD: Final = frozenset("aAbBcdHIjmMpSUwWxXyYzZ%")  # what a time can be read
 class Shadow:
     """One share's. ``snapdir`` is relative to the file system's root unless it begins with a slash. ``mountpoint``, ``basedir`` '': to be
     found. ``seconds``: names hold seconds since 1970, at the place of %lu. ``prefix``: which names count, by what is before ``delimiter``.
+    ``snapper``: they are snapper's, which are numbers, each with a file that says its time.
     """
 
     snapdir: str = ".snapshots"
@@ -42,6 +44,7 @@ class Shadow:
     fix_inodes: bool = False
     everywhere: bool = False
     cross_mounts: bool = False
+    snapper: bool = False
 
 
 def read(options: Mapping[str, str]) -> Shadow:

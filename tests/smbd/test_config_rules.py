@@ -126,6 +126,7 @@ def test_snapshots_are_what_the_options_say():
     share = parse(SHADOW + options).shares["s"]
     assert share.shadow == Shadow(snapdir=".zfs/snapshot", seconds=True, format="s-%lu", fix_inodes=True)
     assert parse("[s]\npath = /\nshadow:snapdir = x\n").shares["s"].shadow is None
+    assert parse("[s]\npath = /\nvfs objects = snapper\n").shares["s"].shadow == Shadow(snapper=True)
 
 
 @pytest.mark.parametrize(

@@ -315,3 +315,18 @@ def test_a_snapshot_that_nobody_uses_is_let_go(connect: Made, folder: Path, monk
 def client_trees(client: WireClient) -> list[TreeConnect]:
     assert isinstance(client.transport, Wire)
     return [tree for session in client.transport.worker.sessions.values() for tree in session.trees.values()]
+
+
+def test_the_snapshots_that_snapper_keeps(make_house: Callable[..., House], folder: Path) -> None:
+    """Numbers, each with a file that says its time."""
+    info = "<?xml version=\"1.0\"?>\n<snapshot>\n  <type>single</type>\n  <num>{}</num>\n  <date>{}</date>\n</snapshot>\n"
+    for number, date in ((7, "2020-09-13 12:26:40"), (8, "2020-09-14 12:26:40"), (9, "2020-09-31 12:26:40"), (10, "")):
+        was = folder / ".snapshots" / str(number) / "snapshot"
+        was.mkdir(parents=True)
+        (was / "f").write_text(f"number {number}")
+        (was.parent / "info.xml").write_text(info.format(number, date))
+    (folder / ".snapshots" / "11").mkdir()
+    client = make_house(share_text="vfs objects = snapper").client()
+    assert snapshots_of(client, client.open("now"))[3] == [LATER_TOKEN, TOKEN]
+    assert client.read_data(opened(as_it_was(client, "f", LATER)), 0, 100) == b"number 8"
+    assert names_in(client, opened(as_it_was(client, ""))) == {"f"}

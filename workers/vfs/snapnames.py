@@ -22,6 +22,7 @@ time.strptime("2000", "%Y")
 
 PREFIX: Final = "@GMT-"
 _TOKEN: Final = re.compile(r"@GMT-(\d{4})\.(\d\d)\.(\d\d)-(\d\d)\.(\d\d)\.(\d\d)")
+_DATE: Final = re.compile(rb"<date>\s*(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)\s*</date>")
 _EPOCH_1601: Final = 11_644_473_600  # seconds from 1601 to 1970
 _LAST: Final = 253_402_300_799  # of the year 9999, beyond which no token goes
 
@@ -72,6 +73,15 @@ def within(path: Path) -> Path:
 def shown(handle: Handle) -> Path:
     """Where a client is told that the file is: what was at a time is where it was then."""
     return within(handle.path) if handle.read_only and moment(handle.path) is not None else handle.path
+
+
+def seconds_of_info(info: bytes) -> int | None:
+    """The time, in UTC, that snapper has written down for a snapshot: in its ``info.xml``."""
+    match = _DATE.search(info)
+    try:
+        return None if match is None else calendar.timegm(time.strptime(match[1].decode("ascii"), "%Y-%m-%d %H:%M:%S"))
+    except ValueError:
+        return None
 
 
 Reader = Callable[[str], int | None]

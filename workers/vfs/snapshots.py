@@ -1,4 +1,4 @@
-"""Previous versions: a share's snapshots beside what is (``vfs objects = shadow_copy2``).
+"""Previous versions: a share's snapshots beside what is (``vfs objects = shadow_copy2`` or ``snapper``).
 
 Owns: the descriptors of the snapshots that are in use, and what their directories held when last looked at. Invariants: a path whose first
 component is a token leads into that snapshot and never out of it (each is a ``PosixVfs`` with its own root); nothing in one is changed. Who
@@ -35,6 +35,7 @@ from workers.vfs.resolver import READ, join
 MOST: Final = 4096  # snapshots of one directory that are told of: the newest
 _MOST_NAMES: Final = 16384  # names of a directory that are looked at
 _FRESH: Final = 2.0  # seconds for which a directory's snapshots are what they were
+_INFO_BYTES: Final = 65536  # of a file that has some hundred
 _IDLE: Final = 3.0  # seconds for which one stays open after its last use
 _KEPT: Final = 8  # snapshots that stay open though nobody uses them
 _DIRECTORIES: Final = 32  # whose snapshots are remembered
@@ -62,7 +63,7 @@ class _Listed(NamedTuple):
 class SnapshotVfs:
     """See ``interface.Vfs``: what is, as the file system below has it, and what was."""
 
-    __slots__ = ("_above", "_clock", "_ended", "_listed", "_open", "_path", "_read", "_shadow", "_snapdir", "_turn", "below")
+    __slots__ = ("_above", "_clock", "_ended", "_infos", "_listed", "_open", "_path", "_read", "_shadow", "_snapdir", "_turn", "below")
 
     def __init__(self, below: PosixVfs, path: str, shadow: Shadow, clock: Callable[[], float] = time.monotonic) -> None:
         """``path``: the share's root, as ``below`` has opened it. Takes ``below`` over."""
@@ -72,6 +73,7 @@ class SnapshotVfs:
         self._clock = clock
         self._read = snapnames.reader(shadow)
         self._listed: dict[tuple[int, int], _Listed] = {}
+        self._infos: dict[str, int] = {}
         self._open: dict[tuple[int, int, int, bytes], Snapshot] = {}
         self._turn = threading.RLock()
         self._ended = False
@@ -120,6 +122,8 @@ class SnapshotVfs:
         if known is None or self._clock() >= known.until or (wanted is not None and wanted not in known.names):
             if len(self._listed) >= _DIRECTORIES:
                 self._listed.clear()
+            if len(self._infos) > _MOST_NAMES:
+                self._infos.clear()
             with _rights(place):
                 known = _Listed(self._list(place.directory), self._clock() + _FRESH)
             self._listed[key] = known
@@ -128,10 +132,28 @@ class SnapshotVfs:
     def _list(self, directory: int) -> dict[int, str]:
         found: dict[int, str] = {}
         for name in sorted(files.listdir(directory)[:_MOST_NAMES]):
-            seconds = self._read(name)
+            seconds = self._read_info(directory, name) if self._shadow.snapper else self._read(name)
             if seconds is not None:
-                found.setdefault(seconds, name)
+                found.setdefault(seconds, f"{name}/snapshot" if self._shadow.snapper else name)
         return {seconds: found[seconds] for seconds in sorted(found, reverse=True)[:MOST]}
+
+    def _read_info(self, directory: int, name: str) -> int | None:
+        """When snapper made a snapshot. It numbers them, and uses no number again."""
+        if not name.isascii() or not name.isdigit():
+            return None
+        known = self._infos.get(name)
+        if known is None:
+            try:
+                fd = files.open_beneath(directory, f"{name}/info.xml".encode(), READ)
+            except OSError:
+                return None  # it comes, or goes
+            try:
+                known = snapnames.seconds_of_info(files.read(fd, _INFO_BYTES))
+            finally:
+                files.close(fd)
+            if known is not None:
+                self._infos[name] = known
+        return known
 
     def snapshots(self, handle: Handle) -> list[str]:
         path = handle.path if snapnames.moment(handle.path) is None else snapnames.within(handle.path)
