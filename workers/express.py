@@ -78,11 +78,15 @@ Ids = tuple[int, int, int, int, int, int]  # of a request: CreditCharge, CreditR
 class Express:
     """Answers what it can of one connection's requests. ``off``: nothing."""
 
-    __slots__ = ("_closes", "_echoes", "_line", "_read", "_reads", "_touched", "_worker", "_writes", "_written", "off")
+    __slots__ = (
+        "_closes", "_connection", "_echoes", "_line", "_read", "_reads", "_sender", "_touched", "_worker", "_writes", "_written", "off",
+    )  # fmt: skip
 
     def __init__(self, line: Line) -> None:
         self._line = line
         self._worker = line.worker
+        self._connection = line.connection
+        self._sender = line.sender
         self.off = False
         self._reads = self._writes = self._closes = self._echoes = 0
         self._read = self._written = 0  # bytes
@@ -156,7 +160,7 @@ class Express:
             return False
         if not self._in_turn(message_id, charge) or worker.sharing.has_locks(opened.key):
             return False
-        channel = self._line.connection.channels.get(session_id)
+        channel = self._connection.channels.get(session_id)
         if channel is None or not protected(channel, opened.tree.encrypt, flags, sealed):
             return False
         if flags & c.FLAGS_SIGNED and sealed is None and not verified(channel, view[start:end], signature):
@@ -173,7 +177,7 @@ class Express:
             return False
         opened.position = offset + got
         answer_flags = self._pack_read(out, first, got, ids, sealed)
-        self._line.sender.append(protect(out, first, data + got, channel if answer_flags & c.FLAGS_SIGNED else None, sealed))
+        self._sender.append(protect(out, first, data + got, channel if answer_flags & c.FLAGS_SIGNED else None, sealed))
         return True
 
     def _take_large(
@@ -199,14 +203,14 @@ class Express:
         flags = self._pack_read(buffer.view, first, got, ids, sealed)
         opened.position = offset + got
         end = protect(buffer.view, first, HEADROOM + got, channel if flags & c.FLAGS_SIGNED else None, sealed)
-        self._line.sender.queue(buffer.view[first - before(sealed) : end], buffer)
+        self._sender.queue(buffer.view[first - before(sealed) : end], buffer)
         return True
 
     def _send_extent(self, opened: Open, entry: FileEntry | None, place: tuple[int, int], ids: Ids) -> bool:
         """Header and fixed part from here, the payload from the file. ``place``: offset and MinimumCount."""
         if entry is None:
             return False
-        got, (offset, minimum), sender = entry.length, place, self._line.sender
+        got, (offset, minimum), sender = entry.length, place, self._sender
         if not got or got < minimum:
             entry.free()
             return False
@@ -257,7 +261,7 @@ class Express:
             return False
         if offset + length > _LAST_OFFSET or not self._in_turn(message_id, charge) or worker.sharing.has_locks(opened.key):
             return False
-        channel = self._line.connection.channels.get(session_id)
+        channel = self._connection.channels.get(session_id)
         if channel is None or not protected(channel, opened.tree.encrypt, flags, sealed):
             return False
         if flags & c.FLAGS_SIGNED and sealed is None and not verified(channel, view[start:end], signature):
@@ -281,7 +285,7 @@ class Express:
             session_id, NO_SIGNATURE, file.WRITE_RESPONSE_STRUCTURE_SIZE, 0, length, 0, 0, 0,
         )  # fmt: skip
         signer = channel if answer_flags & c.FLAGS_SIGNED else None
-        self._line.sender.append(protect(out, first, first + _WRITE_RESPONSE.size, signer, sealed))
+        self._sender.append(protect(out, first, first + _WRITE_RESPONSE.size, signer, sealed))
         return True
 
     def _take_close(self, view: memoryview, start: int, end: int, sealed: Channel | None) -> bool:
@@ -304,7 +308,7 @@ class Express:
             return False
         if sequence != opened.usual:
             return False
-        channel = self._line.connection.channels.get(session_id)
+        channel = self._connection.channels.get(session_id)
         if channel is None or not self._in_turn(message_id, charge) or not protected(channel, opened.tree.encrypt, flags, sealed):
             return False
         if flags & c.FLAGS_SIGNED and sealed is None and not verified(channel, view[start:end], signature):
@@ -334,7 +338,7 @@ class Express:
         stop = first + HEADER_SIZE + len(body)
         out[first + HEADER_SIZE : stop] = body
         signer = channel if answer_flags & c.FLAGS_SIGNED else None
-        self._line.sender.append(protect(out, first, stop, signer, sealed))
+        self._sender.append(protect(out, first, stop, signer, sealed))
         return True
 
     def _take_echo(self, view: memoryview, start: int, end: int, sealed: Channel | None) -> bool:
@@ -344,7 +348,7 @@ class Express:
         ) = _ECHO_REQUEST.unpack_from(view, start)  # fmt: skip
         if protocol_id != PROTOCOL_ID or size != HEADER_SIZE or command != _ECHO or flags & UNUSUAL or following:
             return False
-        channel = self._line.connection.channels.get(session_id)
+        channel = self._connection.channels.get(session_id)
         if body_size != control.ECHO_STRUCTURE_SIZE or channel is None or not self._in_turn(message_id, charge):
             return False
         if not protected(channel, False, flags, sealed):
@@ -360,7 +364,7 @@ class Express:
             session_id, NO_SIGNATURE, control.ECHO_STRUCTURE_SIZE, 0,
         )  # fmt: skip
         signer = channel if answer_flags & c.FLAGS_SIGNED else None
-        self._line.sender.append(protect(out, first, first + _ECHO_RESPONSE.size, signer, sealed))
+        self._sender.append(protect(out, first, first + _ECHO_RESPONSE.size, signer, sealed))
         return True
 
     # what they share
@@ -379,22 +383,21 @@ class Express:
     def _reserve(self, size: int, sealed: Channel | None) -> tuple[memoryview, int]:
         """Room for a response of ``size`` bytes with what goes before and behind it: the buffer, and where its header goes."""
         front = before(sealed)
-        out, at = self._line.sender.reserve(front + size + TAG_SIZE)
+        out, at = self._sender.reserve(front + size + TAG_SIZE)
         return out, at + front
 
     def _in_turn(self, message_id: int, charge: int) -> bool:
         """Whether the id is the very next of the window and granted: then to charge it is to move the window's end."""
-        window = self._line.connection.credits
+        window = self._connection.credits
         return message_id == window.low and message_id + (charge or 1) <= window.high and not window.used
 
     def _charge(self, message_id: int, charge: int, credit: int) -> int:
         """Take the credits of a request that is ``_in_turn``; those that its answer grants."""
-        line = self._line
-        connection = line.connection
+        connection = self._connection
         charged = (charge or 1) if connection.multi_credit else 1
         window = connection.credits
         window.low = message_id + charged
-        return window.grant(credit, 1 if line.paused else ALL_CREDITS, charged)
+        return window.grant(credit, 1 if self._line.paused else ALL_CREDITS, charged)
 
 
 def before(sealed: Channel | None) -> int:

@@ -97,7 +97,7 @@ class Glances(Express):
 
     def _answer(self, view: memoryview, look: _Look, sealed: Channel | None) -> bool:
         worker = self._worker
-        connection = self._line.connection
+        connection = self._connection
         session = worker.sessions.get(look.session_id)
         if session is None or session.state is not State.VALID:
             return False
@@ -127,7 +127,7 @@ class Glances(Express):
 
     def _in_order(self, elements: tuple[_Element, _Element, _Element]) -> bool:
         """Whether their ids are the very next of the window: see ``_in_turn``."""
-        window = self._line.connection.credits
+        window = self._connection.credits
         expected = window.low
         for element in elements:
             if element.message_id != expected:
@@ -179,15 +179,14 @@ class Glances(Express):
         out[at + _CLOSE_RESPONSE.size : at + _CLOSED] = _PADDING
         if sealed is None:
             _sign(out, (first, first + second, at, at + _CLOSED), look.elements, channel)
-        self._line.sender.append(protect(out, first, at + _CLOSED, None, sealed))
+        self._sender.append(protect(out, first, at + _CLOSED, None, sealed))
 
     def _heads(self, look: _Look, following: tuple[int, int, int], sealed: Channel | None) -> list[tuple[bytes | int, ...]]:
         """The fields of the three headers; the credits are taken and granted."""
-        line = self._line
-        window, multi = line.connection.credits, line.connection.multi_credit
+        window, multi = self._connection.credits, self._connection.multi_credit
         last = look.elements[2]
         window.low = last.message_id + ((last.charge or 1) if multi else 1)
-        ceiling = 1 if line.paused else ALL_CREDITS
+        ceiling = 1 if self._line.paused else ALL_CREDITS
         heads: list[tuple[bytes | int, ...]] = []
         for element, command, size in zip(look.elements, _COMMANDS, following, strict=True):
             granted = window.grant(element.credit, ceiling, (element.charge or 1) if multi else 1)

@@ -34,12 +34,12 @@ class Line(Traffic):
         self.connection = connection
         connection.elsewhere = self._elsewhere
         self.client_address = address
-        self.engine = Engine(self)
         self.logons: dict[int, Logon] = {}  # under way, by SessionId
         self.departed: dict[int, Channel] = {}  # of sessions that have ended
         self.forgeries = 0  # bindings with a wrong signature
         self._known = False  # somebody was logged on when this was last asked
         self.open_traffic(sock)
+        self.engine = Engine(self)
         self.loop.later(worker.config.session_setup_timeout, self._expect_session)
 
     def _elsewhere(self, session_id: int) -> Channel | None:
