@@ -27,6 +27,7 @@ from smbd.master import Master
 from smbd.sharing import messages as sharing_messages
 from workers.doomed import remove
 from workers.rehearsal import rehearse
+from workers.revived import find
 
 
 def _worker(own: Child) -> None:
@@ -46,7 +47,7 @@ PROGRAMS: dict[str, Program] = {
     "authd": authd.service.main,
     "srvsvc": srvsvc.service.main,
     "host": _host,
-    "broker": functools.partial(broker.main, remover=remove),
+    "broker": functools.partial(broker.main, remover=remove, finder=find),
 }
 KINDS: tuple[queue.Kind, ...] = (
     *queue.KINDS,

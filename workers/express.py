@@ -306,7 +306,7 @@ class Express:
             return False
         if opened.held is not None:
             return False
-        if sequence != opened.usual:
+        if sequence != opened.usual or opened.write_through:  # among these are persistent opens, whose end is kept on disk
             return False
         channel = self._connection.channels.get(session_id)
         if channel is None or not self._in_turn(message_id, charge) or not protected(channel, opened.tree.encrypt, flags, sealed):

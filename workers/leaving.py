@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pools.queue import BROKER, AskBusy
-from smbd.sharing import Parting
 from smbd.sharing.messages import SWEEP
 from workers.commands.close import wake
+from workers.keeping import parting_of
 from workers.reliable import Kind
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def leave_opens(worker: Worker, tree: TreeConnect) -> None:
     lasting = [opened for opened in worker.opens.values() if opened.tree is tree and _lasts(worker, opened)]
     for opened in lasting:
         assert opened.key is not None
-        opened.left = worker.sharing.disconnect(opened.key, opened.persistent, _parting(opened))
+        opened.left = worker.sharing.disconnect(opened.key, opened.persistent, parting_of(opened))
     if lasting:
         _mind_limits(worker)
 
@@ -36,11 +36,6 @@ def _lasts(worker: Worker, opened: Open) -> bool:
         return False
     # The state that disconnected opens are kept in does not outlive the server; what is kept on disk does.
     return durability.persistent or (durability.kind is not Kind.NONE and not worker.stopping)
-
-
-def _parting(opened: Open) -> Parting:
-    sequences = opened.lock_sequences
-    return Parting(opened.mode, opened.position) if sequences is None else Parting(opened.mode, opened.position, bytes(sequences))
 
 
 def _mind_limits(worker: Worker) -> None:

@@ -50,7 +50,7 @@ from smbd.smb2.constants import (
 from smbd.smb2.dtyp import SecurityDescriptor, cached_descriptor, create_descriptor, map_generic
 from smbd.smb2.names import DATA, INDEX_ALLOCATION, Path
 from smbd.smb2.status import SmbError
-from workers import access, changes
+from workers import access, changes, keeping
 from workers.breaks import NOTHING, Blocked, of_directory
 from workers.commands.close import close_open, settle
 from workers.instance import take_over
@@ -92,6 +92,7 @@ class Wish:
     wanted: Wanted = ORDINARY
     waiter_id: int = 0
     again: bool = False  # it has waited for others to give up what they cached
+    made: Open | None = None  # what came of it
     brief: bool = False  # it is only looked at, and closed by the compound that opens it
     deadline: int = 0  # until when it waits for a lease that a program beside the server has; 0: it has met none
 
@@ -222,6 +223,8 @@ def claim(worker: Worker, opened: Open, handle: Handle, wish: Wish, granted: int
         raise Blocked(opened.key, wish.waiter_id)
     opened.cache = done
     grant(opened, wish.wanted)
+    if keeping.is_kept(opened):
+        opened.write_through = True  # what is acknowledged is to be there after the server was killed
 
 
 def writes_through(share: Share, options: int) -> bool:

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from smbd.sharing import CacheKind, Claimant, Durable, FileKey, Lasting, OpenFlags
 from smbd.smb2 import status
-from smbd.smb2.constants import CAP_PERSISTENT_HANDLES, FILE_EXECUTE, FILE_READ_DATA
+from smbd.smb2.constants import CAP_PERSISTENT_HANDLES, FILE_EXECUTE, FILE_OPEN_REPARSE_POINT, FILE_READ_DATA
 from smbd.smb2.names import Path, parse
 from smbd.smb2.status import SmbError
 from workers import identity
 from workers.commands.close import close_open
 from workers.opening import WRITING, writes_through
 from workers.reliable import AppInstance, Durability, Kind, Reconnect, Wanted, birth_of
+from workers.vfs.interface import LinkMet
 
 if TYPE_CHECKING:
     from smbd.sharing import CacheClaim
@@ -113,11 +114,11 @@ def _same_name(asked: memoryview, path: str, stream: str) -> bool:
 
 def _reopen(tree: TreeConnect, durable: Durable) -> Handle:
     """The file, if it is the very same still. Somebody beside the server may have moved or replaced it."""
-    vfs, row = tree.vfs, durable.row
+    vfs, row, itself = tree.vfs, durable.row, bool(durable.claim.options & FILE_OPEN_REPARSE_POINT)
     assert vfs is not None
     try:
-        handle = vfs.open(Path(tuple(row.path.split("/")) if row.path else (), row.key.stream))
-    except FileNotFoundError:
+        handle = vfs.open(Path(tuple(row.path.split("/")) if row.path else (), row.key.stream), itself)
+    except (FileNotFoundError, LinkMet):
         raise SmbError(status.OBJECT_NAME_NOT_FOUND) from None
     try:
         if FileKey(*handle.key) != row.key or birth_of(handle) != durable.claim.birth:
@@ -157,7 +158,7 @@ def _renew(request: Request, durable: Durable, handle: Handle, parent_key: bytes
     opened.is_directory = bool(row.flags & OpenFlags.DIRECTORY)
     opened.granted = row.access
     opened.parent_key = parent_key
-    opened.write_through = writes_through(request.tree.share, claim.options)
+    opened.write_through = bool(claim.lasting & Lasting.PERSISTENT) or writes_through(request.tree.share, claim.options)
     opened.mode = parting.mode
     opened.position = parting.position
     opened.lock_sequences = bytearray(parting.sequences)

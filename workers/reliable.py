@@ -170,6 +170,8 @@ def claim_of(wanted: Wanted, tree: TreeConnect, options: int, handle: Handle) ->
     lasting = 0
     if wanted.kind is not Kind.NONE and tree.share.durable_handles:
         lasting = Lasting.DURABLE
+        if wanted.persistent and tree.share.continuous_availability:
+            lasting |= Lasting.PERSISTENT
     if app is None and not lasting and wanted.create_guid == NO_GUID:
         return None
     high, low = (app.version if app is not None else None) or (0, 0)

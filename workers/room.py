@@ -48,6 +48,7 @@ from smbd.smb2.constants import (
     CAP_LARGE_MTU,
     CAP_LEASING,
     CAP_MULTI_CHANNEL,
+    CAP_PERSISTENT_HANDLES,
     CIPHER_AES128_CCM,
     CIPHER_AES128_GCM,
     CIPHER_AES256_CCM,
@@ -224,6 +225,8 @@ def _capabilities(config: Config) -> int:
         capabilities |= CAP_MULTI_CHANNEL
     if config.host_msdfs:
         capabilities |= CAP_DFS
+    if any(share.continuous_availability for share in config.shares.values()):
+        capabilities |= CAP_PERSISTENT_HANDLES
     return capabilities
 
 

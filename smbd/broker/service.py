@@ -14,14 +14,17 @@ import os
 from collections.abc import Callable
 
 from pools.counters import PID, TXN_SINCE
-from pools.queue import MASTER, PEER, PEER_DIED, RELOAD, Endpoint, Handler, Message, Service
+from pools.queue import MASTER, PEER, PEER_DIED, RELOAD, Deferred, Endpoint, Handler, Message, Service
 from smbd.broker.janitor import Janitor
+from smbd.broker.keeper import Keeper
 from smbd.broker.watcher import Watcher
 from smbd.child import READY, SHARING_DIRECTORY, Child
 from smbd.config import Config
 from smbd.config_messages import unpack_config
 from smbd.sharing import Doomed, FileKey, Sharing, prepare
-from smbd.sharing.messages import CLOSE_FILE, CLOSE_FILE_LAYOUT, NOTIFY, STATUS_ANSWER, SWEEP, unpack_notify
+from smbd.sharing.images import Kept
+from smbd.sharing.messages import CLOSE_FILE, CLOSE_FILE_LAYOUT, KEEP, NOTIFY, STATUS_ANSWER, SWEEP, unpack_notify
+from smbd.sharing.vault import Vault
 from smbd.smb2 import status
 
 log = logging.getLogger("millpond.broker")
@@ -30,18 +33,24 @@ STATE_SIZES = (64 << 20, 32 << 20, 16 << 20, 8 << 20)
 """Bytes of shared state: as much as the tmpfs has room for. 64 MiB hold about 100,000 opens."""
 SWEEP_EVERY = 60.0
 SCAVENGE_EVERY = 1.0
+COMPARE_EVERY = 5.0
+VAULT_DIRECTORY = "persistent"
+"""In the state directory: opens that survive the server."""
 WATCH_EVERY = 1.0
 
 Remover = Callable[[Config, Doomed], FileKey | None]
 
 
-def main(child: Child, remover: Remover) -> None:
+Finder = Callable[[Config, Kept], FileKey]
+
+
+def main(child: Child, remover: Remover, finder: Finder) -> None:
     """The broker's life."""
     directory = os.path.join(child.config.lock_directory, SHARING_DIRECTORY)
     reserve(directory)
     row = child.counters.row(child.slot)
     sharing = Sharing(directory, child.slot, child.generation, row.words[TXN_SINCE : TXN_SINCE + 1], child.counters.is_alive)
-    broker = Broker(child, sharing, remover)
+    broker = Broker(child, sharing, remover, finder)
     service = Service(Endpoint(child.hub), broker.handlers, row)
     broker.serve(service)
 
@@ -62,23 +71,29 @@ def reserve(directory: str) -> None:
 class Broker:
     """The message table's handlers."""
 
-    def __init__(self, child: Child, sharing: Sharing, remover: Remover) -> None:
+    def __init__(self, child: Child, sharing: Sharing, remover: Remover, finder: Finder) -> None:
         self._config = child.config
         self._counters = child.counters
         self._sharing = sharing
         self._remover = remover
+        self._finder = finder
+        self._keeper: Keeper | None = None
         self._janitor: Janitor
         self.handlers: dict[int, Handler] = {
             PEER_DIED: self.peer_died,
             RELOAD: self.reload,
             NOTIFY.number: self.announced,
             CLOSE_FILE.number: self.close_file,
+            KEEP.number: self.keep,
             SWEEP.number: lambda _message: self._janitor.sweep_closing(),
         }
         self._watcher: Watcher
+        self._service: Service
 
     def serve(self, service: Service) -> None:
         """Sweep once, tell the master that the shared state stands, and go on until STOP or the master's end."""
+
+        self._service = service
 
         def tell(slot: int, kind: int, payload: bytes, generation: int) -> None:
             service.send(slot, kind, payload, generation=generation)
@@ -86,6 +101,7 @@ class Broker:
         self._janitor = Janitor(self._sharing, tell, lambda item: self._remover(self._config, item), self._config.oplock_break_timeout)
         self._watcher = Watcher(self._sharing, service, self._config, self._own_pids)
         self._janitor.sweep_dead()
+        self._start_keeper(service)
         service.every(SWEEP_EVERY, self._janitor.sweep_dead)
         service.every(SCAVENGE_EVERY, self.scavenge)
         service.every(WATCH_EVERY, self._watcher.refresh)
@@ -94,7 +110,32 @@ class Broker:
             service.run()
         finally:
             self._watcher.close()
+            if self._keeper is not None:
+                self._keeper.close()
             self._sharing.close_environment()
+
+    def _start_keeper(self, service: Service) -> None:
+        """Where a share is continuously available. With no place to keep opens none is persistent: that is told, and ends nothing else."""
+        config = self._config
+        if not any(share.continuous_availability for share in config.shares.values()):
+            return
+        try:
+            vault = Vault(os.path.join(config.state_directory, VAULT_DIRECTORY))
+        except OSError as error:
+            log.error("no open is persistent: %s", error)
+            return
+        self._keeper = keeper = Keeper(self._sharing, vault)
+        service.watch(keeper.fileno(), keeper.written)
+        service.every(COMPARE_EVERY, keeper.compare)
+        keeper.load(lambda kept: self._finder(self._config, kept))
+
+    def keep(self, message: Message) -> bytes | Deferred | None:
+        """KEEP: see the keeper."""
+        if self._keeper is None:
+            self._start_keeper(self._service)  # the configuration may have come with a reload
+        if self._keeper is None:
+            return STATUS_ANSWER.pack(status.INSUFFICIENT_RESOURCES) if message.id else None
+        return self._keeper.keep(message)
 
     def peer_died(self, message: Message) -> None:
         """PEER_DIED: sweep after it."""

@@ -155,6 +155,7 @@ class Share:
     msdfs_shuffle_referrals: bool = _par(False, values.boolean)
     oplocks: bool = _par(True, values.boolean)
     durable_handles: bool = _par(True, values.boolean)
+    continuous_availability: bool = _par(False, values.boolean)
     level2_oplocks: bool = _par(True, values.boolean)
     veto_oplock_files: tuple[str, ...] = _par(_names(), values.patterns)
     strict_sync: bool = _par(True, values.boolean)

@@ -67,7 +67,7 @@ class Durables(Opens):
         if kept is None:
             return None
         state = DURABLE_STATE.unpack(kept)
-        row_key = _row_key(state, file_id)
+        row_key = row_key_of(state, file_id)
         raw = transaction.get(row_key, db=self._opens)
         connected = state.slot != DISCONNECTED and self.is_alive(state.slot, state.generation)
         if raw is None or not (connected or state.lasting):
@@ -139,7 +139,7 @@ class Durables(Opens):
         at, durable = stream_key(key), self._durable(transaction, file_id)
         if durable is None or not durable.lasting or STREAM_KEY.pack(durable.dev, durable.ino, durable.stream) != at:
             raise SmbError(status.OBJECT_NAME_NOT_FOUND)
-        row_key = _row_key(durable, file_id)
+        row_key = row_key_of(durable, file_id)
         raw = transaction.get(row_key, db=self._opens)
         if raw is None:
             raise SmbError(status.OBJECT_NAME_NOT_FOUND)
@@ -214,12 +214,13 @@ class Durables(Opens):
         durable = self._durable(transaction, file_id)
         if durable is None or durable.slot != DISCONNECTED:
             return ()
-        row_key = _row_key(durable, file_id)
+        row_key = row_key_of(durable, file_id)
         raw = transaction.get(row_key, db=self._opens)
         return () if raw is None else self._end_orphan(transaction, row_key, raw).wake
 
 
-def _row_key(state: DurableState, file_id: int) -> bytes:
+def row_key_of(state: DurableState, file_id: int) -> bytes:
+    """The key in ``opens`` of an open that is known by its names."""
     return OPEN_KEY.pack(state.dev, state.ino, state.stream, state.slot, state.generation, file_id)
 
 

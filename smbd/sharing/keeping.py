@@ -66,11 +66,14 @@ class Keeping(Locks):
             durable.app_high, durable.app_low, durable.client_guid, durable.create_guid, durable.app_instance, Parting().sequences,
         )  # fmt: skip
         transaction.put(name, DURABLE_STATE.pack(*state) + pack_strings(durable.sid), db=self._durables)
-        if durable.create_guid != NO_GUID:
-            transaction.put(GUID_KEY.pack(durable.client_guid, durable.create_guid), name, db=self._guids)
-        if durable.app_instance != NO_GUID:
-            transaction.put(APP_KEY.pack(durable.app_instance, claim.file_id), b"\x01", db=self._apps)
+        self._enter_names(transaction, state, name)
         return lasting, OpenFlags.NAMED | (OpenFlags.LASTING if lasting else 0)
+
+    def _enter_names(self, transaction: Transaction, state: DurableState, name: bytes) -> None:
+        if state.create_guid != NO_GUID:
+            transaction.put(GUID_KEY.pack(state.client_guid, state.create_guid), name, db=self._guids)
+        if state.app_instance != NO_GUID:
+            transaction.put(state.app_instance + name, b"\x01", db=self._apps)
 
     def _forget(self, transaction: Transaction, file_id: int) -> None:
         """An open that had names has ended."""

@@ -5,7 +5,8 @@ Invariant: each payload is a layout plus at most two counted strings; a receiver
 because the thing it named has ended meanwhile.
 
 LOCK_WAKE, NOTIFY and SWEEP (to the broker: a disconnected open has ended and may have left something to be deleted) want no answer, nor
-does an OPLOCK_BREAK without an id. Others, CLOSE_FILE and CLOSE_SESSION are answered by kind + 1 with STATUS_ANSWER when the work is done.
+does an OPLOCK_BREAK or a KEEP without an id. Others, CLOSE_FILE and CLOSE_SESSION are answered by kind + 1 with STATUS_ANSWER when the
+work is done.
 """
 
 from __future__ import annotations
@@ -36,10 +37,13 @@ CLOSE_FILE = Kind(0x0508, "close_file", 3, 0, 64, _CLOSERS)
 CLOSE_FILE_ANSWER = Kind(0x0509, "close_file_answer", 3, 0, 64, _WAKERS)
 CLOSE_SESSION = Kind(0x050A, "close_session", 1, 0, 64, _CLOSERS)
 CLOSE_SESSION_ANSWER = Kind(0x050B, "close_session_answer", 1, 0, 64, _WORKERS)
+KEEP = Kind(0x050E, "keep", 0, 0, 64, _WORKERS)
+KEEP_ANSWER = Kind(0x050F, "keep_answer", 0, 0, 64, frozenset({"broker"}))
 SWEEP = Kind(0x050C, "sweep", 0, 0, 0, _WORKERS)
 
 KINDS: tuple[Kind, ...] = (
-    NOTIFY, LOCK_WAKE, OPLOCK_BREAK, OPLOCK_BREAK_ANSWER, CLOSE_FILE, CLOSE_FILE_ANSWER, CLOSE_SESSION, CLOSE_SESSION_ANSWER, SWEEP,
+    NOTIFY, LOCK_WAKE, OPLOCK_BREAK, OPLOCK_BREAK_ANSWER, CLOSE_FILE, CLOSE_FILE_ANSWER, CLOSE_SESSION, CLOSE_SESSION_ANSWER,
+    KEEP, KEEP_ANSWER, SWEEP,
 )  # fmt: skip
 
 
@@ -87,6 +91,12 @@ class CloseFile(NamedTuple):
     file_id: U64
 
 
+class Keep(NamedTuple):
+    """To the broker: what the tables say of this persistent open, or that it is gone, is to be on the disk."""
+
+    file_id: U64
+
+
 class CloseSession(NamedTuple):
     """End one session: as if its client had logged off, or as if its connection were lost. ``reason``: who wants it, as below."""
 
@@ -104,6 +114,7 @@ NOTIFY_LAYOUT = Layout(Notify)
 LOCK_WAKE_LAYOUT = Layout(LockWake)
 OPLOCK_BREAK_LAYOUT = Layout(OplockBreak)
 CLOSE_FILE_LAYOUT = Layout(CloseFile)
+KEEP_LAYOUT = Layout(Keep)
 CLOSE_SESSION_LAYOUT = Layout(CloseSession)
 STATUS_ANSWER = Layout(StatusAnswer)
 

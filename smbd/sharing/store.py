@@ -32,6 +32,7 @@ WORDS_SIZE = 64 + 2 * BUCKETS
 WATCHER_COUNT = 0
 WAITER_COUNT = 1
 ERA = 2
+LOADED = 3
 DIRECTORY_COUNT = 3
 TIME_COUNT = 4
 LEAST_SIZE = 1 << 20
@@ -185,6 +186,15 @@ class Store:
     def era(self) -> int:
         """32 bits that another server's state, before or after this one's, hardly has: see ``Worker.new_open``."""
         return self._counts[ERA]
+
+    @property
+    def loaded(self) -> bool:
+        """Whether the persistent opens of an earlier server are in the tables."""
+        return bool(self._counts[LOADED])
+
+    @loaded.setter
+    def loaded(self, on: bool) -> None:
+        self._counts[LOADED] = int(on)
 
     def tables(self) -> tuple[Table, ...]:
         """All tables, for who counts or checks them."""

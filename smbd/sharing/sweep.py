@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 
-from smbd.sharing.durables import Durables
+from smbd.sharing.images import Images
 from smbd.sharing.records import (
     CLIENT_KEY,
     LOCK_KEY,
@@ -43,11 +43,11 @@ BATCH = 16
 Gone = Callable[[int, int], bool]
 
 
-class Sharing(Durables):
+class Sharing(Images):
     """The shared file state, as one process sees it: one object a slot, made after the fork.
 
     Its tables are a chain of classes (sessions, watches, locks, keeping, caches, closing, yielding, opens,
-    durables), each knowing only those before: the compiled form knows
+    durables, images), each knowing only those before: the compiled form knows
     single inheritance only.
     """
 

@@ -11,7 +11,7 @@ from smbd.sharing.messages import LOCK_WAKE, LOCK_WAKE_LAYOUT
 from smbd.smb2.constants import CLOSE_FLAG_POSTQUERY_ATTRIB
 from smbd.smb2.messages.file import CLOSE_RESPONSE, CLOSE_RESPONSE_STRUCTURE_SIZE, CloseRequest
 from smbd.smb2.status import SmbError
-from workers import changes, identity, rangelocks, writetimes
+from workers import changes, identity, keeping, rangelocks, writetimes
 from workers.commands import pipe
 from workers.doomed import asker
 from workers.request import Answer, Request
@@ -33,7 +33,7 @@ def close(request: Request, body: CloseRequest) -> bytes | Coroutine[Any, None, 
         writetimes.end(request.worker, opened)
     response = last_words(opened, body.flags)
     close_open(request.worker, opened)
-    return response
+    return keeping.closed(request, response)
 
 
 def last_words(opened: Open, flags: int) -> bytes:
@@ -85,6 +85,8 @@ def _end_claim(worker: Worker, opened: Open, key: FileKey) -> None:
     if opened.dooms and opened.is_directory and not closed.last:
         changes.doomed(worker, opened)
     settle(worker, opened, key, closed)
+    if keeping.is_kept(opened):
+        keeping.tell_keeper(worker, opened)
 
 
 def settle(worker: Worker, opened: Open, key: FileKey, closed: Closed) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from smbd.smb2 import status
 from smbd.smb2.constants import (
+    CAP_PERSISTENT_HANDLES,
     CREATE_FLAG_REPARSEPOINT,
     FILE_ATTRIBUTE_REPARSE_POINT,
     FILE_CREATE_TREE_CONNECTION,
@@ -29,7 +30,7 @@ from smbd.smb2.messages import create_contexts as contexts
 from smbd.smb2.messages.create import CREATE_REQUEST, CREATE_RESPONSE, CREATE_RESPONSE_STRUCTURE_SIZE, CreateRequest
 from smbd.smb2.names import DATA, Path, beneath_share, decode, parse, parse_text
 from smbd.smb2.status import SmbError
-from workers import access, reliable, replay, writetimes
+from workers import access, keeping, reliable, replay, writetimes
 from workers.breaks import Blocked, cache_claim, lease_context, level_of, until_free
 from workers.commands import pipe
 from workers.commands.close import close_open
@@ -68,7 +69,20 @@ def create(request: Request, body: CreateRequest) -> bytes | Coroutine[Any, None
         raise SmbError(status.TOO_MANY_OPENED_FILES)
     wish.cache = cache_claim(request, wish.path.name, body.requested_oplock_level, found.get(contexts.REQUEST_LEASE))
     wish.brief = request.chain is not None and not request.tree.slow and request.chain.closes_soon()
-    return replay.once(request, wish, partial(open_new, request, wish, found), partial(open_again, request, wish, found))
+    return replay.once(request, wish, partial(open_and_keep, request, wish, found), partial(open_again, request, wish, found))
+
+
+def open_and_keep(request: Request, wish: Wish, found: Contexts) -> bytes | Coroutine[Any, None, bytes | Answer]:
+    """A persistent open is answered when it is on the disk; when it cannot be, it is not opened."""
+
+    def undo(opened: Open) -> None:
+        worker, durability, key = request.worker, opened.durability, opened.key
+        if durability is not None and durability.action == FILE_CREATED and key is not None and not opened.ended:
+            token = opened.tree.token
+            worker.sharing.set_delete_on_close(key, opened.persistent, True, token.uid, token.gid)
+        close_open(worker, opened)
+
+    return keeping.created(request, wish, open_new(request, wish, found), undo)
 
 
 def open_new(request: Request, wish: Wish, found: Contexts) -> bytes | Coroutine[Any, None, bytes | Answer]:
@@ -144,6 +158,7 @@ def open_and_respond(request: Request, wish: Wish, found: Contexts) -> bytes:
         close_open(request.worker, opened)
         raise
     request.worker.add_open(opened)
+    wish.made = opened
     if wish.wanted.kind is Kind.DURABLE_V2:
         request.worker.creates.answered(opened, action)
     if request.chain is not None:
@@ -171,9 +186,12 @@ def read_wish(request: Request, body: CreateRequest, found: Contexts) -> Wish:
     wish = Wish(path, body.desired_access, body.share_access, body.create_disposition, body.create_options, body.file_attributes)
     if found:
         _apply_contexts(request, wish, found)
-        dialect = request.line.connection.dialect
+        dialect, choice = request.line.connection.dialect, request.line.connection.choice
         assert dialect is not None
+        assert choice is not None
         wish.wanted = reliable.wanted_of(found, dialect, request.session.terms.client_guid)
+        if wish.wanted.persistent and not choice.capabilities & CAP_PERSISTENT_HANDLES:
+            wish.wanted = wish.wanted._replace(persistent=False)
     return wish
 
 

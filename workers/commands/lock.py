@@ -17,7 +17,7 @@ from smbd.smb2.constants import (
 from smbd.smb2.header import HEADER_SIZE
 from smbd.smb2.messages.file import LOCK_ELEMENT, LOCK_REQUEST, LOCK_RESPONSE, LOCK_RESPONSE_STRUCTURE_SIZE, LockElement, LockRequest
 from smbd.smb2.status import SmbError
-from workers import rangelocks, replay
+from workers import keeping, rangelocks, replay
 from workers.breaks import woken
 from workers.commands.close import wake
 from workers.loop import Cancelled
@@ -51,20 +51,33 @@ def change_locks(request: Request, body: LockRequest) -> bytes | Coroutine[Any, 
     elements = [LOCK_ELEMENT.unpack(request.view, ELEMENTS_AT + index * LOCK_ELEMENT.size) for index in range(body.lock_count)]
     entry = replay.lock_entry(request, body.lock_sequence)
     if entry < 0:
-        return execute(request, elements)
+        return keeping.locked(request, execute(request, elements), partial(undo, request, elements))
     if replay.lock_repeats(opened, entry, body.lock_sequence):
         return RESPONSE
     result = execute(request, elements)
-    if not isinstance(result, bytes):
-        return _remember(result, opened, (entry, body.lock_sequence))
-    replay.lock_succeeded(opened, entry, body.lock_sequence)
-    return result
+    if isinstance(result, bytes):
+        replay.lock_succeeded(opened, entry, body.lock_sequence)
+    else:
+        result = _remember(result, opened, (entry, body.lock_sequence))
+    return keeping.locked(request, result, partial(undo, request, elements, entry))
 
 
 async def _remember(waiting: Coroutine[Any, None, bytes], opened: Open, place: tuple[int, int]) -> bytes:
     result = await waiting
     replay.lock_succeeded(opened, *place)
     return result
+
+
+def undo(request: Request, elements: list[LockElement], entry: int = -1) -> None:
+    """What was locked cannot be kept on disk, so it is not locked. What was unlocked stays unlocked."""
+    worker, opened = request.worker, request.open
+    if opened.ended or opened.key is None:
+        return
+    if opened.lock_sequences is not None and entry >= 0:
+        opened.lock_sequences[entry] = replay.NOT_VALID
+    if not elements[0].flags & LOCKFLAG_UNLOCK:
+        ranges = [Range(element.offset, element.length) for element in elements]
+        wake(worker, worker.sharing.unlock(opened.key, opened.persistent, ranges).wake)
 
 
 def execute(request: Request, elements: list[LockElement]) -> bytes | Coroutine[Any, None, bytes]:

@@ -10,6 +10,8 @@ from typing import Any
 from smbd.config import Config, Share
 from smbd.smb2 import status
 from smbd.smb2.constants import (
+    CAP_PERSISTENT_HANDLES,
+    SHARE_CAP_CONTINUOUS_AVAILABILITY,
     SHARE_CAP_DFS,
     SHARE_TYPE_DISK,
     SHARE_TYPE_PIPE,
@@ -111,9 +113,8 @@ def _connected(request: Request, tree: TreeConnect) -> bytes:
     kind = SHARE_TYPE_PIPE if tree.share.kind == "pipe" else SHARE_TYPE_DISK
     dfs = tree.is_dfs(request.worker.config)
     flags = share_flags(tree) | (SHAREFLAG_DFS | SHAREFLAG_DFS_ROOT if dfs else 0)
-    return TREE_CONNECT_RESPONSE.pack(
-        TREE_CONNECT_RESPONSE_STRUCTURE_SIZE, kind, 0, flags, SHARE_CAP_DFS if dfs else 0, tree.maximal_access
-    )
+    about = flags, capabilities(request, tree) | (SHARE_CAP_DFS if dfs else 0), tree.maximal_access
+    return TREE_CONNECT_RESPONSE.pack(TREE_CONNECT_RESPONSE_STRUCTURE_SIZE, kind, 0, *about)
 
 
 def share_name(request: Request, body: TreeConnectRequest) -> str:
@@ -154,6 +155,13 @@ def share_flags(tree: TreeConnect) -> int:
     if tree.share.hide_unreadable and not tree.is_pipe:
         flags |= SHAREFLAG_ACCESS_BASED_DIRECTORY_ENUM
     return flags
+
+
+def capabilities(request: Request, tree: TreeConnect) -> int:
+    """2.2.10 Capabilities."""
+    choice = request.line.connection.choice
+    persistent = choice is not None and choice.capabilities & CAP_PERSISTENT_HANDLES and tree.share.continuous_availability
+    return SHARE_CAP_CONTINUOUS_AVAILABILITY if persistent else 0
 
 
 def tree_disconnect(request: Request, body: TreeDisconnectRequest) -> bytes | Coroutine[Any, None, bytes]:

@@ -1,0 +1,183 @@
+"""Persistent opens: the server, or everything, is killed and started again, and what was promised is still so."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+
+import psutil
+import pytest
+
+from bench.load.account import tree
+from smbd.smb2 import constants as c
+from smbd.smb2 import status
+from smbd.smb2.messages import create_contexts as contexts
+from smbd.smb2.messages.create import CREATE_RESPONSE
+from smbd.smb2.messages.tree import TREE_CONNECT_RESPONSE
+from tests.server import SHARE, Server, eventually
+from tests.wire_client import FileId, Offer, Response, WireClient
+
+EXCLUSIVE = c.LOCKFLAG_EXCLUSIVE_LOCK | c.LOCKFLAG_FAIL_IMMEDIATELY
+ONE, TWO = Offer(client_guid=b"1" * 16), Offer(client_guid=b"2" * 16)
+PERSISTENT = c.DHANDLE_FLAG_PERSISTENT
+
+
+@pytest.fixture
+def server(make_server: Callable[..., Server]) -> Iterator[Server]:
+    return make_server(share_settings={"continuous availability": "yes"})
+
+
+def guid(name: str) -> bytes:
+    return name.encode().ljust(16, b".")[:16]
+
+
+def file_id_of(response: Response) -> FileId:
+    fields = response.parse(CREATE_RESPONSE)
+    return fields.file_id_persistent, fields.file_id_volatile
+
+
+def ask(client: WireClient, name: str, timeout: int = 60_000, state: int = 0, **options: object) -> Response:
+    asked = [(b"DH2Q", contexts.DURABLE_REQUEST_V2.pack(timeout, PERSISTENT, 0, guid(name)))]
+    if state:
+        asked.insert(0, (b"RqLs", contexts.LEASE_V2.pack(guid(name), state, 0, 0, bytes(16), 0, 0)))
+        options["oplock"] = c.OPLOCK_LEVEL_LEASE
+    return client.create(name, contexts=asked, **options)
+
+
+def persistent(client: WireClient, name: str, timeout: int = 60_000, state: int = 0, **options: object) -> FileId:
+    response = ask(client, name, timeout, state, **options)
+    fields = response.parse(CREATE_RESPONSE)
+    told = contexts.parse_chain(memoryview(response.part(fields.create_contexts_offset, fields.create_contexts_length)))
+    assert contexts.DURABLE_RESPONSE_V2.unpack(told[b"DH2Q"]).flags == PERSISTENT
+    return file_id_of(response)
+
+
+def come_back(client: WireClient, name: str, file_id: FileId, *, state: int = 0) -> Response:
+    asked = [(b"DH2C", contexts.DURABLE_RECONNECT_V2.pack(*file_id, guid(name), PERSISTENT))]
+    if state:
+        asked.insert(0, (b"RqLs", contexts.LEASE_V2.pack(guid(name), state, 0, 0, bytes(16), 0, 0)))
+    return client.create(name, contexts=asked)
+
+
+def kill_everything(server: Server) -> None:
+    family = tree(server.pid)
+    for process in family:
+        process.send_signal(signal.SIGKILL)
+    psutil.wait_procs(family, 10)
+    assert server.peer.process is not None
+    server.peer.process.wait(10)
+    server.peer.launch()
+    server.peer.await_ready()
+
+
+def kill_the_master(server: Server) -> None:
+    family = tree(server.pid)
+    os.kill(server.pid, signal.SIGKILL)
+    assert server.peer.process is not None
+    server.peer.process.wait(10)
+    psutil.wait_procs(family, 10)
+    server.peer.launch()
+    server.peer.await_ready()
+
+
+def stop_in_order(server: Server) -> None:
+    server.peer.stop()
+    server.peer.launch()
+    server.peer.await_ready()
+
+
+def kill_the_worker(server: Server) -> None:
+    for pid in server.pids("worker"):
+        os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("end", [kill_everything, kill_the_master, stop_in_order, kill_the_worker])
+@pytest.mark.parametrize("state", [0, 7])
+def test_it_stands_again(server: Server, end: Callable[[Server], None], state: int) -> None:
+    client = server.client(offer=ONE)
+    held = persistent(client, "kept", state=state, share=c.FILE_SHARE_READ)
+    assert client.write(held, 0, b"what was acknowledged").status == status.SUCCESS
+    assert client.lock(held, (0, 4, EXCLUSIVE), (10, 1, EXCLUSIVE), sequence=0x13).status == status.SUCCESS
+    client.transport.close()
+    end(server)
+    other = server.client(offer=TWO)
+    assert other.create("kept").status == status.FILE_NOT_AVAILABLE
+    if not state:
+        reader = other.open("kept", access=c.FILE_READ_DATA)
+        assert other.read(reader, 0, 1).status == status.FILE_LOCK_CONFLICT
+    back = server.client(offer=ONE)
+    assert come_back(server.client(other=True, offer=ONE), "kept", held, state=state).status == status.ACCESS_DENIED
+    again = come_back(back, "kept", held, state=state)
+    assert again.status == status.SUCCESS
+    now = file_id_of(again)
+    assert now[0] == held[0]
+    assert back.read_data(now, 0, 21) == b"what was acknowledged"
+    assert back.lock(now, (0, 4, EXCLUSIVE), (10, 1, EXCLUSIVE), sequence=0x13).status == status.SUCCESS  # the same once more: it has it
+    assert back.lock(now, (0, 4, c.LOCKFLAG_UNLOCK), (10, 1, c.LOCKFLAG_UNLOCK)).status == status.SUCCESS
+    if not state:
+        assert other.create("kept").status == status.SHARING_VIOLATION
+    back.close(now)
+    back.transport.close()
+    stop_in_order(server)
+    assert server.client(offer=TWO).create("kept").status == status.SUCCESS  # what was closed is kept no longer
+
+
+def test_time_ends_it_after_a_restart_too(server: Server) -> None:
+    persistent(server.client(offer=ONE), "brief", timeout=500, options=c.FILE_DELETE_ON_CLOSE, share=0)
+    kill_everything(server)
+    eventually(lambda: not (server.peer.share / "brief").exists(), what="it is still there")
+    assert server.client(offer=TWO).create("brief", share=0).status == status.SUCCESS
+
+
+def test_a_file_that_was_replaced_while_the_server_was_away(server: Server) -> None:
+    client = server.client(offer=ONE)
+    held = persistent(client, "replaced")
+    client.transport.close()
+    path = server.share / "replaced"
+    server.peer.stop()
+    path.rename(path.with_name("away"))
+    path.write_bytes(b"another")
+    path.chmod(0o666)
+    server.peer.launch()
+    server.peer.await_ready()
+    back = server.client(offer=ONE)
+    assert come_back(back, "replaced", held).status == status.OBJECT_NAME_NOT_FOUND
+    assert back.read_data(back.open("replaced"), 0, 7) == b"another"
+
+
+def test_the_broker_dies_while_opens_are_made(server: Server) -> None:
+    client = server.client(offer=ONE, timeout=60)
+    first = persistent(client, "first")
+    (broker,) = server.pids("broker")
+    os.kill(broker, signal.SIGKILL)
+    second = persistent(client, "second")
+    assert client.close(first).status == status.SUCCESS
+    client.transport.close()
+    kill_everything(server)
+    back = server.client(offer=ONE)
+    assert come_back(back, "first", first).status == status.OBJECT_NAME_NOT_FOUND
+    assert come_back(back, "second", second).status == status.SUCCESS
+
+
+def test_only_where_it_was_promised(server: Server, make_server: Callable[..., Server]) -> None:
+    answer = server.client(offer=ONE).tree_connect(SHARE).parse(TREE_CONNECT_RESPONSE)
+    assert answer.capabilities & c.SHARE_CAP_CONTINUOUS_AVAILABILITY
+    old = server.client(offer=Offer((0x0210,)))
+    assert not old.tree_connect(SHARE).parse(TREE_CONNECT_RESPONSE).capabilities
+    plain = make_server().client(offer=ONE)
+    assert not plain.tree_connect(SHARE).parse(TREE_CONNECT_RESPONSE).capabilities
+    response = ask(plain, "plain")
+    assert not response.parse(CREATE_RESPONSE).create_contexts_length
+
+
+def test_no_room_to_keep_it(make_server: Callable[..., Server]) -> None:
+    """The place where opens are kept is a file: nothing can be kept there, and nothing else suffers."""
+    server = make_server(share_settings={"continuous availability": "yes"}, start=False)
+    (server.peer.base / "state").mkdir(exist_ok=True)
+    (server.peer.base / "state" / "persistent").write_bytes(b"")
+    server.start()
+    client = server.client(offer=ONE)
+    assert ask(client, "refused").status == status.INSUFFICIENT_RESOURCES
+    assert not (server.share / "refused").exists()
+    assert client.create("usual").status == status.SUCCESS

@@ -1,0 +1,167 @@
+"""The keeper: what is answered when, what is one write, and what stands again at a start."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from shutil import rmtree
+from threading import Event
+from typing import Any
+
+import pytest
+
+from pools.queue import Deferred, Message
+from smbd.broker.keeper import Keeper
+from smbd.sharing import DurableClaim, FileKey, Lasting, OpenClaim, Sharing, prepare
+from smbd.sharing.images import Kept
+from smbd.sharing.messages import KEEP, KEEP_LAYOUT, STATUS_ANSWER
+from smbd.sharing.vault import Vault
+from smbd.smb2 import status
+
+CLAIM = DurableClaim(Lasting.PERSISTENT, 2, 60_000, b"C" * 16, b"G" * 16, birth=5)
+
+
+class Slow(Vault):
+    """A vault that writes when it is told to, and may be full."""
+
+    def __init__(self, directory: str) -> None:
+        super().__init__(directory)
+        self.may_write = Event()
+        self.may_write.set()
+        self.full = False
+        self.writes: list[set[int]] = []
+
+    def write(self, changes: Mapping[int, bytes | None]) -> None:
+        self.may_write.wait(10)
+        self.writes.append(set(changes))
+        if self.full:
+            raise OSError(28, "no room")
+        super().write(changes)
+
+
+@pytest.fixture
+def sharing() -> Iterator[Sharing]:
+    directory = tempfile.mkdtemp(dir="/dev/shm", prefix="millpond-test-")
+    prepare(directory, 8 << 20, max_readers=64)
+    made = Sharing(directory, 16, 1, None, lambda slot, generation: False)
+    yield made
+    made.close_environment()
+    rmtree(directory)
+
+
+@pytest.fixture
+def vault(tmp_path: Path) -> Slow:
+    return Slow(str(tmp_path / "vault"))
+
+
+@pytest.fixture
+def keeper(sharing: Sharing, vault: Slow) -> Iterator[Keeper]:
+    made = Keeper(sharing, vault)
+    yield made
+    vault.may_write.set()
+    made.close()
+
+
+def opened(sharing: Sharing, file_id: int) -> None:
+    guid = bytes([file_id]) * 16
+    claim = OpenClaim(file_id, 1, 7, f"file{file_id}", "data", durable=CLAIM._replace(create_guid=guid))
+    assert sharing.open(FileKey(1, file_id), claim).lasting
+
+
+def asked(keeper: Keeper, file_id: int) -> list[int]:
+    """Ask as a worker does; the answer's status will be in the list."""
+    answers: list[int] = []
+    deferred = keeper.keep(Message(KEEP.number, 17, 1, file_id, KEEP_LAYOUT.pack(file_id)))
+    assert isinstance(deferred, Deferred)
+
+    class Service:
+        def answer(self, request: Message, answer: Any) -> None:
+            answers.append(STATUS_ANSWER.unpack(answer.payload).status)
+
+    deferred.bind(Service(), Message(KEEP.number, 17, 1, file_id, b""))  # type: ignore[arg-type]
+    return answers
+
+
+def test_an_answer_means_that_it_is_on_the_disk(sharing: Sharing, keeper: Keeper, vault: Slow) -> None:
+    vault.may_write.clear()
+    opened(sharing, 1)
+    answers = asked(keeper, 1)
+    assert answers == []
+    assert vault.images() == {}
+    vault.may_write.set()
+    keeper.written()
+    assert answers == [status.SUCCESS]
+    assert vault.images() == {1: sharing.image(1)}
+    sharing.close(FileKey(1, 1), 1)
+    answers = asked(keeper, 1)
+    keeper.written()
+    assert answers == [status.SUCCESS]
+    assert vault.images() == {}
+
+
+def test_what_is_asked_meanwhile_is_one_write(sharing: Sharing, keeper: Keeper, vault: Slow) -> None:
+    vault.may_write.clear()
+    answers = []
+    for file_id in range(1, 6):
+        opened(sharing, file_id)
+        answers.append(asked(keeper, file_id))
+    sharing.close(FileKey(1, 5), 5)
+    vault.may_write.set()
+    keeper.written()
+    keeper.written()
+    assert vault.writes == [{1}, {2, 3, 4, 5}]
+    assert answers == [[status.SUCCESS]] * 5
+    assert sorted(vault.images()) == [1, 2, 3, 4]  # the last word counts
+
+
+def test_a_full_disk_is_told_and_the_next_try_counts(sharing: Sharing, keeper: Keeper, vault: Slow) -> None:
+    vault.full = True
+    opened(sharing, 1)
+    answers = asked(keeper, 1)
+    keeper.written()
+    assert answers == [status.DISK_FULL]
+    vault.full = False
+    keeper.compare()
+    keeper.written()
+    assert sorted(vault.images()) == [1]
+    keeper.compare()
+    assert len(vault.writes) == 2  # nothing has changed
+
+
+def test_a_state_is_loaded_once(sharing: Sharing, vault: Slow, tmp_path: Path) -> None:
+    opened(sharing, 1)
+    opened(sharing, 2)
+    images = {1: sharing.image(1), 2: sharing.image(2), 3: b"rubbish"}
+    vault.write(images)
+    for file_id in (1, 2):
+        sharing.close(FileKey(1, file_id), file_id)
+
+    def find(kept: Kept) -> FileKey:
+        if kept.path == "file2":
+            raise FileNotFoundError(2, "gone")
+        return FileKey(9, kept.ino)
+
+    keeper = Keeper(sharing, vault)
+    keeper.load(find)
+    keeper.written()
+    assert [(row.file_id, row.key.dev) for row in sharing.opens()] == [(1, 9)]
+    assert sorted(vault.images()) == [1]
+    sharing.end_disconnected([1])
+    keeper.close()
+    again = Keeper(sharing, Slow(str(tmp_path / "vault")))
+    again.load(find)  # a broker that was killed: the state knows better
+    again.written()
+    assert sharing.opens() == []
+    again.close()
+    assert Vault(str(tmp_path / "vault")).images() == {}
+
+
+def test_a_vault_that_is_full_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("smbd.sharing.vault.SIZE", 1 << 16)
+    vault = Vault(str(tmp_path / "small"))
+    vault.write({1: b"x" * 100})
+    with pytest.raises(OSError, match="MDB_MAP_FULL"):
+        vault.write({2: b"x" * (1 << 20)})
+    assert vault.images() == {1: b"x" * 100}
+    vault.close()
