@@ -93,6 +93,7 @@ class Wish:
     waiter_id: int = 0
     again: bool = False  # it has waited for others to give up what they cached
     made: Open | None = None  # what came of it
+    mode: int | None = None  # of a file that is made, where the client says
     brief: bool = False  # it is only looked at, and closed by the compound that opens it
     deadline: int = 0  # until when it waits for a lease that a program beside the server has; 0: it has met none
 
@@ -396,12 +397,13 @@ def _make(request: Request, wish: Wish, granted: int | None) -> tuple[Handle, in
     directory = wish.directory and not wish.path.stream
     attributes = (wish.attributes & SETTABLE_ATTRIBUTES) | (0 if directory else FILE_ATTRIBUTE_ARCHIVE)
     if granted is not None:
-        return vfs.create(wish.path, NewFile(directory, attributes, None, wish.eas, wish.allocation)), granted
+        return vfs.create(wish.path, NewFile(directory, attributes, None, wish.eas, wish.allocation, wish.mode)), granted
     granted = access.of_new(tree, wish.desired)
     parent = vfs.open(wish.path.parent)
     try:
         security = _security_of_new(request, wish, parent, directory)
-        new = NewFile(directory, attributes, security.pack() if security is not None else None, wish.eas, wish.allocation)
+        packed = security.pack() if security is not None else None
+        new = NewFile(directory, attributes, packed, wish.eas, wish.allocation, wish.mode)
         return vfs.create(wish.path, new, None if wish.path.stream else parent), granted
     finally:
         parent.close()

@@ -13,7 +13,7 @@ from smbd.sharing.caching import HANDLE
 from smbd.sharing.rules import SHARED
 from smbd.smb2 import status
 from smbd.smb2.constants import DELETE, FILE_SHARE_WRITE
-from smbd.smb2.names import Path, parse_stream, parse_text
+from smbd.smb2.names import EXACT, Path, parse_posix, parse_stream, parse_text
 from smbd.smb2.status import SmbError
 from workers import access, changes
 
@@ -50,6 +50,8 @@ def rename(request: Request, opened: Open, handle: Handle, wish: Rename) -> None
 
 def target_of(handle: Handle, name: str) -> Path:
     """The new name: share-relative, or ":stream" within the same file."""
+    if handle.path.type == EXACT:
+        return parse_posix(name)
     if name.startswith(":"):
         stream, kind = parse_stream(name)
         if not handle.stream or not stream:
@@ -108,7 +110,7 @@ def _check_target(request: Request, key: FileKey, target: Path, replace: bool) -
     vfs = tree.vfs
     assert vfs is not None
     try:
-        existing = vfs.open(target)
+        existing = vfs.open(target, target.type == EXACT)
     except FileNotFoundError:
         return
     try:
@@ -132,7 +134,7 @@ def link(request: Request, opened: Open, handle: Handle, wish: Rename) -> None:
     worker, tree = request.worker, request.tree
     vfs = tree.vfs
     assert vfs is not None
-    target = parse_text(wish.name)
+    target = target_of(handle, wish.name) if handle.path.type == EXACT else parse_text(wish.name)
     if target.stream or handle.stream:
         raise SmbError(status.INVALID_PARAMETER)
     if handle.directory:

@@ -248,4 +248,5 @@ def negotiate_settings(config: Config, ids: IdMap) -> NegotiateSettings:
         max_write_size=config.smb2_max_write,
         max_credits=config.smb2_max_credits,
         security_blob=initial_token(),
+        posix=any(share.kind == "disk" and share.smb3_unix_extensions for share in config.shares.values()),
     )

@@ -421,6 +421,10 @@ class Worker:
 
     # tree connects
 
+    def sids(self, uid: int, gid: int) -> bytes:
+        """``fscc.posix.Sids``."""
+        return self.ids.user_sid(uid).pack() + self.ids.group_sid(gid).pack()
+
     def find_share(self, name: str, session: Session) -> Share | None:
         """The share a client means by ``name``."""
         return admission.find_share(self, name, session)

@@ -150,6 +150,7 @@ class Share:
     delete_readonly: bool = _par(False, values.boolean)
     posix_locking: bool = _par(False, values.boolean)
     follow_symlinks: bool = _par(True, values.boolean)
+    smb3_unix_extensions: bool = _par(True, values.boolean)
     msdfs_root: bool = _par(False, values.boolean)
     msdfs_proxy: str = _par("", values.text)
     msdfs_shuffle_referrals: bool = _par(False, values.boolean)

@@ -23,6 +23,7 @@ COMPONENT_MAX = 255  # UTF-16 units; the file system's own limit (255 bytes on m
 PATH_MAX = 32767
 DATA = "$DATA"
 INDEX_ALLOCATION = "$INDEX_ALLOCATION"
+EXACT = "exact"
 
 QUOTA_COMPONENTS = ("$EXTEND", "$QUOTA")
 QUOTA_STREAM = "$Q"
@@ -33,6 +34,7 @@ _FORBIDDEN_STREAM = re.compile(r"[\x00/:\\]")
 _WILD = re.compile(r'[*?<>"]')
 # What a disk may hold and the wire may not: control characters and separators, what is no UTF-8, a dot or blank at the end.
 _STRANGE = re.compile(r'[\x01-\x1f"*:<>?\\|\udc80-\udcff]|[ .]$')
+_UNDECODED = re.compile(r"[\udc80-\udcff]")
 # The private characters that macOS, Linux' cifs ("mapposix") and Services for Macintosh use for the same purpose.
 _PRIVATE = {0x22: 0xF020, 0x2A: 0xF021, 0x3A: 0xF022, 0x3C: 0xF023, 0x3E: 0xF024, 0x3F: 0xF025, 0x5C: 0xF026, 0x7C: 0xF027}
 _PRIVATE |= {control: 0xF000 + control for control in range(1, 32)}
@@ -44,7 +46,8 @@ class Path(NamedTuple):
     """A place beneath a share's root, in the client's spelling or the disk's; ``components`` is empty for the root itself.
 
     ``stream`` is '' for the unnamed stream. ``type`` is '' when the name said none, DATA when it named a data stream ("f::$DATA" may not
-    be a directory) and INDEX_ALLOCATION when it can only be a directory (also: it ended in a backslash).
+    be a directory) and INDEX_ALLOCATION when it can only be a directory (also: it ended in a backslash). EXACT is a name of the POSIX
+    extensions: the disk's own, in which only the slash means anything, and no symlink is followed. What is above and beneath it is, too.
     """
 
     components: tuple[str, ...] = ()
@@ -59,16 +62,16 @@ class Path(NamedTuple):
     @property
     def parent(self) -> Path:
         """The directory it is in; the root's parent is the root."""
-        return Path(self.components[:-1])
+        return Path(self.components[:-1], "", EXACT if self.type == EXACT else "")
 
     @property
     def base(self) -> Path:
         """The same file without stream and type."""
-        return Path(self.components)
+        return Path(self.components, "", EXACT if self.type == EXACT else "")
 
     def child(self, name: str) -> Path:
         """``name`` in this directory."""
-        return Path((*self.components, name))
+        return Path((*self.components, name), "", EXACT if self.type == EXACT else "")
 
     def wire_from(self, depth: int) -> str:
         """What follows the first ``depth`` components, with the separator in front."""
@@ -123,6 +126,26 @@ def parse_text(text: str) -> Path:
     for component in components:
         _check(component)
     return Path(components, stream, kind)
+
+
+def parse_posix(text: str) -> Path:
+    """A name of the POSIX extensions: separated by slashes, relative to the share. OBJECT_PATH_SYNTAX_BAD for dots that lead elsewhere."""
+    if len(text) > PATH_MAX:
+        raise SmbError(status.NAME_TOO_LONG)
+    components = tuple(part for part in text.split("/") if part)
+    for component in components:
+        if component in (".", ".."):
+            raise SmbError(status.OBJECT_PATH_SYNTAX_BAD)
+        if "\0" in component:
+            raise SmbError(status.OBJECT_NAME_INVALID)
+        if len(component) > COMPONENT_MAX:
+            raise SmbError(status.NAME_TOO_LONG)
+    return Path(components, "", EXACT)
+
+
+def display_exact(name: str) -> str:
+    """A name on the disk as the POSIX extensions show it: only what is no UTF-8 cannot be told as it is."""
+    return display(name) if _UNDECODED.search(name) else name
 
 
 def beneath_share(text: str, share: str) -> str:

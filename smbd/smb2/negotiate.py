@@ -32,6 +32,7 @@ from smbd.smb2.constants import (
     HASH_SHA512,
     NEGOTIATE_SIGNING_ENABLED,
     NEGOTIATE_SIGNING_REQUIRED,
+    POSIX_EXTENSIONS_AVAILABLE,
     PREAUTH_INTEGRITY_CAPABILITIES,
     SIGNING_AES_CMAC,
     SIGNING_AES_GMAC,
@@ -41,6 +42,7 @@ from smbd.smb2.constants import (
 from smbd.smb2.dialects import DIALECTS, Dialect
 from smbd.smb2.header import HEADER_SIZE, SMB1_HEADER
 from smbd.smb2.messages import negotiate as wire
+from smbd.smb2.messages.create_contexts import POSIX
 from smbd.smb2.status import SmbError
 
 SMB1_NEGOTIATE = 0x72
@@ -67,6 +69,7 @@ class NegotiateSettings:
     max_credits: int = 8192
     security_blob: bytes = b""
     start_time: int = 0
+    posix: bool = False
 
     @property
     def security_mode(self) -> int:
@@ -86,6 +89,11 @@ class Choice:
     client_security_mode: int = 0
     client_dialects: tuple[int, ...] = ()
     contexts: tuple[tuple[int, bytes], ...] = ()
+
+    @property
+    def posix(self) -> bool:
+        """Whether the POSIX extensions may be used."""
+        return (POSIX_EXTENSIONS_AVAILABLE, POSIX) in self.contexts
 
 
 def parse_smb1(pdu: memoryview) -> list[bytes]:
@@ -195,7 +203,15 @@ def _choose_contexts(
         offered = _algorithms(single[SIGNING_CAPABILITIES])
         signing_id = _preferred(settings.signing_algorithms, offered, SIGNING_AES_CMAC)
         contexts.append((SIGNING_CAPABILITIES, _one_algorithm(signing_id)))
+    if settings.posix and _offers_posix(received):
+        contexts.append((POSIX_EXTENSIONS_AVAILABLE, POSIX))
     return cipher_id, signing_id, tuple(contexts)
+
+
+def _offers_posix(received: list[tuple[int, bytes]]) -> bool:
+    """POSIX-SMB2 2.1.1.1: the versions that the client knows, each by the name of its create context."""
+    offered = b"".join(data for kind, data in received if kind == POSIX_EXTENSIONS_AVAILABLE)
+    return POSIX in (offered[at : at + len(POSIX)] for at in range(0, len(offered), len(POSIX)))
 
 
 _ONCE = frozenset((1, 2, 3, 6, 7, 8))  # 3.3.5.4 names each of these; a second NETNAME is harmless

@@ -19,6 +19,7 @@ from tests.wire_client import Request, WireClient, query_directory_body, read_bo
 from tests.workers.house import House
 from workers.vfs import listing as entries
 from workers.vfs import posix
+from workers.vfs.handle import PosixHandle
 from workers.vfs.resolver import Resolver
 
 KIB = 1 << 10
@@ -216,10 +217,10 @@ def test_others_do_not_wait_for_a_large_listing(house: House, client: WireClient
     go_on, asked = threading.Event(), threading.Event()
     real = entries._entry
 
-    def entry(resolver: Resolver, directory: int, name: str, parent: bytes) -> object:
+    def entry(resolver: Resolver, fd: int, name: str, directory: PosixHandle) -> object:
         asked.set()
         assert go_on.wait(30)
-        return real(resolver, directory, name, parent)
+        return real(resolver, fd, name, directory)
 
     monkeypatch.setattr(entries, "_entry", entry)
     opened = client.open("many")
@@ -238,10 +239,10 @@ def test_a_directory_closed_under_its_listing(house: House, client: WireClient, 
     go_on, asked = threading.Event(), threading.Event()
     real = entries._entry
 
-    def entry(resolver: Resolver, directory: int, name: str, parent: bytes) -> object:
+    def entry(resolver: Resolver, fd: int, name: str, directory: PosixHandle) -> object:
         asked.set()
         assert go_on.wait(30)
-        return real(resolver, directory, name, parent)
+        return real(resolver, fd, name, directory)
 
     monkeypatch.setattr(entries, "_entry", entry)
     opened = client.open("many")

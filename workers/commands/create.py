@@ -23,12 +23,12 @@ from smbd.smb2.constants import (
     OPLOCK_LEVEL_LEASE,
 )
 from smbd.smb2.dtyp import SecurityDescriptor
-from smbd.smb2.fscc import lists
+from smbd.smb2.fscc import lists, posix
 from smbd.smb2.fscc.reparse import TAG_DFS, stopped
 from smbd.smb2.header import HEADER_SIZE
 from smbd.smb2.messages import create_contexts as contexts
 from smbd.smb2.messages.create import CREATE_REQUEST, CREATE_RESPONSE, CREATE_RESPONSE_STRUCTURE_SIZE, CreateRequest
-from smbd.smb2.names import DATA, Path, beneath_share, decode, parse, parse_text
+from smbd.smb2.names import DATA, EXACT, Path, beneath_share, decode, parse, parse_posix, parse_text
 from smbd.smb2.status import SmbError
 from workers import access, keeping, reliable, replay, writetimes
 from workers.breaks import Blocked, cache_claim, lease_context, level_of, until_free
@@ -178,12 +178,14 @@ def read_wish(request: Request, body: CreateRequest, found: Contexts) -> Wish:
     if body.create_options & UNSUPPORTED_OPTIONS:
         raise SmbError(status.NOT_SUPPORTED)
     check_disposition(body.create_disposition, body.create_options)
-    path = _path(request, body)
+    path = _path(request, body, contexts.POSIX in found)
     if (path.stream or path.type == DATA) and body.create_options & FILE_DIRECTORY_FILE:
         raise SmbError(status.NOT_A_DIRECTORY)
     if contexts.EA_BUFFER in found and not request.tree.share.ea_support:
         raise SmbError(status.EAS_NOT_SUPPORTED)
     wish = Wish(path, body.desired_access, body.share_access, body.create_disposition, body.create_options, body.file_attributes)
+    if path.type == EXACT:
+        wish.mode = posix.CREATE_REQUEST.unpack(found[contexts.POSIX]).mode & posix.PERMISSIONS
     if found:
         _apply_contexts(request, wish, found)
         dialect, choice = request.line.connection.dialect, request.line.connection.choice
@@ -195,11 +197,19 @@ def read_wish(request: Request, body: CreateRequest, found: Contexts) -> Wish:
     return wish
 
 
-def _path(request: Request, body: CreateRequest) -> Path:
+def _path(request: Request, body: CreateRequest, exact: bool) -> Path:
     raw = request.variable(body.name_offset, body.name_length, NAME_MINIMUM)
+    if exact and _has_posix(request):
+        return parse_posix(decode(raw))
     if request.header.flags & FLAGS_DFS_OPERATIONS and request.tree.is_dfs(request.worker.config):
         return parse_text(beneath_share(decode(raw), request.tree.share.name))
     return parse(raw)
+
+
+def _has_posix(request: Request) -> bool:
+    """Whether the POSIX extensions were negotiated, and the share is one that has them."""
+    choice = request.line.connection.choice
+    return choice is not None and choice.posix and request.tree.share.smb3_unix_extensions
 
 
 def _apply_contexts(request: Request, wish: Wish, found: Contexts) -> None:
@@ -279,6 +289,8 @@ def _response_contexts(request: Request, opened: Open, wish: Wish, found: Contex
     lease = lease_context(opened, wish.cache)
     if lease:
         made.append((contexts.REQUEST_LEASE, lease))
+    if handle.path.type == EXACT:
+        made.append((contexts.POSIX, posix.created(handle.opened, request.worker.sids)))
     lasting = reliable.response_of(opened.durability, opened.cache)
     if lasting is not None:
         made.append(lasting)

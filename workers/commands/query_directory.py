@@ -19,6 +19,7 @@ from smbd.smb2.constants import (
     RETURN_SINGLE_ENTRY,
     SYNCHRONIZE,
 )
+from smbd.smb2.fscc import posix
 from smbd.smb2.fscc.directory import FILE_NAMES_INFORMATION, MINIMUM
 from smbd.smb2.fscc.listing import Listing
 from smbd.smb2.header import HEADER_SIZE
@@ -27,7 +28,7 @@ from smbd.smb2.messages.directory import (
     QUERY_DIRECTORY_RESPONSE_STRUCTURE_SIZE,
     QueryDirectoryRequest,
 )
-from smbd.smb2.names import Path, fold, has_wildcards, matcher, parse_text, short_name
+from smbd.smb2.names import EXACT, Path, fold, has_wildcards, matcher, parse_text, short_name
 from smbd.smb2.status import SmbError
 from workers import access, writetimes
 from workers.open import Enumeration, Open
@@ -36,6 +37,7 @@ from workers.request import Answer, Request
 from workers.vfs.interface import FileInfo, Handle, LinkMet, Vfs
 
 OUTPUT_AT = HEADER_SIZE + QUERY_DIRECTORY_RESPONSE.size
+AnyListing = Listing | posix.PosixListing
 FILETIME_SECOND = 10_000_000
 READING = FILE_GENERIC_READ & ~SYNCHRONIZE
 ROOM = 65536  # of one answer: what a buffer holds that is always to be had
@@ -50,9 +52,9 @@ def query_directory(request: Request, body: QueryDirectoryRequest) -> Answer | C
     if not opened.is_directory:
         raise SmbError(status.INVALID_PARAMETER)
     info_class = body.file_information_class
-    if info_class not in MINIMUM:
+    if info_class not in MINIMUM and not _is_posix(opened, info_class):
         raise SmbError(status.INVALID_INFO_CLASS)
-    if body.output_buffer_length < MINIMUM[info_class]:
+    if body.output_buffer_length < MINIMUM.get(info_class, posix.MINIMUM):
         raise SmbError(status.INFO_LENGTH_MISMATCH)
     if body.flags & INDEX_SPECIFIED and body.file_index:
         raise SmbError(status.NOT_SUPPORTED)  # 3.3.5.18: this file system has no resume by index
@@ -144,8 +146,16 @@ def _youngest(request: Request) -> int:
     return request.worker.now() - int(request.tree.share.hide_new_files_timeout * FILETIME_SECOND)
 
 
+def _is_posix(opened: Open, info_class: int) -> bool:
+    assert opened.handle is not None
+    return info_class == posix.FILE_POSIX_INFORMATION and opened.handle.path.type == EXACT
+
+
 def _exactly(request: Request, opened: Open, name: str) -> tuple[str, FileInfo] | None:
     """A pattern without wildcards names one file: found without reading the directory."""
+    assert opened.handle is not None
+    if opened.handle.path.type == EXACT:
+        return _child(request, opened, name) if "/" not in name and name not in (".", "..") else None
     try:
         wanted = parse_text(name)
     except SmbError:
@@ -236,13 +246,15 @@ def fill(request: Request, body: QueryDirectoryRequest, enumeration: Enumeration
     return _answer(enumeration, listing, buffer)
 
 
-def _listing(request: Request, body: QueryDirectoryRequest, buffer: Buffer) -> Listing:
+def _listing(request: Request, body: QueryDirectoryRequest, buffer: Buffer) -> AnyListing:
     room = min(body.output_buffer_length, ROOM)
+    if body.file_information_class == posix.FILE_POSIX_INFORMATION:
+        return posix.PosixListing(buffer.view[HEADROOM : HEADROOM + room], room, request.worker.sids)
     short = short_name if request.tree.share.mangled_names == "yes" else None
     return Listing(body.file_information_class, buffer.view[HEADROOM : HEADROOM + room], room, short)
 
 
-def _answer(enumeration: Enumeration, listing: Listing, buffer: Buffer) -> Answer:
+def _answer(enumeration: Enumeration, listing: AnyListing, buffer: Buffer) -> Answer:
     """Takes ``buffer`` over. No entry: NO_SUCH_FILE at the beginning, NO_MORE_FILES later."""
     if not listing.count:
         buffer.release()
@@ -256,7 +268,7 @@ def _answer(enumeration: Enumeration, listing: Listing, buffer: Buffer) -> Answe
     return Answer(fixed, status.SUCCESS, buffer, listing.length)
 
 
-def _pack(enumeration: Enumeration, listing: Listing, single: bool) -> None:
+def _pack(enumeration: Enumeration, listing: AnyListing, single: bool) -> None:
     entry = enumeration.pending
     enumeration.pending = None
     add = listing.add

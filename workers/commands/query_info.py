@@ -16,7 +16,7 @@ from smbd.smb2.constants import (
     READ_CONTROL,
     SACL_SECURITY_INFORMATION,
 )
-from smbd.smb2.fscc import filesystem, lists, query
+from smbd.smb2.fscc import filesystem, lists, posix, query
 from smbd.smb2.fscc.facts import OpenState
 from smbd.smb2.header import HEADER_SIZE
 from smbd.smb2.messages.info import (
@@ -25,6 +25,7 @@ from smbd.smb2.messages.info import (
     QUERY_INFO_RESPONSE_STRUCTURE_SIZE,
     QueryInfoRequest,
 )
+from smbd.smb2.names import EXACT
 from smbd.smb2.status import SmbError
 from workers import access, writetimes
 from workers.commands import quota
@@ -119,6 +120,8 @@ def file_information(request: Request, body: QueryInfoRequest, data: memoryview)
     special = LISTS.get(info_class)
     if special is not None:
         return special(opened, handle, body, data)
+    if info_class == posix.FILE_POSIX_INFORMATION and handle.path.type == EXACT:
+        return _posix_information(request, handle, body), True
     _at_least(query.MINIMUM, body)
     if info_class in NEEDS_ATTRIBUTES and not opened.granted & FILE_READ_ATTRIBUTES:
         raise SmbError(status.ACCESS_DENIED)
@@ -127,6 +130,14 @@ def file_information(request: Request, body: QueryInfoRequest, data: memoryview)
         if dialect is None or not dialect.preauth:
             raise SmbError(status.NOT_SUPPORTED)  # 3.3.5.20.1: 3.1.1 only
     return query.query(info_class, state_of(request, opened, handle, info_class)), True
+
+
+def _posix_information(request: Request, handle: Handle, body: QueryInfoRequest) -> bytes:
+    if not request.open.granted & FILE_READ_ATTRIBUTES:
+        raise SmbError(status.ACCESS_DENIED)
+    if body.output_buffer_length < posix.MINIMUM:
+        raise SmbError(status.INFO_LENGTH_MISMATCH)
+    return posix.information(handle.info(), request.worker.sids)
 
 
 def _eas(opened: Open, handle: Handle, body: QueryInfoRequest, data: memoryview) -> tuple[bytes, bool]:
@@ -178,6 +189,9 @@ LISTS: dict[int, Callable[[Open, Handle, QueryInfoRequest, memoryview], tuple[by
 
 def filesystem_information(request: Request, body: QueryInfoRequest) -> tuple[bytes, bool]:
     """3.3.5.20.2."""
+    handle = request.open.handle
+    if body.file_info_class == posix.FILE_FS_POSIX_INFORMATION and handle is not None and handle.path.type == EXACT:
+        return _posix_filesystem(request, body), True
     _at_least(filesystem.MINIMUM, body)
     vfs = request.tree.vfs
     assert vfs is not None
@@ -218,6 +232,16 @@ def filesystem_information(request: Request, body: QueryInfoRequest) -> tuple[by
         quotas=quotas,
     )
     return filesystem.query(body.file_info_class, volume), True
+
+
+def _posix_filesystem(request: Request, body: QueryInfoRequest) -> bytes:
+    if body.output_buffer_length < posix.FS_INFORMATION.size:
+        raise SmbError(status.INFO_LENGTH_MISMATCH)
+    vfs = request.tree.vfs
+    assert vfs is not None
+    fs = vfs.fs_info()
+    blocks = fs.total, fs.free, fs.available
+    return posix.FS_INFORMATION.pack(1 << 20, fs.unit, *blocks, fs.nodes, fs.free_nodes, fs.identifier & 0xFFFFFFFFFFFFFFFF)
 
 
 def security_information(request: Request, body: QueryInfoRequest) -> bytes:

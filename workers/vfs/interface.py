@@ -91,6 +91,8 @@ class FsInfo(NamedTuple):
     sparse_files: bool
     read_only: bool
     shared_blocks: bool
+    nodes: int
+    free_nodes: int
 
 
 class NewFile(NamedTuple):
@@ -101,6 +103,7 @@ class NewFile(NamedTuple):
     security: bytes | None = None
     eas: tuple[tuple[str, bytes], ...] = ()
     allocation: int = 0
+    mode: int | None = None  # None: what the share's masks leave of everything
 
 
 class Handle(Protocol):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from pools.port import files
 from smbd.smb2 import constants as c
-from smbd.smb2.names import Match, display
+from smbd.smb2.names import EXACT, Match, display, display_exact
 from workers.vfs import attributes, dosattrib
 from workers.vfs.handle import PosixHandle
 from workers.vfs.interface import FileInfo
@@ -30,10 +30,11 @@ def scan(resolver: Resolver, directory: PosixHandle, names_only: bool, match: Ma
     """See ``interface.Vfs``."""
     directory.activate(True, False)
     fd, forbidden = directory.fd, resolver.root.vetoed
+    exact = directory.path.type == EXACT
     with files.scandir(fd) as found:
         for entry in found:
             name = entry.name
-            shown = display(name)
+            shown = display_exact(name) if exact else display(name)
             if (match is not None and not match(shown)) or name.casefold() == RESERVED:
                 continue
             if forbidden is not None and shown in forbidden:
@@ -41,35 +42,38 @@ def scan(resolver: Resolver, directory: PosixHandle, names_only: bool, match: Ma
             if names_only and (entry.is_file(follow_symlinks=False) or entry.is_dir(follow_symlinks=False)):
                 yield shown, _NAMELESS
                 continue
-            info = _entry(resolver, fd, name, directory.real)
+            info = _entry(resolver, fd, name, directory)
             if info is not None:
                 yield shown, info
 
 
-def _entry(resolver: Resolver, directory: int, name: str, parent: bytes) -> FileInfo | None:
+def _entry(resolver: Resolver, fd: int, name: str, directory: PosixHandle) -> FileInfo | None:
     """None: gone meanwhile, or nothing that could be opened."""
     root = resolver.root
     raw = os.fsencode(name)
     try:
-        st = files.stat_at(directory, raw)
+        st = files.stat_at(fd, raw)
     except OSError:
         return None
     kind = st.mode & 0o170000
     if kind not in (stat.S_IFREG, stat.S_IFDIR):
-        return _opened(resolver, join(parent, raw)) if kind == stat.S_IFLNK else None
-    value = root.attributes.at(directory, raw, dosattrib.XATTR_RAW) if root.settings.store_dos_attributes else None
+        return _opened(resolver, directory, name) if kind == stat.S_IFLNK else None
+    value = root.attributes.at(fd, raw, dosattrib.XATTR_RAW) if root.settings.store_dos_attributes else None
     info = attributes.file_info(st, value, root.hides(name))
-    return _opened(resolver, join(parent, raw)) if info.attributes & c.FILE_ATTRIBUTE_REPARSE_POINT else info
+    return _opened(resolver, directory, name) if info.attributes & c.FILE_ATTRIBUTE_REPARSE_POINT else info
 
 
-def _opened(resolver: Resolver, real: bytes) -> FileInfo | None:
+def _opened(resolver: Resolver, directory: PosixHandle, name: str) -> FileInfo | None:
     """Of what a symlink leads to, or of the symlink where it is not followed; of a reparse point."""
     handle: Handle | None
+    real = join(directory.real, os.fsencode(name))
+    exact = directory.path.type == EXACT
+    path = directory.path.child(name) if exact else displayed(real)
     try:
-        fd, readable, link = resolver.open_fd(real)
-        handle = PosixHandle(fd, readable, (displayed(real), real, link), resolver.root)
+        fd, readable, link = resolver.open_fd(real, exact)
+        handle = PosixHandle(fd, readable, (path, real, link), resolver.root)
     except OSError:
-        handle = resolver.open_link(displayed(real), real)
+        handle = resolver.open_link(path, real)
         if handle is None:
             return None
     info = handle.opened

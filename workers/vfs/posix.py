@@ -11,19 +11,20 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 
 from pools.port import files
 from pools.port.interface import Quota
 from smbd.smb2 import constants as c
 from smbd.smb2 import status
-from smbd.smb2.names import DATA, INDEX_ALLOCATION, ROOT, Match, Path, display
+from smbd.smb2.names import DATA, EXACT, INDEX_ALLOCATION, ROOT, Match, Path, display
 from smbd.smb2.status import SmbError
 from workers.vfs import attributes, dosattrib, quotas, streamstore, vetoed
 from workers.vfs.handle import SERVED, PosixHandle
 from workers.vfs.interface import FileInfo, FsInfo, Handle, LinkMet, NewFile, PathNotFound, Sight, Unfollowed
 from workers.vfs.links import LinkHandle
 from workers.vfs.listing import scan
+from workers.vfs.reach import open_base, say_what_stops
 from workers.vfs.resolver import READ, Resolver, join
 from workers.vfs.root import RESERVED, Root, VfsSettings, displayed, is_reserved
 from workers.vfs.streams import StreamHandle, rename_stream
@@ -50,11 +51,11 @@ class PosixVfs:
 
     def open(self, path: Path, itself: bool = False) -> Handle:
         if path.stream and quotas.is_quota_file(path):
-            return quotas.QuotaHandle(self._open_base(ROOT), path, self)
+            return quotas.QuotaHandle(open_base(self._resolver, ROOT), path, self)
         try:
-            handle = self._open_base(path, itself)
+            handle = open_base(self._resolver, path, itself)
         except (PathNotFound, Unfollowed):
-            self._say_what_stops(path)
+            say_what_stops(self._resolver, path)
             raise
         try:
             if handle.opened.attributes & c.FILE_ATTRIBUTE_REPARSE_POINT and not itself:
@@ -80,48 +81,6 @@ class PosixVfs:
             raise SmbError(status.FILE_IS_A_DIRECTORY)
         if path.type == INDEX_ALLOCATION and not handle.directory:
             raise SmbError(status.NOT_A_DIRECTORY)
-
-    def _open_base(self, path: Path, itself: bool = False) -> PosixHandle | LinkHandle:
-        components = path.components
-        if self.root.conceals(path):
-            raise (PathNotFound if len(components) > 1 else FileNotFoundError)(errno.ENOENT, RESERVED)
-        real = "/".join(components).encode()
-        try:
-            fd, readable, link = self._resolver.open_fd(real or b".")
-        except FileNotFoundError:
-            real = self._resolver.find(components)
-            try:
-                fd, readable, link = self._resolver.open_fd(real)
-            except (FileNotFoundError, Unfollowed) as error:  # the name is there: a symlink to nowhere, or just removed
-                return self._stopped(path, real, itself, error)
-            found = self._resolver.open_link(displayed(real), real) if link and itself else None
-            if found is not None:
-                files.close(fd)
-                return found
-            return PosixHandle(fd, readable, (displayed(real), real, link), self.root)
-        except Unfollowed as error:
-            return self._stopped(path, real, itself, error)
-        except NotADirectoryError as error:
-            raise PathNotFound(errno.ENOTDIR, path.wire()) from error
-        shown = path.base if path.stream or path.type else path
-        found = self._resolver.open_link(shown, real) if link and itself else None
-        if found is not None:
-            files.close(fd)
-            return found
-        return PosixHandle(fd, readable, (shown, real, link), self.root)
-
-    def _stopped(self, path: Path, real: bytes, itself: bool, error: OSError) -> LinkHandle:
-        """A symlink is not followed: it is what was wanted, or it is what stops the path."""
-        found = self._resolver.open_link(displayed(real), real) if itself else None
-        if found is not None:
-            return found
-        self._say_what_stops(path)
-        raise PermissionError(errno.EACCES, path.wire()) from error
-
-    def _say_what_stops(self, path: Path) -> None:
-        met = self._resolver.link_in(path.components)
-        if met is not None:
-            raise met
 
     def look(self, path: Path) -> Sight | None:
         root = self.root
@@ -160,7 +119,7 @@ class PosixVfs:
         if parent is not None:
             above = _posix(parent)
             return self._create_in((above.fd, above.real), path, new)
-        with self._resolver.directory(path.components[:-1]) as place:
+        with self._resolver.directory(path.components[:-1], path.type == EXACT) as place:
             return self._create_in(place, path, new)
 
     def _create_in(self, place: tuple[int, bytes], path: Path, new: NewFile) -> PosixHandle:
@@ -171,7 +130,8 @@ class PosixVfs:
         if name != path.name:
             path = path.parent.child(name)
         _check_ours(name)
-        self._check_free(parent_fd, path)
+        if path.type != EXACT:
+            self._check_free(parent_fd, path)
         fd = self._make(parent_fd, name, directory)
         self._resolver.names.changed(parent_fd, None, name)
         as_given = parent == "/".join(path.components[:-1]).encode()
@@ -222,7 +182,9 @@ class PosixVfs:
         wanted = new.attributes & dosattrib.SETTABLE
         if not handle.directory:
             wanted |= c.FILE_ATTRIBUTE_ARCHIVE  # [MS-FSA] 2.1.5.1.1
-        touched = bool(new.security or new.eas or new.allocation)
+        touched = bool(new.security or new.eas or new.allocation) or new.mode is not None
+        if new.mode is not None:
+            handle.chmod(self.root.settings.masked(new.mode, handle.directory))
         if new.security:
             handle.set_security(new.security)
         for name, value in new.eas:
@@ -238,7 +200,7 @@ class PosixVfs:
     def _create_stream(self, path: Path, new: NewFile) -> Handle:
         streamstore.check_name(path.stream)
         try:
-            base = _posix(self._open_base(path))
+            base = _posix(open_base(self._resolver, path))
         except FileNotFoundError:
             base = _posix(self.create(path.base, new._replace(directory=False, allocation=0)))
         try:
@@ -350,29 +312,33 @@ class PosixVfs:
         if not target.components:
             raise PermissionError(errno.EACCES, "the share's root")
         new_name = target.name.encode()
-        with self._located(base) as (source_fd, name), self._resolver.directory(target.components[:-1]) as (target_fd, parent):
+        with self._located(base) as (source_fd, name), self._parent_of(target) as (target_fd, parent):
             _check_ours(target.name)
-            existing = self._existing(target_fd, target.name)
+            existing = self._existing(target_fd, target)
             if existing is not None and self._same(target_fd, existing, base):
                 self._respell(base, (source_fd, name), (target_fd, existing, new_name), replace)
             else:
                 self._move((source_fd, name), (target_fd, existing, new_name), replace)
             self._resolver.names.changed(source_fd, os.fsdecode(name), None)
             self._resolver.names.changed(target_fd, None if existing is None else os.fsdecode(existing), target.name)
-            place = displayed(parent).child(target.name), join(parent, new_name)
+            shown = target.base if target.type == EXACT else displayed(parent).child(target.name)
+            place = shown, join(parent, new_name)
             if isinstance(base, LinkHandle):
                 base.moved(files.dup(target_fd), new_name, place)
             else:
                 base.path, base.real = place
 
-    def _existing(self, directory: int, name: str) -> bytes | None:
-        """What has the target's name already, in any spelling."""
-        raw = name.encode()
+    def _parent_of(self, target: Path) -> AbstractContextManager[tuple[int, bytes]]:
+        return self._resolver.directory(target.components[:-1], target.type == EXACT)
+
+    def _existing(self, directory: int, target: Path) -> bytes | None:
+        """What has the target's name already, in any spelling unless it is exact."""
+        raw = target.name.encode()
         try:
             files.stat_at(directory, raw)
             return raw
         except FileNotFoundError:
-            stored = self._resolver.spelling(directory, name, 0)
+            stored = self._resolver.spelling(directory, target.name, 0) if target.type != EXACT else None
         if stored is None:
             return None
         try:
@@ -433,9 +399,9 @@ class PosixVfs:
         base = _posix(handle)
         if self.root.conceals(target) or base.directory or not target.components:
             raise SmbError(status.FILE_IS_A_DIRECTORY if base.directory else status.ACCESS_DENIED)
-        with self._located(base) as (source_fd, name), self._resolver.directory(target.components[:-1]) as (target_fd, _):
+        with self._located(base) as (source_fd, name), self._parent_of(target) as (target_fd, _):
             _check_ours(target.name)
-            existing = self._existing(target_fd, target.name)
+            existing = self._existing(target_fd, target)
             if existing is not None:
                 if not replace:
                     raise FileExistsError(errno.EEXIST, target.wire())

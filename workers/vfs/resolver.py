@@ -17,7 +17,7 @@ from typing import Final
 from pools.port import files
 from pools.port.interface import Place
 from smbd.smb2.fscc import reparse
-from smbd.smb2.names import Path, fold
+from smbd.smb2.names import EXACT, Path, fold
 from workers.vfs import links
 from workers.vfs.interface import LinkMet, PathNotFound, Unfollowed
 from workers.vfs.links import LinkHandle
@@ -39,8 +39,8 @@ class Resolver:
         self.root = root
         self.names = NameCache(short_names=root.settings.mangled_names != "no")
 
-    def open_fd(self, real: bytes) -> tuple[int, bool, bool]:
-        """(descriptor, readable, whether a symlink was followed)."""
+    def open_fd(self, real: bytes, exact: bool = False) -> tuple[int, bool, bool]:
+        """(descriptor, readable, whether a symlink was followed). ``exact``: none is."""
         root = self.root.fd
         try:
             return files.open_beneath(root, real, READ), True, False
@@ -51,7 +51,7 @@ class Resolver:
             if error.errno != errno.ELOOP and error.errno not in _UNREADABLE:
                 raise
             refused = error
-        if not self.root.settings.follow_symlinks:
+        if exact or not self.root.settings.follow_symlinks:
             raise Unfollowed(errno.EACCES, "symlink") from refused
         try:
             fd = files.open_beneath(root, real, files.PATH_ONLY, follow=True)
@@ -112,23 +112,23 @@ class Resolver:
         if data is not None:
             raise LinkMet(depth, data)
 
-    def link_in(self, components: tuple[str, ...]) -> LinkMet | None:
+    def link_in(self, path: Path) -> LinkMet | None:
         """The first component that is a symlink which leads nowhere that may be reached: what is in the way of a path that failed."""
-        real = b""
-        for depth, name in enumerate(components, 1):
+        real, exact = b"", path.type == EXACT
+        for depth, name in enumerate(path.components, 1):
             try:
                 fd = self.directory_fd(real)
             except OSError:
                 return None
             try:
-                raw = self._stored(fd, name, depth)
+                raw = name.encode() if exact else self._stored(fd, name, depth)
                 real = join(real, raw)
                 target = files.read_link(fd, raw) if stat.S_ISLNK(files.stat_at(fd, raw).mode) else None
             except OSError:
                 return None
             finally:
                 files.close(fd)
-            if target is not None and not self._leads_somewhere(real):
+            if target is not None and (exact or not self._leads_somewhere(real)):
                 return LinkMet(depth, self._buffer_of(target))
         return None
 
@@ -178,22 +178,23 @@ class Resolver:
         return stat.S_ISDIR(mode)
 
     @contextmanager
-    def directory(self, components: tuple[str, ...]) -> Iterator[tuple[int, bytes]]:
-        """A descriptor of a directory (O_PATH if it may not be listed) and its spelling on disk, symlinks followed."""
-        fd, real = self._open_directory(components)
+    def directory(self, components: tuple[str, ...], exact: bool = False) -> Iterator[tuple[int, bytes]]:
+        """A descriptor of a directory (O_PATH if it may not be listed) and its spelling on disk, symlinks followed unless ``exact``."""
+        fd, real = self._open_directory(components, exact)
         try:
             yield fd, real
         finally:
             files.close(fd)
 
-    def _open_directory(self, components: tuple[str, ...]) -> tuple[int, bytes]:
+    def _open_directory(self, components: tuple[str, ...], exact: bool) -> tuple[int, bytes]:
         real = "/".join(components).encode()
         if self.root.conceals(Path(components)):
             raise PathNotFound(errno.ENOENT, RESERVED)
         try:
-            return self.directory_fd(real), real
-        except FileNotFoundError:
-            pass
+            return self.directory_fd(real, exact), real
+        except FileNotFoundError as error:
+            if exact:
+                raise PathNotFound(errno.ENOENT, "/".join(components)) from error
         except NotADirectoryError as error:
             raise PathNotFound(errno.ENOTDIR, "/".join(components)) from error
         try:
@@ -202,7 +203,7 @@ class Resolver:
         except (FileNotFoundError, NotADirectoryError) as error:
             raise PathNotFound(errno.ENOENT, "/".join(components)) from error
 
-    def directory_fd(self, real: bytes) -> int:
+    def directory_fd(self, real: bytes, exact: bool = False) -> int:
         real = real or b"."
         try:
             return files.open_beneath(self.root.fd, real, _DIRECTORY)
@@ -211,7 +212,7 @@ class Resolver:
         except OSError as error:
             if error.errno != errno.ELOOP:
                 raise
-        return self.open_fd(real + b"/.")[0]
+        return self.open_fd(real + b"/.", exact)[0]
 
 
 def join(parent: bytes, name: bytes) -> bytes:

@@ -37,6 +37,12 @@ class VfsSettings:
     follow_symlinks: bool = True
     msdfs_root: bool = False  # its symlinks to "msdfs:server\\share" are links of a DFS namespace
 
+    def masked(self, mode: int, directory: bool) -> int:
+        """What the share's masks leave of permissions, and add to them."""
+        if directory:
+            return mode & self.directory_mask | self.force_directory_mode
+        return mode & self.create_mask | self.force_create_mode
+
 
 class Root:
     """The root descriptor (O_PATH or for reading) and what every handle beneath it needs."""

@@ -27,4 +27,4 @@ def fs_info(root: Root) -> FsInfo:
     serial = os.makedev(st.dev_major, st.dev_minor)
     read_only = bool(fs.f_flag & os.ST_RDONLY)
     room = (fs.f_frsize, fs.f_blocks, fs.f_bfree, fs.f_bavail)
-    return FsInfo(*room, serial, fs.f_namemax, creation, streams, True, read_only, files.may_share_blocks(root.fd))
+    return FsInfo(*room, serial, fs.f_namemax, creation, streams, True, read_only, files.may_share_blocks(root.fd), fs.f_files, fs.f_ffree)
