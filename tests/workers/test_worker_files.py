@@ -15,7 +15,7 @@ from smbd.smb2.constants import Command
 from smbd.smb2.dtyp.sddl import parse_sddl
 from smbd.smb2.fscc import query
 from smbd.smb2.messages import create, file
-from smbd.smb2.messages.create_contexts import SD_BUFFER
+from smbd.smb2.messages.create_contexts import MAXIMAL_ACCESS_RESPONSE, QUERY_MAXIMAL_ACCESS_REQUEST, SD_BUFFER, parse_chain
 from tests.wire_client import WireClient, create_body, set_info_body
 from tests.workers.house import ALICE, BOB, MACHINE, House, token_of
 from workers import identity
@@ -232,6 +232,24 @@ def test_create_contexts_are_answered(client: WireClient) -> None:
     chain = response.part(answer.create_contexts_offset, answer.create_contexts_length)
     assert b"MxAc" in chain
     assert b"QFid" in chain
+
+
+@pytest.mark.parametrize(
+    ("timestamp", "expected"),
+    [(b"", status.SUCCESS), (bytes(8), status.SUCCESS), (None, status.NONE_MAPPED), (b"1234", status.INVALID_PARAMETER)],
+)
+def test_maximal_access_is_told_to_who_does_not_know_it(client: WireClient, timestamp: bytes | None, expected: int) -> None:
+    """[MS-SMB2] 3.3.5.9.5: whoever names the time of the last write does. None: that one."""
+    written = client.create("file").parse(create.CREATE_RESPONSE).last_write_time
+    data = written.to_bytes(8, "little") if timestamp is None else timestamp
+    response = client.create("file", contexts=[(QUERY_MAXIMAL_ACCESS_REQUEST, data)])
+    if status.is_error(response.status):
+        assert response.status == expected
+        return
+    answer = response.parse(create.CREATE_RESPONSE)
+    chain = memoryview(response.part(answer.create_contexts_offset, answer.create_contexts_length))
+    told = MAXIMAL_ACCESS_RESPONSE.unpack(parse_chain(chain)[QUERY_MAXIMAL_ACCESS_REQUEST])
+    assert told == (expected, c.FILE_ALL_ACCESS if expected == status.SUCCESS else 0)
 
 
 @pytest.mark.parametrize("cut", range(0, 57, 8))

@@ -40,7 +40,7 @@ from workers.reconnect import Asked, reclaim
 from workers.reliable import Kind, Reconnect
 from workers.request import Answer, Request
 from workers.vfs import snapnames
-from workers.vfs.interface import FileInfo, LinkMet
+from workers.vfs.interface import FileInfo, Handle, LinkMet
 
 INVALID_OPTIONS = 0xFF000000
 UNSUPPORTED_OPTIONS = FILE_CREATE_TREE_CONNECTION | FILE_OPEN_BY_FILE_ID | FILE_RESERVE_OPFILTER
@@ -276,13 +276,23 @@ def _reparse_flag(request: Request, info: FileInfo) -> int:
     return CREATE_FLAG_REPARSEPOINT
 
 
+def _maximal_access(request: Request, opened: Open, handle: Handle, asked: memoryview) -> bytes:
+    """3.3.5.9.5: a client that names the time of the last write knows already what it may do with a file that was not written since."""
+    if len(asked):
+        if len(asked) != contexts.MAXIMAL_ACCESS_REQUEST.size:
+            raise SmbError(status.INVALID_PARAMETER)
+        if contexts.MAXIMAL_ACCESS_REQUEST.unpack(asked).timestamp == handle.opened.last_write_time:
+            return contexts.MAXIMAL_ACCESS_RESPONSE.pack(status.NONE_MAPPED, 0)
+    return contexts.MAXIMAL_ACCESS_RESPONSE.pack(status.SUCCESS, access.maximal(request.worker, opened.tree, handle))
+
+
 def _response_contexts(request: Request, opened: Open, wish: Wish, found: Contexts) -> list[tuple[bytes, bytes]]:
     made = []
     handle = opened.handle
     assert handle is not None
-    if contexts.QUERY_MAXIMAL_ACCESS_REQUEST in found:
-        most = access.maximal(request.worker, opened.tree, handle)
-        made.append((contexts.QUERY_MAXIMAL_ACCESS_REQUEST, contexts.MAXIMAL_ACCESS_RESPONSE.pack(status.SUCCESS, most)))
+    asked = found.get(contexts.QUERY_MAXIMAL_ACCESS_REQUEST)
+    if asked is not None:
+        made.append((contexts.QUERY_MAXIMAL_ACCESS_REQUEST, _maximal_access(request, opened, handle, asked)))
     if contexts.QUERY_ON_DISK_ID in found:
         seen = handle.opened
         made.append((contexts.QUERY_ON_DISK_ID, contexts.ON_DISK_ID.pack(seen.ino, seen.dev & 0xFFFFFFFFFFFFFFFF, bytes(16))))

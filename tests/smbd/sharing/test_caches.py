@@ -243,3 +243,61 @@ def test_what_others_have_marked_goes_with_an_abandoned_open(house: House, marke
     else:
         assert two.abandon(KEY, 2).delete is Deletion.NOTHING
         assert one.close(KEY, 1).delete is Deletion.FILE
+
+
+def folder(file_id: int, cache: CacheClaim) -> OpenClaim:
+    return claim(file_id, cache, access=FILE_READ_DATA, directory=True)
+
+
+def test_what_changes_in_a_directory_ends_all_leases_of_it_but_the_one_that_is_named(house: House) -> None:
+    one, two = house.process(16), house.process(17)
+    one.open(KEY, folder(1, lease(b"1", READ | HANDLE)))
+    one.open(KEY, folder(2, lease(b"2", READ | HANDLE)))
+    two.open(KEY, folder(3, lease(b"1", READ, guid=b"h" * 16)))  # another client's key happens to be the same
+    done = two.disturb(KEY, Act(0, Operation.CHILD, LATER, spared=b"1" * 16))
+    assert not done.wait
+    assert [(notice.file_id, notice.state, notice.deadline, notice.epoch) for notice in done.notices] == [(2, 0, LATER, 0x12)]
+    assert two.disturb(KEY, Act(0, Operation.CHILD, LATER, spared=b"1" * 16)).notices == ()  # told once
+    others = two.disturb(KEY, Act(0, Operation.CHILD, LATER)).notices
+    assert {(notice.file_id, notice.state, notice.deadline) for notice in others} == {(1, 0, LATER), (3, 0, 0)}
+    assert one.acknowledge_lease(GUID, b"1" * 16, 0, LATER).state == 0
+    assert one.acknowledge_lease(GUID, b"2" * 16, 0, LATER).state == 0
+    assert not one.caches_directories()
+
+
+def test_whether_any_directory_is_cached_is_one_word(house: House) -> None:
+    one, two = house.process(16), house.process(17)
+    one.open(OTHER, claim(9, LEVEL_II))
+    assert not two.caches_directories()  # a file is none
+    one.open(KEY, folder(1, lease(b"1", READ | HANDLE)))
+    one.open(KEY, folder(2, lease(b"2", READ)))
+    assert two.caches_directories()
+    one.close(KEY, 1)
+    assert two.caches_directories()
+    one.close(KEY, 2)
+    assert not two.caches_directories()
+    one.open(KEY, folder(3, lease(b"3", READ)))
+    house.dead.add((16, 1))
+    assert two.disturb(KEY, Act(0, Operation.CHILD, LATER)).notices == ()  # the dead cache nothing
+    two.sweep_dead()
+    assert not two.caches_directories()
+
+
+def test_an_operation_from_outside_meets_a_sole_open(house: House) -> None:
+    """The owner's own operations disturb nobody then, and read nothing."""
+    one, two = house.process(16), house.process(17)
+    one.open(KEY, claim(1, BATCH))
+    assert not two.is_cached(KEY)
+    done = two.disturb(KEY, Act(0, Operation.RENAME, LATER, 7))
+    assert (done.wait, [notice.state for notice in done.notices]) == (True, [READ])
+    assert one.close(KEY, 1).wake == (Waiter(17, 1, 7),)
+
+
+@pytest.mark.parametrize(("operation", "left"), [(Operation.OPEN, 0), (Operation.OVERWRITE, 0)])
+def test_without_level_ii_a_broken_oplock_ends(house: House, operation: Operation, left: int) -> None:
+    one, two = house.process(16), house.process(17)
+    assert one.open(KEY, claim(1, BATCH._replace(whole=True))).granted == READ | HANDLE | WRITE
+    first = two.open(KEY, claim(2, BATCH._replace(whole=True), overwrite=operation is Operation.OVERWRITE))
+    assert [notice.state for notice in first.notices] == [left]
+    assert one.acknowledge_oplock(KEY, 1, 0, LATER).accepted
+    assert two.open(KEY, claim(2, BATCH._replace(whole=True), again=True)) == Opened(False)
