@@ -13,7 +13,7 @@ from smbd.sharing.caching import HANDLE
 from smbd.sharing.rules import SHARED
 from smbd.smb2 import status
 from smbd.smb2.constants import DELETE, FILE_SHARE_WRITE
-from smbd.smb2.names import EXACT, Path, parse_posix, parse_stream, parse_text
+from smbd.smb2.names import EXACT, Path, fold, parse_posix, parse_stream, parse_text
 from smbd.smb2.status import SmbError
 from workers import access, changes
 
@@ -37,6 +37,8 @@ def rename(request: Request, opened: Open, handle: Handle, wish: Rename) -> None
     if not old.stream:
         _check_directories(request, opened, old, target)
         _check_target(request, opened.key, target, wish.replace)
+    else:
+        _check_streams(request, opened.key, target)
     worker.breaks.require(request, Operation.RENAME)
     vfs.rename(handle, target, wish.replace)
     opened.path = handle.path
@@ -46,6 +48,18 @@ def rename(request: Request, opened: Open, handle: Handle, wish: Rename) -> None
         return
     worker.sharing.rename(opened.key, "/".join(handle.path.components))
     changes.renamed(worker, opened, old, handle.path)
+
+
+def _check_streams(request: Request, key: FileKey, target: Path) -> None:
+    """[MS-FSA] 2.1.5.15.11.1: a stream that somebody has open is not replaced. Here it is not taken from under other opens either: they
+    know their stream by its name.
+    """
+    sharing = request.worker.sharing
+    if len(sharing.opens_of(key)) > 1:
+        raise SmbError(status.SHARING_VIOLATION)
+    wanted = key._replace(stream=target.stream)
+    if fold(target.stream) != fold(key.stream) and sharing.opens_of(wanted):
+        raise SmbError(status.ACCESS_DENIED)
 
 
 def target_of(handle: Handle, name: str) -> Path:

@@ -341,3 +341,21 @@ def test_privileges(house: House, privilege: str, access: int, options: int, exp
     house.tokens[BOB] = token_of(BOB, privileges=frozenset({privilege} - {""}))
     other = house.client(BOB)
     assert other.create("kept", access=access, options=options, disposition=c.FILE_OPEN).status == expected
+
+
+def test_a_stream_that_is_open_is_neither_replaced_nor_taken_away(house: House, client: WireClient) -> None:
+    other = house.client()
+    mine, theirs = client.open("f:mine"), other.open("f:theirs")
+    client.write(mine, 0, b"mine")
+    other.write(theirs, 0, b"theirs")
+    wish = rename_body(":theirs", replace=True)
+    assert client.set_info(mine, c.INFO_FILE, 10, wish).status == status.ACCESS_DENIED
+    assert other.read_data(theirs, 0, 10) == b"theirs"
+    other.close(theirs)
+    second = other.open("f:mine")
+    assert client.set_info(mine, c.INFO_FILE, 10, wish).status == status.SHARING_VIOLATION
+    other.close(second)
+    assert client.set_info(mine, c.INFO_FILE, 10, wish).status == status.SUCCESS
+    client.close(mine)
+    assert other.read_data(other.open("f:theirs", disposition=c.FILE_OPEN), 0, 10) == b"mine"
+    assert other.create("f:mine", disposition=c.FILE_OPEN).status == status.OBJECT_NAME_NOT_FOUND

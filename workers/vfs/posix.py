@@ -126,7 +126,7 @@ class PosixVfs:
         """``place``: its directory's descriptor and spelling on disk."""
         parent_fd, parent = place
         directory = new.directory or path.type == INDEX_ALLOCATION
-        name = self._resolver.names.tunnelled(parent_fd, path.name)
+        name = path.name if path.type == EXACT else self._resolver.names.tunnelled(parent_fd, path.name)
         if name != path.name:
             path = path.parent.child(name)
         _check_ours(name)
