@@ -44,6 +44,7 @@ class Open:
         "cache",
         "channel_sequence",
         "dooms",
+        "dooms_name",
         "durability",
         "ended",
         "enumeration",
@@ -99,6 +100,7 @@ class Open:
         self.sets_write_time = False  # its client has, through it: then that stays
         self.written = False  # what a listing shows of it may be another at its close
         self.dooms = False  # it was this open that said that the file is to be deleted
+        self.dooms_name = False  # and that its name goes when this open ends, whoever else has the file open
         self.granted = 0
         self.is_directory = False
         self.write_through = False

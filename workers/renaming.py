@@ -1,7 +1,7 @@
 """Renames and hard links: [MS-FSA] 2.1.5.15.6 (link), 2.1.5.15.11 (rename).
 
-Owns: the checks on source, target and the directories between them. Invariant: a file that is open somewhere is never replaced, and a
-directory with open files in it never moves.
+Owns: the checks on source, target and the directories between them. Invariant: a file that is open somewhere is never replaced, unless
+POSIX semantics are asked for, and a directory with open files in it never moves.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def rename(request: Request, opened: Open, handle: Handle, wish: Rename) -> None
         raise SmbError(status.ACCESS_DENIED)  # the share's root
     if not old.stream:
         _check_directories(request, opened, old, target)
-        _check_target(request, opened.key, target, wish.replace)
+        _check_target(request, opened.key, target, wish)
     else:
         _check_streams(request, opened.key, target)
     worker.breaks.require(request, Operation.RENAME)
@@ -119,7 +119,8 @@ def _check_beneath(request: Request, path: str) -> None:
         raise SmbError(status.ACCESS_DENIED)
 
 
-def _check_target(request: Request, key: FileKey, target: Path, replace: bool) -> None:
+def _check_target(request: Request, key: FileKey, target: Path, wish: Rename) -> None:
+    """With POSIX semantics ([MS-FSCC] 2.4.43) a file that is open loses its name all the same."""
     worker, tree = request.worker, request.tree
     vfs = tree.vfs
     assert vfs is not None
@@ -131,11 +132,11 @@ def _check_target(request: Request, key: FileKey, target: Path, replace: bool) -
         other = FileKey(*existing.key)
         if other == key:
             return  # another case of its own name
-        if not replace:
+        if not wish.replace:
             raise SmbError(status.OBJECT_NAME_COLLISION)
         if existing.directory:
             raise SmbError(status.ACCESS_DENIED)
-        if worker.sharing.opens_of(other):
+        if not wish.posix and worker.sharing.opens_of(other):
             worker.breaks.require(request, Operation.RENAME, other)
             raise SmbError(status.ACCESS_DENIED)
         access.check(worker, tree, existing, DELETE)
@@ -158,6 +159,6 @@ def link(request: Request, opened: Open, handle: Handle, wish: Rename) -> None:
         access.check_add(worker, tree, parent, False)
     finally:
         parent.close()
-    _check_target(request, FileKey(*handle.key), target, wish.replace)
+    _check_target(request, FileKey(*handle.key), target, wish)
     vfs.link(handle, target, wish.replace)
     changes.added(worker, tree, target, opened)

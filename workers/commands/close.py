@@ -81,6 +81,8 @@ def close_open(worker: Worker, opened: Open) -> None:
 
 def _end_claim(worker: Worker, opened: Open, key: FileKey) -> None:
     """Take the open's record away, and what its end leaves to be deleted: a stream first, then perhaps the file."""
+    if opened.dooms_name:
+        _end_name(worker, opened, key)
     closed = worker.sharing.close(key, opened.persistent)
     if opened.dooms and opened.is_directory and not closed.last:
         changes.doomed(worker, opened)
@@ -89,22 +91,41 @@ def _end_claim(worker: Worker, opened: Open, key: FileKey) -> None:
         keeping.tell_keeper(worker, opened)
 
 
+def _end_name(worker: Worker, opened: Open, key: FileKey) -> None:
+    """FILE_DISPOSITION_POSIX_SEMANTICS ([MS-FSCC] 2.4.12): the name goes now, the file with the last of those who have it open.
+
+    Until the name has gone the file is pending deletion, for whoever comes and should this process end.
+    """
+    if len(worker.sharing.opens_of(key)) > 1 and _delete_as(worker, opened, Deletion.FILE, _asker_of(opened)):
+        worker.sharing.set_delete_on_close(key, opened.persistent, False)
+
+
 def settle(worker: Worker, opened: Open, key: FileKey, closed: Closed) -> None:
     """Do what the end of a record asks for: wake who waited for it, delete what it leaves to be deleted."""
     wake(worker, closed.wake)
     while closed.delete:
-        before = identity.current()
-        if before.uid not in (identity.ROOT.uid, closed.uid):
-            identity.assume(asker(closed.uid, closed.gid))  # his right to delete, not that of who happens to close last
-        try:
-            _delete(worker, opened, closed.delete)
-        finally:
-            identity.assume(before)
+        _delete_as(worker, opened, closed.delete, (closed.uid, closed.gid))
         closed = worker.sharing.finish_delete(key, opened.persistent, closed.delete)
 
 
-def _delete(worker: Worker, opened: Open, what: Deletion) -> None:
-    """The last close of a file marked for deletion. A failure is logged: the client's CLOSE succeeds ([MS-FSA] 2.1.5.5)."""
+def _asker_of(opened: Open) -> tuple[int, int]:
+    token = opened.tree.token
+    return token.uid, token.gid
+
+
+def _delete_as(worker: Worker, opened: Open, what: Deletion, ids: tuple[int, int]) -> bool:
+    """``ids``: who asked for it. It is his right to delete that counts, not that of who happens to close last."""
+    before = identity.current()
+    if before.uid not in (identity.ROOT.uid, ids[0]):
+        identity.assume(asker(*ids))
+    try:
+        return _delete(worker, opened, what)
+    finally:
+        identity.assume(before)
+
+
+def _delete(worker: Worker, opened: Open, what: Deletion) -> bool:
+    """The end of a file marked for deletion; whether its name has gone. A failure is logged: the CLOSE succeeds ([MS-FSA] 2.1.5.5)."""
     vfs, handle = opened.tree.vfs, opened.handle
     assert vfs is not None
     assert handle is not None
@@ -116,14 +137,15 @@ def _delete(worker: Worker, opened: Open, what: Deletion) -> None:
         if doomed.key[:2] == handle.key[:2]:
             vfs.unlink(doomed)
     except FileNotFoundError:
-        return  # somebody on the server was faster
+        return True  # somebody on the server was faster
     except (OSError, SmbError) as error:
         worker.log.warning("cannot delete %s in share %s: %s", path.wire(), opened.tree.share.name, error)
-        return
+        return False
     finally:
         if doomed is not handle:
             doomed.close()
     changes.removed(worker, opened.tree, path, opened, opened.parent_key if opened.dooms else b"")
+    return True
 
 
 def wake(worker: Worker, waiters: tuple[Waiter, ...]) -> None:

@@ -203,6 +203,7 @@ def filesystem_information(request: Request, body: QueryInfoRequest) -> tuple[by
         | filesystem.FILE_PERSISTENT_ACLS
         | filesystem.FILE_SUPPORTS_OBJECT_IDS
         | filesystem.FILE_SUPPORTS_HARD_LINKS
+        | filesystem.FILE_SUPPORTS_POSIX_UNLINK_RENAME
     )
     if fs.named_streams:
         attributes |= filesystem.FILE_NAMED_STREAMS | filesystem.FILE_SUPPORTS_EXTENDED_ATTRIBUTES

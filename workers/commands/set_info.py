@@ -147,6 +147,7 @@ def _disposition(request: Request, opened: Open, handle: Handle, data: memoryvie
     token = request.tree.token
     request.worker.sharing.set_delete_on_close(opened.key, opened.persistent, wish.delete, token.uid, token.gid)
     opened.dooms = wish.delete
+    opened.dooms_name = wish.delete and wish.posix and not handle.stream
     if wish.delete and opened.is_directory:
         changes.doomed(request.worker, opened)
 
