@@ -291,3 +291,49 @@ def test_a_lease_that_a_local_program_keeps(make_server: Callable[..., Server]) 
         with stand_in(LEASE, server.share):
             answer = client.create("leased")
             assert answer.status == status.SHARING_VIOLATION
+
+
+def test_one_write_is_told_to_all_who_cache(server: Server) -> None:
+    with server.client() as one, server.client() as two, server.client() as three:
+        name = "told to all"
+        one.create(name, **with_lease(KEY, R))
+        held = file_id_of(two.create(name, oplock=c.OPLOCK_LEVEL_II))
+        writing = three.open(name)
+        assert three.write(writing, 0, b"x").status == status.SUCCESS
+        told_to_close(one, KEY, R, 0)
+        assert broken(two) == (held, c.OPLOCK_LEVEL_NONE)
+
+
+def test_all_who_wait_for_one_break_go_on_with_it(server: Server) -> None:
+    with server.client() as one, server.client() as two, server.client() as three:
+        held = file_id_of(one.create("waited for", oplock=c.OPLOCK_LEVEL_BATCH))
+        waiting = [(client, begin(client, "waited for", oplock=c.OPLOCK_LEVEL_II)) for client in (two, three)]
+        assert broken(one) == (held, c.OPLOCK_LEVEL_II)
+        assert acknowledge(one, held, c.OPLOCK_LEVEL_II).status == status.SUCCESS
+        assert [level_of(client.receive(message_id)) for client, message_id in waiting] == [c.OPLOCK_LEVEL_II] * 2
+
+
+def test_more_is_required_while_a_break_is_under_way(server: Server) -> None:
+    """RWH, RH, R, nothing: one step at a time, each acknowledged; the last open goes on after the last of them."""
+    with server.client() as one, server.client() as two, server.client() as three:
+        one.create("stepwise", **with_lease(KEY, RWH))
+        reading = begin(two, "stepwise", **with_lease(OTHER, R))
+        overwriting = begin(three, "stepwise", disposition=c.FILE_OVERWRITE)
+        told_to_close(one, KEY, RWH, RH)
+        assert acknowledge_lease(one, KEY, RH).parse(control.LEASE_BREAK).lease_state == RH
+        told_to_close(one, KEY, RH, R)
+        assert acknowledge_lease(one, KEY, R).parse(control.LEASE_BREAK).lease_state == R
+        told_to_close(one, KEY, R, 0)
+        assert level_of(two.receive(reading)) == c.OPLOCK_LEVEL_LEASE
+        assert three.receive(overwriting).status == status.SUCCESS
+
+
+@pytest.mark.isolation
+def test_a_wait_that_dies_is_waited_for_by_nobody(server: Server) -> None:
+    with server.client() as one, server.client() as two, server.client() as three:
+        held = file_id_of(one.create("abandoned", oplock=c.OPLOCK_LEVEL_BATCH))
+        begin(two, "abandoned")
+        assert broken(one)[0] == held
+        os.kill(server.worker_of(two).pid, signal.SIGKILL)
+        assert acknowledge(one, held, c.OPLOCK_LEVEL_II).status == status.SUCCESS
+        assert level_of(three.create("abandoned", oplock=c.OPLOCK_LEVEL_II)) == c.OPLOCK_LEVEL_II
