@@ -301,11 +301,12 @@ def is_short(name: str) -> bool:
 def short_name(name: str) -> str:
     """A stable 8.3 name made of the name alone: three characters, '~', four of a hash, the extension. '' where the name is short itself.
 
-    Made, not stored: two names of a directory may have the same one, and then it means neither.
+    Made, not stored: two names of a directory may have the same one, and then it means neither. A name has the same one as the disk has it
+    and as it is shown.
     """
     if is_short(name):
         return ""
-    folded = fold(name)
+    folded = fold(display(name))
     stem, dot, extension = folded.rpartition(".")
     if not dot or not stem:
         stem, extension = folded, ""

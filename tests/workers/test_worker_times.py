@@ -124,17 +124,18 @@ def test_a_name_may_be_what_hides_a_file(make_house: Callable[..., House], folde
     assert client.create("seen", disposition=c.FILE_OVERWRITE).status == status.ACCESS_DENIED
 
 
-def test_a_file_is_saved_anew_by_its_short_name(client: WireClient, folder: Path) -> None:
+@pytest.mark.parametrize("name", ["A long name.text", "ends with a dot.", ".begins with one", "two.dots.here", "Ünïcödé"])
+def test_a_file_is_saved_anew_by_its_short_name(client: WireClient, folder: Path, name: str) -> None:
     """The old program opens, deletes and creates by the name it was told; the long one is kept."""
-    client.close(client.open("A long name.text"))
-    opened = client.open("A long name.text", disposition=c.FILE_OPEN)
+    client.close(client.open(name))
+    opened = client.open(name, disposition=c.FILE_OPEN)
     raw = information(client, opened, query.FILE_ALTERNATE_NAME_INFORMATION)
     client.close(opened)
     short = raw[4:].decode("utf-16-le")
     client.close(client.open(short, disposition=c.FILE_OPEN, options=c.FILE_DELETE_ON_CLOSE, access=c.DELETE))
     assert list(folder.iterdir()) == []
     client.close(client.open(short, disposition=c.FILE_CREATE))
-    assert [found.name for found in folder.iterdir()] == ["A long name.text"]
+    assert [found.name for found in folder.iterdir()] == [name]
 
 
 def test_short_names_are_shown_where_the_share_says_so(make_house: Callable[..., House]) -> None:

@@ -194,6 +194,7 @@ def test_short_already(name):
 def test_short_names_are_short(name):
     short = names.short_name(name)
     assert short == "" or names.is_short(short)
+    assert names.short_name(names.display(name)) == short
     assert names.short_name(name.lower()) == short or names.fold(name.lower()) != names.fold(name)
 
 
