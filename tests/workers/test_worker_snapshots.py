@@ -330,3 +330,14 @@ def test_the_snapshots_that_snapper_keeps(make_house: Callable[..., House], fold
     assert snapshots_of(client, client.open("now"))[3] == [LATER_TOKEN, TOKEN]
     assert client.read_data(opened(as_it_was(client, "f", LATER)), 0, 100) == b"number 8"
     assert names_in(client, opened(as_it_was(client, ""))) == {"f"}
+
+
+def test_a_users_symlink_is_no_way_to_anothers_snapshots(make_house: Callable[..., House], folder: Path, tmp_path: Path) -> None:
+    """Root goes to the snapdir, which lies where users may write: it would go for them where they may not."""
+    secret = tmp_path / "other" / ".snapshots" / TOKEN
+    secret.mkdir(parents=True)
+    (secret / "f").write_bytes(b"secret")
+    (folder / ".snapshots").symlink_to(tmp_path / "other" / ".snapshots")
+    client = make_house(share_text=f"vfs objects = shadow_copy2\nshadow:mountpoint = {folder}").client()
+    assert as_it_was(client, "f").status == status.OBJECT_NAME_NOT_FOUND
+    assert snapshots_of(client, client.open("now"))[3] == []

@@ -63,7 +63,7 @@ class _Listed(NamedTuple):
 class SnapshotVfs:
     """See ``interface.Vfs``: what is, as the file system below has it, and what was."""
 
-    __slots__ = ("_above", "_clock", "_ended", "_infos", "_listed", "_open", "_path", "_read", "_shadow", "_snapdir", "_turn", "below")
+    __slots__ = ("_above", "_clock", "_ended", "_infos", "_listed", "_mount", "_open", "_path", "_read", "_shadow", "_turn", "below")
 
     def __init__(self, below: PosixVfs, path: str, shadow: Shadow, clock: Callable[[], float] = time.monotonic) -> None:
         """``path``: the share's root, as ``below`` has opened it. Takes ``below`` over."""
@@ -77,8 +77,7 @@ class SnapshotVfs:
         self._open: dict[tuple[int, int, int, bytes], Snapshot] = {}
         self._turn = threading.RLock()
         self._ended = False
-        mount = shadow.mountpoint or (_mount_point(self._path) if not shadow.cross_mounts else "/")
-        self._snapdir = os.path.join(mount, shadow.snapdir)
+        mount = self._mount = shadow.mountpoint or (_mount_point(self._path) if not shadow.cross_mounts else "/")
         self._above = _inside(self._path, shadow.basedir or mount) if shadow.share_path is None else os.fsencode(shadow.share_path)
 
     # Where snapshots are
@@ -86,7 +85,7 @@ class SnapshotVfs:
     def _places(self, components: tuple[str, ...]) -> Iterator[_Place]:
         """The directories that may hold snapshots of a path, the nearest first. Each descriptor is closed when the next is asked for."""
         if not self._shadow.everywhere:
-            yield from _trusted(self._snapdir, self._above)
+            yield from _trusted(self._mount, self._shadow.snapdir, self._above)
             if self._shadow.snapdir.startswith("/"):
                 return
         yield from self._places_in_share(components if self._shadow.everywhere else ())
@@ -111,8 +110,8 @@ class SnapshotVfs:
         """From the share's root up to the mount point."""
         between = self._above.split(b"/") if self._above else []
         for height in range(1, len(between) + 1):
-            top = os.path.join(self._path, *[".."] * height, self._shadow.snapdir)
-            yield from _trusted(os.path.normpath(top), b"/".join(between[-height:]))
+            top = os.path.normpath(os.path.join(self._path, *[".."] * height))
+            yield from _trusted(top, self._shadow.snapdir, b"/".join(between[-height:]))
 
     def _names(self, place: _Place, wanted: int | None = None) -> dict[int, str]:
         """The snapshots that a directory holds. One that is wanted and not known is looked for anew."""
@@ -307,17 +306,31 @@ class SnapshotVfs:
         self.below.close()
 
 
-def _trusted(directory: str, root: bytes) -> Iterator[_Place]:
-    """A directory of the administrator's choice; nothing where it is not there."""
+def _trusted(above: str, snapdir: str, root: bytes) -> Iterator[_Place]:
+    """A directory of the administrator's choice; nothing where it is not there. What lies beneath a share may be anybody's: root follows no
+    symlink there.
+    """
     try:
         with identity.as_root():
-            fd = files.open(directory, READ | os.O_DIRECTORY)
-    except (FileNotFoundError, NotADirectoryError):
+            fd = _open_snapdir(above, snapdir)
+    except OSError as error:
+        if error.errno not in _NOT_THERE:
+            raise
         return
     try:
         yield _Place(fd, root, 0, True)
     finally:
         files.close(fd)
+
+
+def _open_snapdir(above: str, snapdir: str) -> int:
+    if snapdir.startswith("/"):
+        return files.open(snapdir, READ | os.O_DIRECTORY)
+    base = files.open(above, files.PATH_ONLY | os.O_DIRECTORY)
+    try:
+        return files.open_beneath(base, os.fsencode(snapdir), READ | os.O_DIRECTORY)
+    finally:
+        files.close(base)
 
 
 def _rights(place: _Place) -> AbstractContextManager[None]:
