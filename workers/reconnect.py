@@ -7,7 +7,7 @@ be the very same (device, inode, time of birth); the record changes hands after 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from smbd.sharing import CacheKind, Claimant, Durable, FileKey, Lasting, OpenFlags
 from smbd.smb2 import status
@@ -28,13 +28,15 @@ if TYPE_CHECKING:
     from workers.vfs.interface import Handle
 
 
+class Asked:
+    """What a reconnecting CREATE says: which open, under which name, with which lease. No NamedTuple: compiled, none holds a memoryview."""
 
-class Asked(NamedTuple):
-    """What a reconnecting CREATE says: which open, under which name, with which lease."""
+    __slots__ = ("again", "cache", "name")
 
-    again: Reconnect
-    name: memoryview
-    cache: CacheClaim
+    def __init__(self, again: Reconnect, name: memoryview, cache: CacheClaim) -> None:
+        self.again = again
+        self.name = name
+        self.cache = cache
 
 
 def reclaim(request: Request, asked: Asked, respond: Callable[[Open], bytes]) -> bytes:
