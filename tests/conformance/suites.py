@@ -160,7 +160,7 @@ def chosen(names: tuple[str, ...]) -> list[Plan]:
     """
     found: list[Plan] = []
     for name in names:
-        found += _meant(full_name(name))
+        found += (plan for plan in _meant(full_name(name)) if plan not in found)
     return found if names else list(PLANS)
 
 
