@@ -142,6 +142,7 @@ class Share:
     dont_descend: tuple[str, ...] = _par(_names(), values.words)
     store_dos_attributes: bool = _par(True, values.boolean)
     ea_support: bool = _par(True, values.boolean)
+    named_streams: bool = _par(True, values.boolean)
     acl_allow_execute_always: bool = _par(False, values.boolean)
     acl_flag_inherited_canonicalization: bool = _par(True, values.boolean)
     access_based_share_enum: bool = _par(False, values.boolean)

@@ -88,7 +88,7 @@ PLANS: Final = (
     Plan("smb2.change_notify_disabled", settings={"change notify": "no"}),
     Plan("smb2.compound", seconds=10),
     Plan("smb2.compound_async", seconds=30),
-    Plan("smb2.create_no_streams", share={"streams": "no"}, samba={"vfs objects": "acl_xattr"}),
+    Plan("smb2.create_no_streams", share={"named streams": "no"}, samba={"vfs objects": "acl_xattr"}),
     Plan("smb2.delete-on-close-perms"),
     Plan("smb2.delete-on-close-perms", "readonly", ("torture:delete_readonly=yes",), share={"delete readonly": "yes"}),
     Plan("smb2.dosmode", share={"hide files": "/hidefile/", "hide dot files": "yes"}),

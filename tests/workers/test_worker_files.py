@@ -90,6 +90,15 @@ def test_who_may_delete_what_is_read_only(make_house: Callable[..., House], fold
     assert client.create("again", access=c.DELETE, options=c.FILE_DELETE_ON_CLOSE).status == answer
 
 
+def test_a_share_without_streams(make_house: Callable[..., House]) -> None:
+    client = make_house(share_text="named streams = no").client()
+    client.close(client.open("f"))
+    for name in ("f:s", "f::$DATA", "f:s:$DATA", "f::nonsense"):
+        assert client.create(name).status == status.OBJECT_NAME_INVALID
+    looked = client.output(client.query_info(client.open("f"), c.INFO_FILESYSTEM, 5))  # FileFsAttributeInformation
+    assert not int.from_bytes(looked[:4], "little") & 0x40000  # FILE_NAMED_STREAMS
+
+
 def test_delete_on_close(client: WireClient, folder: Path) -> None:
     opened = client.open("doomed", options=c.FILE_DELETE_ON_CLOSE)
     assert (folder / "doomed").exists()

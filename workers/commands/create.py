@@ -179,8 +179,11 @@ def read_wish(request: Request, body: CreateRequest, found: Contexts) -> Wish:
         raise SmbError(status.NOT_SUPPORTED)
     check_disposition(body.create_disposition, body.create_options)
     path = _path(request, body, contexts.POSIX in found)
-    if (path.stream or path.type == DATA) and body.create_options & FILE_DIRECTORY_FILE:
-        raise SmbError(status.NOT_A_DIRECTORY)
+    if path.stream or path.type == DATA:
+        if not request.tree.share.named_streams:
+            raise SmbError(status.OBJECT_NAME_INVALID)
+        if body.create_options & FILE_DIRECTORY_FILE:
+            raise SmbError(status.NOT_A_DIRECTORY)
     if contexts.EA_BUFFER in found and not request.tree.share.ea_support:
         raise SmbError(status.EAS_NOT_SUPPORTED)
     wish = Wish(path, body.desired_access, body.share_access, body.create_disposition, body.create_options, body.file_attributes)

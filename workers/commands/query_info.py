@@ -206,7 +206,8 @@ def filesystem_information(request: Request, body: QueryInfoRequest) -> tuple[by
         | filesystem.FILE_SUPPORTS_POSIX_UNLINK_RENAME
     )
     if fs.named_streams:
-        attributes |= filesystem.FILE_NAMED_STREAMS | filesystem.FILE_SUPPORTS_EXTENDED_ATTRIBUTES
+        attributes |= filesystem.FILE_NAMED_STREAMS if request.tree.share.named_streams else 0
+        attributes |= filesystem.FILE_SUPPORTS_EXTENDED_ATTRIBUTES
         attributes |= filesystem.FILE_SUPPORTS_REPARSE_POINTS
     if fs.sparse_files:
         attributes |= filesystem.FILE_SUPPORTS_SPARSE_FILES
