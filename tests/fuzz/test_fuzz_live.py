@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from smbd.smb2 import constants as c
 from smbd.smb2 import status
 from smbd.smb2.constants import Command
-from smbd.smb2.messages.create_contexts import APP_INSTANCE_ID, APP_INSTANCE_VERSION
+from smbd.smb2.fscc.reparse import Symlink, pack_symlink
+from smbd.smb2.messages.create_contexts import APP_INSTANCE_ID, APP_INSTANCE_VERSION, POSIX
 from tests import wire_client as wire
 from tests.server import Server, eventually
 from tests.wire_client import Closed, Request, SocketTransport, WireClient
@@ -42,7 +43,7 @@ class Target:
 
     def connect(self) -> None:
         """A fresh connection."""
-        self.client = self.server.client(timeout=TIMEOUT)
+        self.client = self.server.client(timeout=TIMEOUT, offer=_offer())
         self.file = self.client.open(f"fuzz {os.getpid()}.bin")
         self.folder = self.client.open(f"fuzz folder {os.getpid()}", options=c.FILE_DIRECTORY_FILE)
         self._uses = 0
@@ -82,6 +83,7 @@ class Target:
             Request(Command.IOCTL, wire.ioctl_body(c.FSCTL_LMR_REQUEST_RESILIENCY, struct.pack("<II", 1000, 0), file)),
             Request(Command.WRITE, wire.write_body(file, 0, b"again"), flags=c.FLAGS_REPLAY_OPERATION, channel_sequence=0x8001),
             Request(Command.LOCK, wire.lock_body(file, (0, 10, 18), sequence=0x400 | 3), channel_sequence=1),
+            *_links(file, folder),
         ]
 
     def throw(self, pdu: bytes, *, announced: int | None = None) -> bool:
@@ -125,6 +127,35 @@ class Target:
         log = self.server.log
         fresh, self._read = log[self._read :], len(log)
         assert "Traceback" not in fresh, fresh
+
+
+def _offer() -> wire.Offer:
+    """With the POSIX extensions."""
+    made = wire.Offer()
+    made.contexts = [*made.make_contexts(), (c.POSIX_EXTENSIONS_AVAILABLE, POSIX)]
+    return made
+
+
+def _links(file: wire.FileId, folder: wire.FileId) -> list[Request]:
+    """Reparse points, namespaces, blocks that are shared, and exact names."""
+    name = "\\server\\share\\x".encode("utf-16-le")
+    referral = struct.pack("<HHIH", 4, 0, 2 + len(name), len(name)) + name
+    extents = struct.pack("<QQqqq", *file, 0, 4096, 4096)
+    mode = ((POSIX, struct.pack("<I", 0o644)),)
+    return [
+        Request(Command.CREATE, wire.create_body("exact/name:x", options=c.FILE_OPEN_REPARSE_POINT, contexts=mode)),
+        Request(Command.CREATE, wire.create_body("server\\share\\link"), flags=c.FLAGS_DFS_OPERATIONS),
+        Request(Command.IOCTL, wire.ioctl_body(c.FSCTL_SET_REPARSE_POINT, pack_symlink(Symlink("target", True)), folder)),
+        Request(Command.IOCTL, wire.ioctl_body(c.FSCTL_GET_REPARSE_POINT, b"", folder)),
+        Request(Command.IOCTL, wire.ioctl_body(c.FSCTL_DELETE_REPARSE_POINT, struct.pack("<IHH", 0xA000000C, 0, 0), folder)),
+        Request(Command.IOCTL, wire.ioctl_body(c.FSCTL_DFS_GET_REFERRALS, struct.pack("<H", 4) + name)),
+        Request(Command.IOCTL, wire.ioctl_body(c.FSCTL_DFS_GET_REFERRALS_EX, referral)),
+        Request(Command.IOCTL, wire.ioctl_body(c.FSCTL_DUPLICATE_EXTENTS_TO_FILE, extents, file)),
+        Request(Command.IOCTL, wire.ioctl_body(c.FSCTL_FILE_LEVEL_TRIM, struct.pack("<IIQQ", 0, 1, 0, 65536), file)),
+        Request(Command.QUERY_INFO, wire.query_info_body(file, c.INFO_FILE, 100)),
+        Request(Command.QUERY_DIRECTORY, wire.query_directory_body(folder, "*", info_class=100)),
+        Request(Command.SET_INFO, wire.set_info_body(file, c.INFO_FILE, 64, struct.pack("<I", 3))),
+    ]
 
 
 def _half_close(client: WireClient) -> None:
