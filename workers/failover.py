@@ -1,13 +1,16 @@
 """A break goes out on one of the client's connections, and on another while it has not arrived: [MS-SMB2] 3.3.4.6, 3.3.4.7.
 
-Owns: the choice of the connection. Invariant: each connection is tried once, the newest first; one whose peer's machine has acknowledged
-the bytes is the last. A client may hear of a break twice, and takes the second for what it is.
+Owns: the choice of the connection. Invariants: each connection is tried once, the oldest first; one whose peer's machine has acknowledged
+the bytes is the last; one whose peer's machine acknowledges nothing ends: what waits on it may be asked for again on another. A client may
+hear of a break twice, and takes the second for what it is.
 """
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from functools import partial
+from struct import Struct
 from typing import TYPE_CHECKING
 
 from pools.port import sockets
@@ -18,16 +21,17 @@ if TYPE_CHECKING:
     from workers.session import Session
     from workers.worker import Worker
 
-UNHEARD = 1.0  # seconds after which bytes that nobody has acknowledged count as lost with their connection
+RETRANSMISSIONS = 6  # that a connection whose peer acknowledges nothing is given; then it counts as lost
+SHORTEST, LONGEST = 0.2, 1.0  # seconds that one is taken to last
+_AT_ONCE = Struct("ii").pack(1, 0)  # struct linger: a reset, and nothing is sent again
 Say = Callable[["Line"], None]
 
 
 def lines_of(worker: Worker, session: Session | None, *, any_session: bool) -> list[Line]:
-    """Where the client of ``session`` can be told of a break, best first. ``any_session``: the message names no session (leases)."""
-    own = [line for line in reversed(worker.lines) if session is not None and line in session.channels]
-    if not any_session:
-        return own
-    return own + [line for line in reversed(worker.lines) if line not in own and line.connection.channels]
+    """Where the client of ``session`` can be told of a break, the oldest first. ``any_session``: the message names no session (leases)."""
+    if any_session:
+        return [line for line in worker.lines if line.connection.channels]
+    return [line for line in worker.lines if session is not None and line in session.channels]
 
 
 def tell(worker: Worker, lines: Callable[[], list[Line]], say: Say) -> None:
@@ -53,21 +57,22 @@ class _Message:
             return
         line = left[0]
         self._tried.add(line)
-        acknowledged, flying = sockets.progress(line.sock)
+        acknowledged, flying, timeout = sockets.progress(line.sock)
         try:
             self._say(line)
         except Disconnect as gone:
             line.end(f"connection dropped: {gone}")
         if len(left) > 1:
-            self._worker.loop.later(UNHEARD, partial(self._check, line, acknowledged + flying + line.sender.backlog))
+            patience = RETRANSMISSIONS * min(max(timeout, SHORTEST), LONGEST)
+            self._worker.loop.later(patience, partial(self._check, line, acknowledged, acknowledged + flying + line.sender.backlog))
 
-    def _check(self, line: Line, arrives: int) -> None:
-        """``arrives``: so many bytes are acknowledged when the message is."""
-        if line.ended or line.closed or not _heard(line, arrives):
-            self._worker.log.info("%s: a break was not heard, another connection is tried", line.client_address)
-            self.send()
-
-
-def _heard(line: Line, arrives: int) -> bool:
-    acknowledged, flying = sockets.progress(line.sock)
-    return acknowledged >= arrives if acknowledged else not flying and not line.sender.backlog
+    def _check(self, line: Line, before: int, arrives: int) -> None:
+        """``before``: the bytes that were acknowledged when it was said; ``arrives``: those that are when it was heard."""
+        if not (line.ended or line.closed):
+            acknowledged, flying, _ = sockets.progress(line.sock)
+            if acknowledged >= arrives if acknowledged else not flying and not line.sender.backlog:
+                return
+            if flying and acknowledged == before:
+                line.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
+                line.end("the client's machine does not answer any more")
+        self.send()

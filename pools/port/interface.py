@@ -240,10 +240,11 @@ class Sockets(Protocol):
         ``more``: the kernel may wait for what follows before it sends a short segment.
         """
 
-    def progress(self, sock: socket) -> tuple[int, int]:
-        """Bytes that a connected stream's peer has acknowledged, and bytes that were given to the kernel and are not acknowledged.
+    def progress(self, sock: socket) -> tuple[int, int, float]:
+        """Bytes that a connected stream's peer has acknowledged, bytes that were given to the kernel and are not acknowledged, and the
+        seconds after which it sends them again (1.0 where that is not known).
 
-        (0, n) where only the second is known, (0, 0) where neither is.
+        (0, n, ...) where only the second is known, (0, 0, ...) where neither is.
         """
 
     def sendfile(self, sock: int, file: int, offset: int, count: int, /) -> int:

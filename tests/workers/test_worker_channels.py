@@ -296,29 +296,30 @@ def open_elsewhere(house: House) -> WireClient:
     return other
 
 
-def test_a_break_is_told_on_the_newest_channel(house: House) -> None:
+def test_a_break_is_told_on_the_oldest_channel(house: House) -> None:
     first, second = channels_with_oplock(house)
     other = open_elsewhere(house)
-    assert break_of(second) == c.OPLOCK_LEVEL_II
-    assert break_of(first) is None
+    assert break_of(first) == c.OPLOCK_LEVEL_II
+    assert break_of(second) is None
     other.close_connection()
 
 
 def test_a_break_that_is_not_heard_is_told_on_another_channel(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workers.failover.UNHEARD", 0.01)
+    monkeypatch.setattr("workers.failover.RETRANSMISSIONS", 0.01)
     first, second = channels_with_oplock(house)
     other = open_elsewhere(house)
-    assert break_of(first) == c.OPLOCK_LEVEL_II  # on a local socket, what nobody reads is not acknowledged
-    assert break_of(second) == c.OPLOCK_LEVEL_II
+    assert break_of(second) == c.OPLOCK_LEVEL_II  # on a local socket, what nobody reads is not acknowledged
+    assert break_of(first) == c.OPLOCK_LEVEL_II
+    house.turn_until(lambda: len(house.worker_of(second).lines) == 1)  # and who acknowledges nothing at all is not there
     other.close_connection()
 
 
 def test_a_break_is_told_on_the_channel_that_is_left(house: House) -> None:
     first, second = channels_with_oplock(house)
-    second.close_connection()
-    house.turn_until(lambda: len(house.worker_of(first).lines) == 1)
+    first.close_connection()
+    house.turn_until(lambda: len(house.worker_of(second).lines) == 1)
     other = open_elsewhere(house)
-    assert break_of(first) == c.OPLOCK_LEVEL_II
+    assert break_of(second) == c.OPLOCK_LEVEL_II
     other.close_connection()
 
 

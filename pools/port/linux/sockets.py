@@ -34,9 +34,7 @@ _WITH_MORE: Final = _PLAIN | int(socket.MSG_MORE)
 _RECEIVE: Final = int(socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
 
 _COUNT: Final = Struct("i")
-_ACKED: Final = Struct("Q")
-_BYTES_ACKED: Final = 120  # of struct tcp_info (linux/tcp.h): tcpi_bytes_acked
-_BYTES_ACKED_END: Final = _BYTES_ACKED + _ACKED.size
+_TCP_INFO: Final = Struct("8xI108xQ")  # struct tcp_info (linux/tcp.h): tcpi_rto at 8, tcpi_bytes_acked at 120
 
 
 def receive_queues(name: str) -> int:
@@ -64,17 +62,20 @@ def send_views(sock: socket.socket, views: Sequence[memoryview], more: bool = Fa
     return sock.sendmsg(views, (), _WITH_MORE if more else _PLAIN)
 
 
-def progress(sock: socket.socket) -> tuple[int, int]:
-    """SIOCOUTQ, and TCP_INFO's bytes_acked where there is TCP."""
+def progress(sock: socket.socket) -> tuple[int, int, float]:
+    """SIOCOUTQ, and TCP_INFO where there is TCP."""
     try:
         flying = _COUNT.unpack(fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(_COUNT.size)))[0]
     except OSError:
-        return 0, 0
+        return 0, 0, 1.0
     try:
-        told = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_ACKED_END)
+        told = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
     except OSError:
-        return 0, flying
-    return (_ACKED.unpack_from(told, _BYTES_ACKED)[0], flying) if len(told) == _BYTES_ACKED_END else (0, flying)
+        return 0, flying, 1.0
+    if len(told) < _TCP_INFO.size:
+        return 0, flying, 1.0
+    timeout, acknowledged = _TCP_INFO.unpack(told)
+    return acknowledged, flying, timeout / 1e6
 
 
 def open_pipe(size: int) -> tuple[int, int, int]:

@@ -378,3 +378,31 @@ def test_only_what_is_covered_is_told(port: Port, tmp_path: Path) -> None:
         (root / "in" / "another").touch()
         assert news(source, root) == []
         source.close()
+
+
+def test_what_a_peer_has_acknowledged(port: Port) -> None:
+    """Exactly, or nothing at all: who asks must not take a peer for gone because a system does not tell."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        near = socket.create_connection(listener.getsockname())
+        far, _ = listener.accept()
+    with near, far:
+        before, flying, timeout = port.sockets.progress(near)
+        assert flying == 0
+        assert timeout > 0
+        near.sendall(bytes(1000))
+        assert len(far.recv(1000, socket.MSG_WAITALL)) == 1000
+        deadline = time.monotonic() + 5
+        while port.sockets.progress(near)[1] and time.monotonic() < deadline:
+            time.sleep(0.01)
+        after, flying, _ = port.sockets.progress(near)
+        assert flying == 0
+        assert after - before in (0, 1000)
+    near, far = port.sockets.stream_pair()
+    with near, far:
+        near.sendall(b"unread")
+        assert port.sockets.progress(near)[0] == 0
+
+
+def test_an_interface_has_a_queue(port: Port) -> None:
+    assert port.sockets.receive_queues("lo") >= 1
+    assert port.sockets.receive_queues("../../no such interface") == 1
