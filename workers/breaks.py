@@ -263,15 +263,25 @@ class Breaks:
             return  # closed meanwhile: whoever waited has been woken
         session = opened.session if opened is not None else None
         lines = partial(lines_of, worker, session, any_session=bool(notice.lease))
+        awaited: Callable[[], bool] | None = None
+        if notice.deadline:
+            client_guid = session.terms.client_guid if session is not None else worker.client_guid
+            key = opened.key if opened is not None else None
+            awaited = partial(self._is_awaited, notice, key, client_guid)
+            pause = max(0.0, (notice.deadline - monotonic_ns()) / NS)
+            worker.loop.later(pause, partial(self._expired, notice, key, client_guid))
         if notice.lease:
             body = _lease_notification(notice)
-            tell(worker, lines, lambda line: line.engine.notify(body))
+            tell(worker, lines, partial(_say, awaited, lambda line: line.engine.notify(body)))
         elif opened is not None:
-            tell(worker, lines, partial(_tell_oplock, opened, notice.state))
-        if notice.deadline:
-            pause = max(0.0, (notice.deadline - monotonic_ns()) / NS)
-            client_guid = session.terms.client_guid if session is not None else worker.client_guid
-            worker.loop.later(pause, partial(self._expired, notice, opened.key if opened is not None else None, client_guid))
+            tell(worker, lines, partial(_say, awaited, partial(_tell_oplock, opened, notice.state)))
+
+    def _is_awaited(self, notice: OplockBreak, key: FileKey | None, client_guid: bytes) -> bool:
+        """Whether the client has yet to acknowledge the break."""
+        sharing = self._worker.sharing
+        if notice.lease:
+            return sharing.awaits_lease(client_guid, notice.lease_key, notice.deadline)
+        return key is not None and sharing.awaits_oplock(key, notice.file_id, notice.deadline)
 
     def _expired(self, notice: OplockBreak, key: FileKey | None, client_guid: bytes) -> None:
         """3.3.6.1, 3.3.6.5: not acknowledged in time."""
@@ -289,6 +299,12 @@ class Breaks:
         wake(self._worker, done.wake)
         if done.notices:
             self._worker.loop.soon(partial(self.send, done.notices))
+
+
+def _say(awaited: Callable[[], bool] | None, say: Callable[[Line], None], line: Line) -> None:
+    """Tell of a break, unless it was acknowledged since it was told of on another connection."""
+    if awaited is None or awaited():
+        say(line)
 
 
 def _directory_of(tree: TreeConnect, path: Path) -> FileKey | None:

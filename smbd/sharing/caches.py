@@ -223,6 +223,25 @@ class Caches(Keeping):
             raise SmbError(status.UNSUCCESSFUL)
         return self._acknowledged(transaction, at, mates, state, deadline)
 
+    def awaits_oplock(self, key: FileKey, file_id: int, deadline: int) -> bool:
+        """Whether the acknowledgement of the break with this deadline is still to come."""
+        return self._read(self._awaits, stream_key(key), OWNER_KEY.pack(self.slot, self.generation, file_id), deadline)
+
+    def awaits_lease(self, client_guid: bytes, lease_key: bytes, deadline: int) -> bool:
+        """Likewise for a lease."""
+        return self._read(self._awaits, None, client_guid + lease_key, deadline)
+
+    def _awaits(self, transaction: Transaction, at: bytes | None, cache: bytes, deadline: int) -> bool:
+        return self._awaited(transaction, at, cache, deadline) is not None
+
+    def _awaited(self, transaction: Transaction, at: bytes | None, cache: bytes, deadline: int) -> tuple[bytes, list[Member]] | None:
+        """The stream and the rows of a cache whose break with this deadline is under way. ``at`` None: the lease says which stream."""
+        if at is None:
+            at = transaction.get(cache, db=self._leases)
+        mates = self._mates(transaction, at, cache) if at is not None else []
+        under_way = at is not None and mates and mates[0].row.breaking and mates[0].row.deadline == deadline
+        return (at, mates) if at is not None and under_way else None
+
     def expire_oplock(self, key: FileKey, file_id: int, deadline: int) -> tuple[Waiter, ...]:
         """The break with this deadline was not acknowledged in time: nothing is cached any more. Returns whom to wake."""
         return self._write(self._expire, stream_key(key), OWNER_KEY.pack(self.slot, self.generation, file_id), deadline)
@@ -232,12 +251,8 @@ class Caches(Keeping):
         return self._write(self._expire, None, client_guid + lease_key, deadline)
 
     def _expire(self, transaction: Transaction, at: bytes | None, cache: bytes, deadline: int) -> tuple[Waiter, ...]:
-        if at is None:
-            at = transaction.get(cache, db=self._leases)
-        mates = self._mates(transaction, at, cache) if at is not None else []
-        if at is None or not mates or not mates[0].row.breaking or mates[0].row.deadline != deadline:
-            return ()
-        return self._end_break(transaction, at, mates, 0).wake
+        found = self._awaited(transaction, at, cache, deadline)
+        return () if found is None else self._end_break(transaction, *found, 0).wake
 
     def _acknowledged(self, transaction: Transaction, at: bytes, mates: list[Member], left: int, deadline: int) -> Acknowledged:
         row = mates[0].row

@@ -245,6 +245,22 @@ def test_what_others_have_marked_goes_with_an_abandoned_open(house: House, marke
         assert one.close(KEY, 1).delete is Deletion.FILE
 
 
+def test_whether_a_break_is_still_awaited(house: House) -> None:
+    one, two = house.process(16), house.process(17)
+    one.open(KEY, claim(1, lease(b"k")))
+    one.open(OTHER, claim(2, BATCH))
+    assert not one.awaits_lease(GUID, b"k" * 16, LATER)
+    two.open(KEY, claim(3))
+    two.open(OTHER, claim(4))
+    assert one.awaits_lease(GUID, b"k" * 16, LATER)
+    assert one.awaits_oplock(OTHER, 2, LATER)
+    assert not one.awaits_oplock(OTHER, 2, LATER - 1)  # another break's
+    one.acknowledge_lease(GUID, b"k" * 16, READ | HANDLE, LATER)
+    one.close(OTHER, 2)
+    assert not one.awaits_lease(GUID, b"k" * 16, LATER)
+    assert not one.awaits_oplock(OTHER, 2, LATER)
+
+
 def folder(file_id: int, cache: CacheClaim) -> OpenClaim:
     return claim(file_id, cache, access=FILE_READ_DATA, directory=True)
 
