@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.interop.tools import SIGNED, smbclient
-from tests.server import Server, tool
+from tests.server import Server, given_settings, tool
 
 TOKENS = ("@GMT-2021.01.01-00.00.00", "@GMT-2020.09.13-12.26.40")
 
@@ -48,6 +48,7 @@ def test_a_file_comes_back_as_it_was(server: Server, tmp_path: Path, token: str)
     assert "note.txt" in listed
 
 
+@pytest.mark.skipif(given_settings().get("port") == "posix", reason="it keeps attributes by the files' numbers, copies have others")
 def test_a_stream_comes_back_as_it_was(server: Server, tmp_path: Path) -> None:
     for token in TOKENS:
         smbclient(server, f'lcd {tmp_path}; get "{token}\\note.txt:small" back', SIGNED)

@@ -48,7 +48,7 @@ def file_info(st: Stat, value: bytes | None, hidden: bool) -> FileInfo:
         attributes, creation = default(mode), 0
     else:
         attributes, creation, changed, stamp = dos
-        if changed and -WINDOW <= st.ctime * 1_000_000_000 + st.ctime_ns - stamp <= WINDOW:
+        if changed and st.ctime * 1_000_000_000 + st.ctime_ns - stamp <= WINDOW:
             change = changed
     if hidden:
         attributes |= c.FILE_ATTRIBUTE_HIDDEN

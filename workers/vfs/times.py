@@ -4,8 +4,8 @@ Owns: the rules of [MS-FSA] 2.1.5.15.2 for what a client sets, freezes and thaws
 that open then does; another open's doings count as ever.
 
 The kernel sets the change time (ctime) itself and takes it from nobody. One that a client has set is kept in the xattr of the DOS
-attributes with the moment at which that was written, and holds as long as the file's ctime is that moment's, give or take ``WINDOW``:
-whoever changes the file later, with or without the server, has changed it.
+attributes with the moment at which that was written, and holds as long as the file's ctime is no later than that, or by no more than
+``WINDOW``: whoever changes the file then, with or without the server, has changed it.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def store(handle: Timed, info: DosInfo) -> None:
         stamp = time.time_ns()
         handle.store_dos(info._replace(change=change, stamp=stamp))
         ctime = changed_at(files.stat_fd(handle.fd))
-        if abs(ctime - stamp) <= WINDOW:
+        if ctime - stamp <= WINDOW:
             break
     mine.change = (change, ctime)
 
