@@ -7,10 +7,8 @@ hear of a break twice, and takes the second for what it is.
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable
 from functools import partial
-from struct import Struct
 from typing import TYPE_CHECKING
 
 from pools.port import sockets
@@ -23,7 +21,6 @@ if TYPE_CHECKING:
 
 RETRANSMISSIONS = 6  # that a connection whose peer acknowledges nothing is given; then it counts as lost
 SHORTEST, LONGEST = 0.2, 1.0  # seconds that one is taken to last
-_AT_ONCE = Struct("ii").pack(1, 0)  # struct linger: a reset, and nothing is sent again
 Say = Callable[["Line"], None]
 
 
@@ -73,6 +70,6 @@ class _Message:
             if acknowledged >= arrives if acknowledged else not flying and not line.sender.backlog:
                 return
             if flying and acknowledged == before:
-                line.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
+                sockets.reset_at_close(line.sock)
                 line.end("the client's machine does not answer any more")
         self.send()

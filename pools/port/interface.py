@@ -247,6 +247,9 @@ class Sockets(Protocol):
         (0, n, ...) where only the second is known, (0, 0, ...) where neither is.
         """
 
+    def reset_at_close(self, sock: socket) -> None:
+        """What is unsent, and what is not acknowledged, is forgotten when the socket is closed, and its peer hears so at once."""
+
     def sendfile(self, sock: int, file: int, offset: int, count: int, /) -> int:
         """Send a range of a file: the bytes that left, 0 at the file's end. EOPNOTSUPP: read it and send it."""
 

@@ -18,6 +18,7 @@ import resource
 import shutil
 import signal
 import socket
+import struct
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -65,6 +66,7 @@ def window(mapping: mmap.mmap, offset: int, length: int) -> tuple[memoryview, Ca
 
 # --- sockets -----------------------------------------------------------------------------------------------------
 
+_LINGER_NOT: Final = struct.pack("ii", 1, 0)
 _INT_BYTES: Final = 4
 # What not every system has is left out of what can be configured, not an error of the import.
 _OPTION_NAMES: Final = (
@@ -125,6 +127,11 @@ def connect_local(path: str, timeout: float) -> socket.socket:
 def adopt(fd: int) -> socket.socket:
     """See ``interface.Sockets``."""
     return socket.socket(fileno=fd)
+
+
+def reset_at_close(sock: socket.socket) -> None:
+    """See ``interface.Sockets``."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOT)
 
 
 def stream(family: int) -> socket.socket:

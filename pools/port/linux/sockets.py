@@ -24,6 +24,7 @@ host_name = portable.host_name
 interface_index = portable.interface_index
 listen_local = portable.listen_local
 record_pair = portable.record_pair
+reset_at_close = portable.reset_at_close
 stream = portable.stream
 stream_pair = portable.stream_pair
 sendfile = os.sendfile

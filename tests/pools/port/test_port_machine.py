@@ -406,3 +406,14 @@ def test_what_a_peer_has_acknowledged(port: Port) -> None:
 def test_an_interface_has_a_queue(port: Port) -> None:
     assert port.sockets.receive_queues("lo") >= 1
     assert port.sockets.receive_queues("../../no such interface") == 1
+
+
+def test_a_socket_that_is_closed_with_a_reset(port: Port) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        near = socket.create_connection(listener.getsockname())
+        far, _ = listener.accept()
+    with far:
+        port.sockets.reset_at_close(near)
+        near.close()
+        with pytest.raises(ConnectionResetError):
+            far.recv(1)
