@@ -337,3 +337,49 @@ def test_a_wait_that_dies_is_waited_for_by_nobody(server: Server) -> None:
         os.kill(server.worker_of(two).pid, signal.SIGKILL)
         assert acknowledge(one, held, c.OPLOCK_LEVEL_II).status == status.SUCCESS
         assert level_of(three.create("abandoned", oplock=c.OPLOCK_LEVEL_II)) == c.OPLOCK_LEVEL_II
+
+
+def lock(client: WireClient, name: str) -> None:
+    assert client.lock(client.open(name), (0, 1, 0x12)).status == status.SUCCESS  # exclusive, at once
+
+
+def shorten(client: WireClient, name: str) -> None:
+    assert client.set_info(client.open(name), c.INFO_FILE, 20, bytes(8)).status == status.SUCCESS  # FileEndOfFileInformation
+
+
+def overwrite(client: WireClient, name: str) -> None:
+    assert client.create(name, disposition=c.FILE_OVERWRITE).status == status.SUCCESS
+
+
+def write(client: WireClient, name: str) -> None:
+    assert client.write(client.open(name), 0, b"x").status == status.SUCCESS
+
+
+@pytest.mark.parametrize("deed", [lock, shorten, overwrite, write])
+def test_what_makes_a_cache_wrong_ends_it(server: Server, deed: Callable[[WireClient, str], None]) -> None:
+    name = f"wrong {deed.__name__}"
+    with server.client() as one, server.client() as two:
+        one.create(name, **with_lease(KEY, R))
+        deed(two, name)
+        told_to_close(one, KEY, R, 0)
+
+
+@pytest.mark.parametrize("access", [c.FILE_READ_ATTRIBUTES, c.FILE_WRITE_ATTRIBUTES | c.SYNCHRONIZE, c.READ_CONTROL])
+def test_looking_breaks_no_lease(server: Server, access: int) -> None:
+    """[MS-FSA] 2.1.4.12: who opens a file for its attributes, or to read its descriptor, takes nothing from anybody."""
+    name = f"looked at {access}"
+    with server.client() as one, server.client() as two:
+        first = one.create(name, **with_lease(KEY, RWH))
+        assert two.create(name, access=access, disposition=c.FILE_OPEN).status == status.SUCCESS
+        waiting = begin(two, name)  # and this one does
+        fields = notification(one).parse(control.LEASE_BREAK_NOTIFICATION)
+        assert fields.new_epoch == lease_of(first).epoch + 1
+        assert acknowledge_lease(one, KEY, RH).status == status.SUCCESS
+        assert two.receive(waiting).status == status.SUCCESS
+
+
+def test_attributes_that_are_overwritten_are_no_look(server: Server) -> None:
+    with server.client() as one, server.client() as two:
+        one.create("not only looked at", **with_lease(KEY, RH))
+        assert two.create("not only looked at", access=c.FILE_READ_ATTRIBUTES, disposition=c.FILE_OVERWRITE).status == status.SUCCESS
+        told_to_close(one, KEY, RH, 0)
