@@ -15,6 +15,7 @@ from smbd.smb2.dtyp.descriptor import DACL_AUTO_INHERIT_REQ, DACL_AUTO_INHERITED
 from smbd.smb2.dtyp.sddl import parse_sddl
 from smbd.smb2.messages import create
 from smbd.smb2.messages.create_contexts import LEASE_V2, REQUEST_LEASE, SD_BUFFER
+from smbd.smb2.names import short_name
 from tests.wire_client import FileId, Response, WireClient
 from tests.workers.house import ALICE, House
 from workers.vfs.namelists import NameList
@@ -216,3 +217,20 @@ def test_the_mark_of_an_inherited_list(make_house: Make, asked: bool, canonical:
     kept = SecurityDescriptor.unpack(answer).control
     assert bool(kept & DACL_AUTO_INHERITED) == (asked or not canonical)
     assert not kept & DACL_AUTO_INHERIT_REQ
+
+
+def test_a_short_name_leads_to_nothing_that_is_vetoed(make_house: Make, folder: Path) -> None:
+    (folder / "a secret thing.key").write_text("kept")
+    (folder / "private folder").mkdir()
+    (folder / "private folder" / "inside").write_text("kept")
+    client = make_house(share_text="veto files = /*.key/private folder/").client()
+    opened = client.open("plain")
+    for long in ("a secret thing.key", "private folder"):
+        short = short_name(long)
+        assert short
+        assert client.create(short, disposition=c.FILE_OPEN).status == status.OBJECT_NAME_NOT_FOUND
+        assert client.create(f"{short}\\inside", disposition=c.FILE_OPEN).status == status.OBJECT_PATH_NOT_FOUND
+        replacing = b"\1" + rename_body(short)[1:]
+        for info_class in (RENAME, LINK):
+            assert client.set_info(opened, c.INFO_FILE, info_class, replacing).status == status.ACCESS_DENIED
+    assert (folder / "a secret thing.key").read_text() == "kept"

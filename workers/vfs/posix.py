@@ -341,6 +341,8 @@ class PosixVfs:
             stored = self._resolver.spelling(directory, target.name, 0) if target.type != EXACT else None
         if stored is None:
             return None
+        if self.root.conceals(Path((display(stored),))):
+            raise PermissionError(errno.EACCES, target.wire())
         try:
             files.stat_at(directory, os.fsencode(stored))
         except FileNotFoundError:

@@ -17,7 +17,7 @@ from typing import Final
 from pools.port import files
 from pools.port.interface import Place
 from smbd.smb2.fscc import reparse
-from smbd.smb2.names import EXACT, Path, fold
+from smbd.smb2.names import EXACT, Path, display
 from workers.vfs import links
 from workers.vfs.interface import LinkMet, PathNotFound, Unfollowed
 from workers.vfs.links import LinkHandle
@@ -82,7 +82,7 @@ class Resolver:
             raise FileNotFoundError(errno.ENOENT, "the share's root")
         with self.directory(components[:-1]) as (fd, parent):
             stored = self.spelling(fd, components[-1], len(components) - 1)
-        if stored is None or fold(stored) == fold(RESERVED):
+        if stored is None or self.root.conceals(Path((display(stored),))):  # a short name may have led there
             raise FileNotFoundError(errno.ENOENT, components[-1])
         return join(parent, os.fsencode(stored))
 
