@@ -17,10 +17,11 @@ from smbd.sharing.locks import Locks
 from smbd.sharing.opens import EMPTY
 from smbd.sharing.records import BUCKETS, FILE_STATE, LOCK_KEY, OPEN_KEY, OPEN_STATE, STREAM_KEY, FileState, lock_bucket
 from smbd.sharing.rules import count, count_named
-from smbd.sharing.store import TIME_COUNT, rows
+from smbd.sharing.store import DIRECTORY_COUNT, TIME_COUNT, rows
 from smbd.smb2.status import SmbError
 
-KEYS = [FileKey(1, 10), FileKey(1, 10, "s"), FileKey(1, 11), FileKey(2, 10)]
+FOLDER = FileKey(2, 10)
+KEYS = [FileKey(1, 10), FileKey(1, 10, "s"), FileKey(1, 11), FOLDER]
 SLOTS = 4
 ROUNDS = 40
 
@@ -47,8 +48,10 @@ def random_work(one: Sharing, dice: random.Random, progress: memoryview) -> None
                 key = dice.choice(KEYS)
                 access, share = dice.choice([1, 3, 0x10003, 0x80]), dice.choice([7, 7, 7, 3, 0])
                 wanted = OpenClaim(serial, access, share, "p/" + "n" * dice.randrange(300), delete_on_close=dice.random() < 0.1)
-                kind = dice.choice([CacheKind.NONE, CacheKind.OPLOCK, CacheKind.LEASE_V2])
-                cache = CacheClaim(kind, dice.choice([1, 3, 5, 7]) if kind else 0, 0, bytes(16), bytes([dice.randrange(4)]) * 16)
+                wanted = wanted._replace(directory=key == FOLDER)
+                kind = dice.choice([CacheKind.NONE, CacheKind.LEASE_V2 if key == FOLDER else CacheKind.OPLOCK, CacheKind.LEASE_V2])
+                states = [1, 3] if key == FOLDER else [1, 3, 5, 7]
+                cache = CacheClaim(kind, dice.choice(states) if kind else 0, 0, bytes(16), bytes([dice.randrange(4)]) * 16)
                 if not one.open(key, wanted._replace(cache=cache, waiter_id=serial, deadline=monotonic_ns() - GRACE)).wait:
                     held.append((key, serial))
             elif step < 5:
@@ -111,6 +114,9 @@ def _check(transaction: object, one: Sharing) -> None:
         if state.contended:
             assert one._buckets[BUCKETS + lock_bucket(*STREAM_KEY.unpack(at)[:2])]
         assert state.contended or not state.cached or (state.exclusive and state.handles == 1)
+    listed = {at for at, _ in rows(transaction, one._directories)}  # type: ignore[arg-type]
+    assert listed == {at for at, state in found.items() if state.directory and state.cached}
+    assert one._counts[DIRECTORY_COUNT] >= len(listed)
     for at, _ in rows(transaction, one._locks):  # type: ignore[arg-type]
         assert one._buckets[LOCK_KEY.unpack(at).bucket]
     assert one._counts[0] >= len(rows(transaction, one._watchers))  # type: ignore[arg-type]
@@ -150,6 +156,7 @@ def test_killed_at_any_moment(lock_directory: str) -> None:
     assert one._read(lambda transaction: [table for table in one.tables() if rows(transaction, table)]) == []
     assert not any(one._buckets)
     assert one._counts[0] == 0
+    assert not one.caches_directories()
     one.lock(KEYS[0], 1, [Range(0, 1)])
     one.close_environment()
 
