@@ -36,6 +36,7 @@ class Line(Traffic):
         self.client_address = address
         self.logons: dict[int, Logon] = {}  # under way, by SessionId
         self.departed: dict[int, Channel] = {}  # of sessions that have ended
+        self.shunned: set[int] = set()  # of these, by their own fault: what is encrypted for them ends the connection
         self.forgeries = 0  # bindings with a wrong signature
         self._known = False  # somebody was logged on when this was last asked
         self.open_traffic(sock)
@@ -43,8 +44,8 @@ class Line(Traffic):
         self.loop.later(worker.config.session_setup_timeout, self._expect_session)
 
     def _elsewhere(self, session_id: int) -> Channel | None:
-        """What came under the cipher of a session that has ended, or has no channel here, is answered under it."""
-        return self.worker.first_channel(session_id) or self.departed.get(session_id)
+        """What came under the cipher of a session that was ended, or has no channel here, is answered under it."""
+        return self.worker.first_channel(session_id) or (self.departed.get(session_id) if session_id not in self.shunned else None)
 
     def _expect_session(self) -> None:
         """Again and again: a connection on which nobody is logged on ends; one on which somebody was, at the next time."""
@@ -83,7 +84,9 @@ class Line(Traffic):
         if channel is not None:
             self.departed[session_id] = channel
             if len(self.departed) > REMEMBERED:
-                del self.departed[next(iter(self.departed))]
+                oldest = next(iter(self.departed))
+                del self.departed[oldest]
+                self.shunned.discard(oldest)
 
     def grant(self, requested: int, charged: int) -> int:
         """Credits for a response to a request that cost ``charged``. One at a time while a large buffer is awaited, and to strangers:

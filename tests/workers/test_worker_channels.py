@@ -336,3 +336,20 @@ def test_what_is_encrypted_for_a_session_of_another_channel_is_answered(house: H
 def echo_of_tree(client: WireClient) -> Response:
     """Something that needs a session."""
     return client.tree_connect("data")
+
+
+@pytest.mark.parametrize("why", ["ended by its user", "not proven again"])
+def test_what_is_encrypted_for_a_session_that_has_ended(house: House, why: str) -> None:
+    """Who ended it from elsewhere is told so; after a logon that failed there is nothing to talk about."""
+    first, second = first_of(house), fresh(house)
+    assert bind(second, first).status == status.SUCCESS
+    first.seal = True
+    if why == "ended by its user":
+        second.sign = True
+        assert second.logoff().status == status.SUCCESS
+        answer = echo_of_tree(first)
+        assert (answer.status, answer.encrypted) == (status.USER_SESSION_DELETED, True)
+        return
+    assert second.session_setup_raw(b"nobody", second.session_id, sign=True).status == status.LOGON_FAILURE
+    with pytest.raises(Closed):
+        echo_of_tree(first)

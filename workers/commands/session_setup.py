@@ -117,6 +117,8 @@ def _fail(request: Request, logon: Logon) -> None:
     if session.state is State.IN_PROGRESS:
         worker.sessions.pop(session.session_id, None)
     elif not logon.binding:
+        for line in session.channels:
+            line.shunned.add(session.session_id)
         worker.cancel_session(session.session_id)
         end_session(worker, session)
 
