@@ -18,8 +18,8 @@ from pools.port.linux.watching import Fanotify, Inotify
 from smbd.broker.janitor import Janitor
 from smbd.broker.watcher import Watcher
 from smbd.config import Config, Share
-from smbd.sharing import Doomed, FileKey, OpenClaim, Sharing, prepare
-from smbd.sharing.messages import LOCK_WAKE, LOCK_WAKE_LAYOUT, NOTIFY, unpack_notify
+from smbd.sharing import CacheClaim, CacheKind, Doomed, FileKey, OpenClaim, Sharing, prepare
+from smbd.sharing.messages import LOCK_WAKE, LOCK_WAKE_LAYOUT, NOTIFY, OPLOCK_BREAK, OPLOCK_BREAK_LAYOUT, unpack_notify
 from smbd.sharing.values import Deletion, Range
 from smbd.smb2.constants import FILE_ACTION_ADDED, FILE_ACTION_MODIFIED, FILE_ACTION_REMOVED, FILE_ACTION_RENAMED_OLD_NAME
 
@@ -258,6 +258,55 @@ def test_inotify_news_that_a_worker_has_announced_are_not_told_again(scene: Scen
     scene.post.deliver()
     made.close()
     assert {name for _, name, _ in scene.post.news()} == {"theirs"}
+
+
+def cache(scene: Scene, directory: Path) -> None:
+    """A client of ``scene.worker`` caches the listing."""
+    at = directory.stat()
+    lease = CacheClaim(CacheKind.LEASE_V2, 3, 0, b"g" * 16, b"k" * 16)
+    claim = OpenClaim(9, READ_DATA, SHARE_ALL, "", "pub", directory=True, cache=lease)
+    assert scene.worker.open(FileKey(at.st_dev, at.st_ino), claim).granted == 3
+
+
+def broken(scene: Scene) -> list[tuple[int, int, int]]:
+    """(slot, current state, new state) of every break to be told of."""
+    told = [(slot, OPLOCK_BREAK_LAYOUT.unpack(payload)) for slot, kind, payload in scene.post.sent if kind == OPLOCK_BREAK.number]
+    scene.post.sent.clear()
+    return [(slot, notice.current, notice.state) for slot, notice in told]
+
+
+def test_a_listing_that_is_cached_ends_with_a_change_from_outside(watching: Watcher, scene: Scene, root: Path) -> None:
+    cache(scene, root)
+    scene.other.watch("pub", "", EVERYTHING, False, 5)
+    watching.refresh()
+    (root / "new").write_text("x")
+    scene.post.deliver()
+    kinds = [kind for _, kind, _ in scene.post.sent]
+    assert kinds.index(OPLOCK_BREAK.number) < kinds.index(NOTIFY.number)  # who is told looks again
+    assert broken(scene) == [(16, 3, 0)]
+
+
+def test_what_a_worker_has_announced_ends_no_lease_again(scene: Scene, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(areas, "sources", lambda own: [Inotify])
+    made = Watcher(scene.broker, scene.post, configuration(root), frozenset)  # type: ignore[arg-type]  # as above
+    cache(scene, root)
+    scene.other.watch("pub", "", EVERYTHING, False, 5)
+    made.refresh()
+    (along,) = [row for row in scene.broker.watchers_of("pub", "mine", 1) if row.slot == 3]
+    (root / "mine").write_text("x")
+    made.announced(along.watch_id, "mine", "")
+    scene.post.deliver()
+    made.close()
+    assert broken(scene) == []
+
+
+def test_a_listing_ends_with_what_the_janitor_deletes(scene: Scene, root: Path) -> None:
+    cache(scene, root)
+    at = root.stat()
+    scene.other.open(FileKey(1, 2), OpenClaim(7, DELETE, SHARE_ALL, "x", "pub", delete_on_close=True))
+    scene.dead.add((17, 1))
+    Janitor(scene.broker, scene.post.tell, lambda item: FileKey(at.st_dev, at.st_ino)).sweep(17, 1)
+    assert broken(scene) == [(16, 3, 0)]
 
 
 def test_more_directories_than_allowed_are_left_out(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
