@@ -206,3 +206,21 @@ def test_no_client_makes_a_link_to_another_server(client: WireClient, folder: Pa
     client.close(opened)
     assert not (folder / "mine").is_symlink()
     assert status.name(client.create("mine").status) == "STOPPED_ON_SYMLINK"
+
+
+def test_no_client_makes_one_of_a_reparse_point(house: House, client: WireClient, pipes: WireClient, folder: Path) -> None:
+    """The tag that stands for links of a namespace is nobody's to set, and one that a file has been given some other way means nothing."""
+    opened = client.open("mine", options=c.FILE_OPEN_REPARSE_POINT, disposition=c.FILE_CREATE)
+    answer = client.ioctl(c.FSCTL_SET_REPARSE_POINT, reparse.pack_dfs("evil\\share"), opened)
+    assert status.name(answer.status) == "IO_REPARSE_TAG_INVALID"
+    client.close(opened)
+    os.setxattr(folder / "mine", "user.SmbReparse", reparse.pack_dfs("evil\\share"))
+    assert client.set_info(client.open("mine"), c.INFO_FILE, 4, pack("<qqqqII", 0, 0, 0, 0, 0x420, 0)).status == status.SUCCESS
+    assert client.create("mine").status == status.SUCCESS
+    assert told(pipes, ask(pipes, "\\server\\data\\mine"))[2] == [(4, 1, "\\server\\data", "\\server\\data")]
+
+
+def test_a_link_is_no_other_link_afterwards(client: WireClient, folder: Path) -> None:
+    opened = client.open("folder\\link", options=c.FILE_OPEN_REPARSE_POINT, disposition=c.FILE_OPEN, access=c.GENERIC_ALL)
+    assert client.ioctl(c.FSCTL_SET_REPARSE_POINT, reparse.pack_dfs("evil\\share"), opened).status != status.SUCCESS
+    assert os.readlink(folder / "folder" / "link") == LINK

@@ -77,6 +77,7 @@ def tag_of(data: bytes) -> int:
 def check(data: memoryview, existing: bytes | None, *, empty: bool = False) -> int:
     """The tag of a buffer to be set, or of the request to delete one (``empty``: nothing but the header).
 
+    No buffer makes a link of a DFS namespace: who may write a file is not to send others to any server he likes.
     ``SmbError`` as [MS-FSA] 2.1.5.10.37 and 2.1.5.10.5 have it: IO_REPARSE_DATA_INVALID, IO_REPARSE_TAG_INVALID; IO_REPARSE_TAG_MISMATCH or
     REPARSE_ATTRIBUTE_CONFLICT where another kind of reparse point is there already.
     """
@@ -86,7 +87,7 @@ def check(data: memoryview, existing: bytes | None, *, empty: bool = False) -> i
     fixed = BUFFER if head.reparse_tag & _MICROSOFT else GUID_BUFFER
     if len(data) != fixed.size + head.reparse_data_length or (empty and head.reparse_data_length):
         raise SmbError(status.IO_REPARSE_DATA_INVALID)
-    if head.reparse_tag in _RESERVED:
+    if head.reparse_tag in _RESERVED or (head.reparse_tag == TAG_DFS and not empty):
         raise SmbError(status.IO_REPARSE_TAG_INVALID)
     if existing is not None:
         if tag_of(existing) != head.reparse_tag:
