@@ -2,7 +2,7 @@
 
 Owns: what a CREATE with an AppInstanceId does to opens that the same application has left on another machine. Invariant: such an open is
 closed before the new one is let in, as its client would close it: nobody's cache is broken for it; one that knows a later version of its
-application stays, and the CREATE fails.
+application stays, and the CREATE fails. Who may not read the file closes nobody's.
 """
 
 from __future__ import annotations
@@ -10,31 +10,37 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pools.queue import AskBusy, AskError, HubClosed
+from smbd.sharing import FileKey
 from smbd.sharing.messages import CLOSE_FILE, CLOSE_FILE_LAYOUT
 from smbd.smb2 import status
+from smbd.smb2.constants import FILE_GENERIC_READ
 from smbd.smb2.status import SmbError
+from workers import access
 from workers.breaks import Blocked
 from workers.commands.close import wake
 from workers.leaving import call_janitor
 
 if TYPE_CHECKING:
-    from smbd.sharing import Durable, FileKey, OpenRow
+    from smbd.sharing import Durable, OpenRow
     from workers.opening import Wish
     from workers.reliable import AppInstance
     from workers.tree import TreeConnect
+    from workers.vfs.interface import Handle
     from workers.worker import Worker
 
 ANSWER_WITHIN = 10.0  # seconds; it is asked again as long as the open is there
 
 
-def take_over(worker: Worker, tree: TreeConnect, key: FileKey, wish: Wish) -> None:
+def take_over(worker: Worker, tree: TreeConnect, handle: Handle, wish: Wish) -> None:
     """Have the file's opens closed that the same application has through other clients; ``Blocked`` until they are.
 
     FILE_FORCED_CLOSED when one of them is as new as this CREATE: then none is closed.
     """
-    app = wish.wanted.app
+    app, key = wish.wanted.app, FileKey(*handle.key)
     assert app is not None
     others = [one for one in worker.sharing.find_app(app.app_id) if _gives_way(one, tree, key, wish.wanted.client_guid)]
+    if not others or FILE_GENERIC_READ & ~access.maximal(worker, tree, handle):
+        return
     if any(_is_newer(one, app) for one in others):
         raise SmbError(status.FILE_FORCED_CLOSED)
     lost = [one.row.file_id for one in others if not one.connected]

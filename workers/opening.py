@@ -152,6 +152,8 @@ def _open_existing(handle: Handle, request: Request, wish: Wish, opened: Open) -
     if not desired & MAXIMUM_ALLOWED:
         granted &= desired
     granted = _mind_readonly(handle, wish, granted, tree.share.delete_readonly)
+    if desired & MAXIMUM_ALLOWED and not overwriting:
+        granted = _allowed(worker, opened, handle, wish, granted)
     claim(worker, opened, handle, wish, granted)
     try:
         opened.granted = granted = _activate(handle, granted, wish, overwriting)
@@ -207,7 +209,7 @@ def claim(worker: Worker, opened: Open, handle: Handle, wish: Wish, granted: int
     opened.parent_key = wish.cache.parent_key
     opened.write_through = writes_through(opened.tree.share, wish.options)
     if wish.wanted.app is not None:
-        take_over(worker, opened.tree, opened.key, wish)
+        take_over(worker, opened.tree, handle, wish)
     if wish.options & FILE_DELETE_ON_CLOSE:
         if handle.read_only:
             raise SmbError(status.MEDIA_WRITE_PROTECTED)
@@ -309,6 +311,16 @@ def _wait_for_program(worker: Worker, opened: Open, wish: Wish) -> None:
     assert opened.key is not None
     if monotonic_ns() < wish.deadline:
         raise Blocked(opened.key, wish.waiter_id) from None
+
+
+def _allowed(worker: Worker, opened: Open, handle: Handle, wish: Wish, granted: int) -> int:
+    """MAXIMUM_ALLOWED as far as the file system goes along: what is recorded is given back to an open that outlives its connection."""
+    opened.key = FileKey(*handle.key)
+    try:
+        return _activate(handle, granted, wish, False)
+    except BlockingIOError:
+        _wait_for_program(worker, opened, wish)
+        raise
 
 
 def _activate(handle: Handle, granted: int, wish: Wish, overwriting: bool) -> int:

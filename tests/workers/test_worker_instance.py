@@ -11,10 +11,12 @@ from smbd.sharing.messages import CLOSE_FILE
 from smbd.smb2 import constants as c
 from smbd.smb2 import status
 from smbd.smb2.constants import Command
+from smbd.smb2.dtyp import SID
+from smbd.smb2.dtyp.sddl import parse_sddl
 from smbd.smb2.messages import create_contexts as contexts
 from smbd.smb2.messages.create import CREATE_RESPONSE
 from tests.wire_client import FileId, Offer, Request, Response, WireClient, create_body
-from tests.workers.house import House
+from tests.workers.house import House, token_of
 
 ON_ERRANDS_TOO = True
 
@@ -85,6 +87,18 @@ def test_who_may_not_open_the_file_closes_nobody_s(house: House, pair: tuple[Wir
     kept = file_id_of(take(first))
     assert take(second, disposition=c.FILE_CREATE).status == status.OBJECT_NAME_COLLISION
     assert take(second, options=c.FILE_DIRECTORY_FILE, disposition=c.FILE_OPEN).status == status.NOT_A_DIRECTORY
+    assert first.close(kept).status == status.SUCCESS
+
+
+def test_who_may_not_read_the_file_closes_nobody_s(house: House, pair: tuple[WireClient, WireClient]) -> None:
+    """3.3.5.9.13: the maximal access has to include GENERIC_READ, whatever is asked for: the id alone is no right to another's file."""
+    first, _ = pair
+    kept = file_id_of(take(first, access=c.GENERIC_ALL))
+    house.tokens["other"] = token_of("other", group_sids=(SID.parse("S-1-1-0"),))
+    closed = parse_sddl("D:(A;;FA;;;OW)(A;;0x100080;;;WD)").pack()
+    assert first.set_info(kept, c.INFO_SECURITY, 0, closed, c.DACL_SECURITY_INFORMATION).status == status.SUCCESS
+    second = house.client("other", offer=Offer(client_guid=GUIDS[1]))
+    assert take(second, access=c.FILE_READ_ATTRIBUTES, disposition=c.FILE_OPEN).status == status.SUCCESS
     assert first.close(kept).status == status.SUCCESS
 
 

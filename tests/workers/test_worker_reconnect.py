@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from struct import pack
 from typing import Any
 
 import pytest
@@ -14,10 +15,12 @@ from smbd.sharing import DISCONNECTED
 from smbd.sharing.messages import SWEEP
 from smbd.smb2 import constants as c
 from smbd.smb2 import status
+from smbd.smb2.dtyp import SID
+from smbd.smb2.dtyp.sddl import parse_sddl
 from smbd.smb2.messages import create_contexts as contexts
 from smbd.smb2.messages.create import CREATE_RESPONSE
 from tests.wire_client import FileId, Offer, Response, WireClient
-from tests.workers.house import BOB, House
+from tests.workers.house import BOB, House, token_of
 
 GUID, OTHER = bytes(range(16)), bytes(range(16, 32))
 KEY = b"K" * 16
@@ -258,3 +261,36 @@ def test_two_servers_of_one_machine_give_different_numbers(house: House, tmp_pat
     numbers = [each.client().open("file")[0] for each in (house, other)]
     assert numbers[0] != numbers[1]
     other.end()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="identities are switched as root only")
+@pytest.mark.parametrize("resilient", [False, True])
+def test_what_was_withheld_from_it_is_not_given_back(house: House, resilient: bool) -> None:
+    """The descriptor lets the user write, the file's mode does not: MAXIMUM_ALLOWED means reading, and does when it comes back."""
+    path = house.share / "file"
+    path.write_bytes(b"root's")
+    path.chmod(0o644)
+    house.share.chmod(0o755)
+    for above in house.share.parents[:5]:
+        above.chmod(above.stat().st_mode | 0o011)
+    house.tokens["reader"] = token_of("reader", uid=1002, gid=1002, user_sid=SID.parse("S-1-5-21-1-2-3-3004"))
+    admin = house.client()
+    opened = admin.open("file", access=c.WRITE_DAC)
+    everybody = parse_sddl("D:(A;;FA;;;WD)").pack()
+    assert admin.set_info(opened, c.INFO_SECURITY, 0, everybody, c.DACL_SECURITY_INFORMATION).status == status.SUCCESS
+    admin.close(opened)
+    client = house.client("reader")
+    asked = [] if resilient else [DHNQ]
+    level = 0 if resilient else c.OPLOCK_LEVEL_BATCH
+    response = client.create("file", access=c.MAXIMUM_ALLOWED, disposition=c.FILE_OPEN, oplock=level, contexts=asked)
+    first = file_id_of(response)
+    if resilient:
+        assert client.ioctl(c.FSCTL_LMR_REQUEST_RESILIENCY, pack("<II", 60_000, 0), first).status == status.SUCCESS
+    assert client.write(first, 0, b"mine").status == status.ACCESS_DENIED
+    drop(house, client)
+    back = house.client("reader")
+    response = back.create("", contexts=[dhnc(first)])
+    assert response.status == status.SUCCESS
+    second = file_id_of(response)
+    assert back.write(second, 0, b"mine").status == status.ACCESS_DENIED
+    assert back.read_data(second, 0, 10) == b"root's"
