@@ -76,6 +76,7 @@ def _plain(names: str) -> list[Plan]:
 
 
 _FILTERED: Final = ("torture:use_iptables=yes",)
+_PERSISTENT: Final = {"continuous availability": "yes", "smb3 share cap:CONTINUOUS AVAILABILITY": "yes"}  # the second is Samba's
 _SNAPSHOTS: Final = {"vfs objects": "shadow_copy2", "shadow:snapdir": ".snapshots", "shadow:fixinodes": "yes"}
 
 PLANS: Final = (
@@ -96,6 +97,7 @@ PLANS: Final = (
     Plan("smb2.durable-open-disconnect", seconds=10),
     Plan("smb2.durable-v2-delay", seconds=15),
     Plan("smb2.durable-v2-open", seconds=40),
+    Plan("smb2.durable-v2-open", "persistent", share=_PERSISTENT, seconds=40),
     Plan(
         "smb2.ea",
         options=("torture:acl_xattr_name=millpond.sd",),  # where descriptors are kept without root
@@ -113,6 +115,7 @@ PLANS: Final = (
     # 35 seconds ([MS-SMB2] 3.3.2.1), and one that a busy machine may add.
     Plan("smb2.oplock", options=(*_FILTERED, "torture:oplocktimeout=36"), fixtures=("iptables",), seconds=120),
     Plan("smb2.replay", options=_FILTERED, fixtures=("iptables",), seconds=600),
+    Plan("smb2.replay", "persistent", share=_PERSISTENT, tests=("smb2.replay.replay5",)),
     Plan("smb2.rw", seconds=15),
     Plan("smb2.samba3misc", share={"posix locking": "yes"}, seconds=10),
     Plan("smb2.scan", seconds=100),
