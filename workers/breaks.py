@@ -272,9 +272,9 @@ class Breaks:
             worker.loop.later(pause, partial(self._expired, notice, key, client_guid))
         if notice.lease:
             body = _lease_notification(notice)
-            tell(worker, lines, partial(_say, awaited, lambda line: line.engine.notify(body)))
+            tell(worker, lines, partial(_say, awaited, lambda line: line.engine.notify(body)), awaited=awaited is not None)
         elif opened is not None:
-            tell(worker, lines, partial(_say, awaited, partial(_tell_oplock, opened, notice.state)))
+            tell(worker, lines, partial(_say, awaited, partial(_tell_oplock, opened, notice.state)), awaited=awaited is not None)
 
     def _is_awaited(self, notice: OplockBreak, key: FileKey | None, client_guid: bytes) -> bool:
         """Whether the client has yet to acknowledge the break."""

@@ -1,8 +1,8 @@
 """A break goes out on one of the client's connections, and on another while it has not arrived: [MS-SMB2] 3.3.4.6, 3.3.4.7.
 
 Owns: the choice of the connection. Invariants: each connection is tried once, the oldest first; one whose peer's machine has acknowledged
-the bytes is the last; one whose peer's machine acknowledges nothing ends: what waits on it may be asked for again on another. A client may
-hear of a break twice, and takes the second for what it is.
+the bytes is the last; one whose peer's machine acknowledges nothing ends: what waits on it may be asked for again on another, and whoever
+waits for the client goes on before the break's own time is over. A client may hear of a break twice, and takes the second for what it is.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 RETRANSMISSIONS = 6  # that a connection whose peer acknowledges nothing is given; then it counts as lost
 SHORTEST, LONGEST = 0.2, 1.0  # seconds that one is taken to last
+ALONE = 10.0  # seconds, where there is no other connection: a network may be away for a while, but somebody waits
 Say = Callable[["Line"], None]
 
 
@@ -31,17 +32,18 @@ def lines_of(worker: Worker, session: Session | None, *, any_session: bool) -> l
     return [line for line in worker.lines if session is not None and line in session.channels]
 
 
-def tell(worker: Worker, lines: Callable[[], list[Line]], say: Say) -> None:
-    """``say(line)`` on the first of ``lines()``, and on the next if that was in vain."""
-    _Message(worker, lines, say).send()
+def tell(worker: Worker, lines: Callable[[], list[Line]], say: Say, *, awaited: bool) -> None:
+    """``say(line)`` on the first of ``lines()``, and on the next if that was in vain. ``awaited``: somebody waits for the answer."""
+    _Message(worker, lines, say, awaited=awaited).send()
 
 
 class _Message:
     """What is said on one connection after the other until it is heard."""
 
-    __slots__ = ("_lines", "_say", "_tried", "_worker")
+    __slots__ = ("_awaited", "_lines", "_say", "_tried", "_worker")
 
-    def __init__(self, worker: Worker, lines: Callable[[], list[Line]], say: Say) -> None:
+    def __init__(self, worker: Worker, lines: Callable[[], list[Line]], say: Say, *, awaited: bool) -> None:
+        self._awaited = awaited
         self._worker = worker
         self._lines = lines
         self._say = say
@@ -59,8 +61,8 @@ class _Message:
             self._say(line)
         except Disconnect as gone:
             line.end(f"connection dropped: {gone}")
-        if len(left) > 1:
-            patience = RETRANSMISSIONS * min(max(timeout, SHORTEST), LONGEST)
+        if len(left) > 1 or self._awaited:
+            patience = RETRANSMISSIONS * min(max(timeout, SHORTEST), LONGEST) if len(left) > 1 else ALONE
             self._worker.loop.later(patience, partial(self._check, line, acknowledged, acknowledged + flying + line.sender.backlog))
 
     def _check(self, line: Line, before: int, arrives: int) -> None:

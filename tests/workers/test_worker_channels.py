@@ -314,6 +314,29 @@ def test_a_break_that_is_not_heard_is_told_on_another_channel(house: House, monk
     other.close_connection()
 
 
+def test_a_client_whose_machine_does_not_answer_a_break_is_not_there(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.failover.ALONE", 0.01)
+    first = first_of(house)
+    first.open("file", disposition=c.FILE_CREATE, oplock=c.OPLOCK_LEVEL_BATCH)
+    worker = house.worker_of(first)
+    other = open_elsewhere(house)
+    house.turn_until(lambda: worker.ended)
+    other.close_connection()
+
+
+def test_a_client_that_takes_a_break_may_take_its_time(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.failover.ALONE", 0.05)
+    first = first_of(house)
+    first.open("file", disposition=c.FILE_CREATE, oplock=c.OPLOCK_LEVEL_BATCH)
+    other = open_elsewhere(house)
+    assert break_of(first) == c.OPLOCK_LEVEL_II
+    over: list[bool] = []
+    house.worker_of(first).loop.later(0.1, lambda: over.append(True))
+    house.turn_until(lambda: bool(over))
+    assert not house.worker_of(first).ended
+    other.close_connection()
+
+
 def test_a_break_is_told_on_the_channel_that_is_left(house: House) -> None:
     first, second = channels_with_oplock(house)
     first.close_connection()
