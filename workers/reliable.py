@@ -165,7 +165,12 @@ def birth_of(handle: Handle) -> int:
 
 
 def claim_of(wanted: Wanted, tree: TreeConnect, options: int, handle: Handle) -> DurableClaim | None:
-    """What the shared state is to keep of an open, of which it grants what there is reason for; ``options``: the CreateOptions."""
+    """What the shared state is to keep of an open, of which it grants what there is reason for; ``options``: the CreateOptions.
+
+    Of a symlink nothing: there is no data in it that anybody could lose.
+    """
+    if handle.is_link:
+        return None
     app = wanted.app
     lasting = 0
     if wanted.kind is not Kind.NONE and tree.share.durable_handles:

@@ -22,6 +22,7 @@ from smbd.sharing.images import Kept, kept_of
 from smbd.sharing.messages import KEEP_LAYOUT, STATUS_ANSWER
 from smbd.sharing.vault import Vault
 from smbd.smb2 import status
+from smbd.smb2.status import SmbError
 
 log = logging.getLogger("millpond.broker")
 
@@ -62,7 +63,7 @@ class Keeper:
                 try:
                     kept = kept_of(image)
                     self._sharing.restore(image, find(kept))
-                except (WireError, OSError) as error:
+                except (WireError, SmbError, OSError) as error:
                     log.warning("a persistent open (%x) is forgotten: %s", file_id, error)
             if self._known:
                 log.info("%d persistent opens stand again", len(self._sharing.persistent()))

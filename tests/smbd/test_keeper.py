@@ -18,6 +18,7 @@ from smbd.sharing.images import Kept
 from smbd.sharing.messages import KEEP, KEEP_LAYOUT, STATUS_ANSWER
 from smbd.sharing.vault import Vault
 from smbd.smb2 import status
+from smbd.smb2.status import SmbError
 
 CLAIM = DurableClaim(Lasting.PERSISTENT, 2, 60_000, b"C" * 16, b"G" * 16, birth=5)
 
@@ -132,14 +133,17 @@ def test_a_full_disk_is_told_and_the_next_try_counts(sharing: Sharing, keeper: K
 def test_a_state_is_loaded_once(sharing: Sharing, vault: Slow, tmp_path: Path) -> None:
     opened(sharing, 1)
     opened(sharing, 2)
-    images = {1: sharing.image(1), 2: sharing.image(2), 3: b"rubbish"}
+    opened(sharing, 4)
+    images = {1: sharing.image(1), 2: sharing.image(2), 3: b"rubbish", 4: sharing.image(4)}
     vault.write(images)
-    for file_id in (1, 2):
+    for file_id in (1, 2, 4):
         sharing.close(FileKey(1, file_id), file_id)
 
     def find(kept: Kept) -> FileKey:
         if kept.path == "file2":
             raise FileNotFoundError(2, "gone")
+        if kept.path == "file4":
+            raise SmbError(status.INSUFFICIENT_RESOURCES)  # the state is full, or the file has become something else
         return FileKey(9, kept.ino)
 
     keeper = Keeper(sharing, vault)

@@ -294,3 +294,15 @@ def test_what_was_withheld_from_it_is_not_given_back(house: House, resilient: bo
     second = file_id_of(response)
     assert back.write(second, 0, b"mine").status == status.ACCESS_DENIED
     assert back.read_data(second, 0, 10) == b"root's"
+
+
+@pytest.mark.parametrize("asked", [[DHNQ], [dh2q()], [lease(), dh2q()]])
+def test_a_symlink_is_opened_and_outlives_nothing(house: House, asked: list[tuple[bytes, bytes]]) -> None:
+    """Windows asks for a durable open of whatever it opens, of what it is about to delete too."""
+    os.symlink("nowhere", house.share / "file")
+    client = house.client(offer=MACHINE)
+    link = durable(client, "file", *asked, options=c.FILE_OPEN_REPARSE_POINT, disposition=c.FILE_OPEN)
+    assert client.ioctl(c.FSCTL_LMR_REQUEST_RESILIENCY, pack("<II", 60_000, 0), link).status == status.NOT_SUPPORTED
+    drop(house, client)
+    assert house.sharing is not None
+    assert house.sharing.opens() == []

@@ -246,6 +246,18 @@ def test_snapshots_may_lie_in_any_directory(make_house: Callable[..., House], fo
     assert names_in(client, opened(as_it_was(client, "a"))) == {"f"}
 
 
+@pytest.mark.parametrize("name", ["secret", ".millpond"])
+def test_what_no_client_sees_is_not_seen_as_it_was(make_house: Callable[..., House], folder: Path, tmp_path: Path, name: str) -> None:
+    """Where every directory has snapshots, one may lie beneath a name that the share conceals."""
+    (folder / name / ".snaps" / TOKEN).mkdir(parents=True)
+    (folder / name / ".snaps" / TOKEN / "f").write_bytes(b"forbidden")
+    options = f"shadow:mountpoint = {tmp_path}\nshadow:snapdir = .snaps\nshadow:snapdirseverywhere = yes\nveto files = /secret/\n"
+    client = make_house(share_text="vfs objects = shadow_copy2\n" + options).client()
+    for path in (f"{name}\\f", name):
+        assert as_it_was(client, path).status == status.OBJECT_NAME_NOT_FOUND
+    assert client.create(f"{name}\\{TOKEN}\\f", disposition=c.FILE_OPEN).status == status.OBJECT_NAME_NOT_FOUND
+
+
 def test_nothing_leads_out_of_a_snapshot(connect: Made, snapdir: Path, tmp_path: Path) -> None:
     (tmp_path / "secret").write_bytes(b"secret")
     (snapdir / TOKEN / "out").symlink_to("../../secret")

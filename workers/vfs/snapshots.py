@@ -170,8 +170,10 @@ class SnapshotVfs:
     def _enter(self, path: Path, seconds: int) -> tuple[Snapshot, int]:
         """The snapshot that a canonical path leads into, and how many components behind the token lie above its root.
 
-        OBJECT_NAME_NOT_FOUND: there is none of that time.
+        OBJECT_NAME_NOT_FOUND: there is none of that time, or no client is to see what the path leads through.
         """
+        if self.below.root.conceals(snapnames.within(path)):
+            raise SmbError(status.OBJECT_NAME_NOT_FOUND)
         with self._turn:
             for place in self._places(path.components[1:]):
                 name = self._names(place, seconds).get(seconds)
