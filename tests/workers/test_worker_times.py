@@ -256,3 +256,13 @@ def test_who_is_gone_holds_nothing_back(slow_times: House) -> None:
     slow_times.worker_of(mine).close()
     assert listed(other, "f") > before
     assert not slow_times.worker_of(other).sharing.holds_write_times()
+
+
+def test_who_asks_for_one_entry_is_told_the_size_of_its_extended_attributes(client: WireClient) -> None:
+    opened = client.open("f")
+    client.set_info(opened, c.INFO_FILE, query.FILE_FULL_EA_INFORMATION, bytes(4) + b"\0\4\5\0NAME\0value")
+    size = int.from_bytes(information(client, opened, query.FILE_EA_INFORMATION), "little")
+    assert size > 0
+    folder = client.open("", options=c.FILE_DIRECTORY_FILE)
+    found = client.output(client.query_directory(folder, "f", directory.FILE_FULL_DIRECTORY_INFORMATION))
+    assert directory.FULL.unpack(found).ea_size == size

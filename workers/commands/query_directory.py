@@ -166,7 +166,10 @@ def _exactly(request: Request, opened: Open, name: str) -> tuple[str, FileInfo] 
 
 
 def _child(request: Request, opened: Open, name: str) -> tuple[str, FileInfo] | None:
-    """One entry of the directory. None when it cannot be opened, or the share shows it only to those who may do more with it."""
+    """One entry of the directory. None when it cannot be opened, or the share shows it only to those who may do more with it.
+
+    Whoever asks for one is told the size of its EAs too, which would take a system call for each entry of a listing.
+    """
     vfs = request.tree.vfs
     assert vfs is not None
     assert opened.handle is not None
@@ -180,6 +183,8 @@ def _child(request: Request, opened: Open, name: str) -> tuple[str, FileInfo] | 
     try:
         shown = _is_shown(request, handle)
         info = writetimes.told(request.worker, handle.opened) if request.tree.delays else handle.opened
+        if shown and not handle.bare and request.tree.share.ea_support:
+            info = info._replace(ea_size=handle.ea_size())
         return (handle.path.name, info) if shown else None
     except (OSError, SmbError):
         return None
