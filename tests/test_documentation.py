@@ -53,4 +53,4 @@ def commands(made: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.Argu
 def test_the_example_is_a_configuration_without_a_slip() -> None:
     config = load(str(ROOT / "docs/millpond.conf.example"))
     assert [warning.text for warning in config.warnings if "is not a folder on this machine" not in warning.text] == []
-    assert set(config.shares) == {"homes", "public", "projects", "accounts", "incoming", "ipc$"}
+    assert set(config.shares) == {"homes", "public", "projects", "company", "accounts", "incoming", "ipc$"}
