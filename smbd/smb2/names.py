@@ -123,9 +123,27 @@ def parse_text(text: str) -> Path:
     elif text[-1] == "\\":
         text, kind = text[:-1], INDEX_ALLOCATION
     components = tuple(text.split("\\"))
+    if ".." in components:
+        components = _without_dots(components)
     for component in components:
         _check(component)
     return Path(components, stream, kind)
+
+
+def _without_dots(components: tuple[str, ...]) -> tuple[str, ...]:
+    """'..' takes the name before it away, whatever that is on the disk: it is gone before anything is looked up, as with Windows and Samba.
+
+    OBJECT_PATH_SYNTAX_BAD where there is none, for nothing leads out of a share.
+    """
+    kept: list[str] = []
+    for component in components:
+        if component != "..":
+            kept.append(component)
+        elif kept:
+            _check(kept.pop())
+        else:
+            raise SmbError(status.OBJECT_PATH_SYNTAX_BAD)
+    return tuple(kept)
 
 
 def parse_posix(text: str) -> Path:
@@ -185,11 +203,9 @@ def _split_stream(text: str) -> tuple[str, str, str]:
 
 
 def _check(component: str) -> None:
-    """[MS-FSCC] 2.1.5.2; what Windows answers to dots was found by asking it: '..' is bad syntax, '.' a bad name."""
+    """[MS-FSCC] 2.1.5.2; what Windows answers to a dot was found by asking it: it is a bad name."""
     if not component or component == "." or _FORBIDDEN.search(component):
         raise SmbError(status.OBJECT_NAME_INVALID)
-    if component == "..":
-        raise SmbError(status.OBJECT_PATH_SYNTAX_BAD)
     if len(component) > COMPONENT_MAX:
         raise SmbError(status.OBJECT_NAME_INVALID)
 

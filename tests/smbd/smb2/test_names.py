@@ -35,6 +35,10 @@ def refusal(text):
         (":s", Path((), "s", DATA)),
         ("a:s*?<>|", Path(("a",), "s*?<>|", DATA)),
         ("...", Path(("...",))),
+        ("a\\..\\b", Path(("b",))),
+        ("a\\b\\..\\..\\c\\d\\..", Path(("c",))),
+        ("a\\..", Path()),
+        ("a\\..\\", Path((), "", INDEX_ALLOCATION)),
         ("😀", Path(("😀",))),
     ],
 )
@@ -51,7 +55,12 @@ def test_parse(text, path):
         (".", status.OBJECT_NAME_INVALID),
         ("a\\.\\b", status.OBJECT_NAME_INVALID),
         ("..", status.OBJECT_PATH_SYNTAX_BAD),
-        ("a\\..\\b", status.OBJECT_PATH_SYNTAX_BAD),
+        ("..\\a", status.OBJECT_PATH_SYNTAX_BAD),
+        ("a\\..\\..", status.OBJECT_PATH_SYNTAX_BAD),
+        ("a\\..\\..\\share\\a", status.OBJECT_PATH_SYNTAX_BAD),
+        ("a\\.\\..", status.OBJECT_NAME_INVALID),
+        ("a*\\..", status.OBJECT_NAME_INVALID),
+        ("a\\..:", status.OBJECT_NAME_INVALID),
         ("a\0b", status.OBJECT_NAME_INVALID),
         ("a*", status.OBJECT_NAME_INVALID),
         ('a"', status.OBJECT_NAME_INVALID),
@@ -200,6 +209,6 @@ def test_short_names_are_short(name):
 
 def test_a_slash_separates_too():
     assert names.parse_text("a/b\\c") == names.Path(("a", "b", "c"))
-    for bad in ("a//b", "a/../b", "a:b/c", "/a", "a/."):
+    for bad in ("a//b", "a/../../b", "a:b/c", "/a", "a/."):
         with pytest.raises(SmbError):
             names.parse_text(bad)
