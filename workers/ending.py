@@ -7,10 +7,12 @@ else waits for the disk. What is awaited, if anything, is returned: a client's o
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from authd import client as authd
+from pools.queue import AskBusy
 from smbd.smb2 import status
 from smbd.smb2.status import SmbError
 from workers import identity
@@ -47,7 +49,8 @@ def end_session(worker: Worker, session: Session, *, lost: bool = False) -> list
 def give_up(worker: Worker, line: Line) -> None:
     """The logons that were under way on a line which has ended: a session that never came to be is forgotten."""
     for logon in line.logons.values():
-        authd.forget(worker.mailbox.send, logon.conversation)
+        with suppress(AskBusy):  # it forgets by itself, in time
+            authd.forget(worker.mailbox.send, logon.conversation)
         if logon.session.state is State.IN_PROGRESS:
             worker.sessions.pop(logon.session.session_id, None)
     line.logons.clear()
