@@ -150,14 +150,14 @@ class Master:
         """
         self._instance.acquire()
         try:
-            self._open_listeners(self._config)
-            self._prepare()
-            self._instance.wipe(*STATE_NAMES)
-            self._counters = CounterSegment.create(str(self._instance.directory / COUNTERS_FILE), FIRST_WORKER + slots(self._config))
-            self._family = Family(self._programs, self._counters, self._hub, self._lessor, threaded=self._threaded)
-            port.processes.raise_descriptor_limit()  # two descriptors for each worker, and a few
-            self._own_row()
-            with _Signals(self._reactor, self._signalled):
+            with _Signals(self._reactor, self._signalled):  # before anybody can connect, and see it end otherwise than in order
+                self._open_listeners(self._config)
+                self._prepare()
+                self._instance.wipe(*STATE_NAMES)
+                self._counters = CounterSegment.create(str(self._instance.directory / COUNTERS_FILE), FIRST_WORKER + slots(self._config))
+                self._family = Family(self._programs, self._counters, self._hub, self._lessor, threaded=self._threaded)
+                port.processes.raise_descriptor_limit()  # two descriptors for each worker, and a few
+                self._own_row()
                 self._instance.write_pid()
                 self._serve()
         finally:
