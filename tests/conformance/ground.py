@@ -51,6 +51,7 @@ class Ground:
         self._logged = 0
         self._mounted = False
         self._filtering = False
+        self._usual = self.peer.host, self.peer.port
 
     def begin(self, plan: Plan) -> None:
         """Empties the shares and starts the server as the plan wants it. ``Unfit``, ``PeerError``."""
@@ -91,7 +92,8 @@ class Ground:
         self.server.discard()
 
     def _tidy(self) -> None:
-        """What fixtures have left in the kernel."""
+        """What fixtures have left in the kernel; and back to the usual port."""
+        self.peer.host, self.peer.port = self._usual
         if self._mounted:
             subprocess.run([tool("umount"), str(self.peer.share)], check=False)
             self._mounted = False
@@ -106,7 +108,7 @@ class Ground:
     @property
     def _chains(self) -> str:
         """How the names of this ground's packet filter chains begin."""
-        return f"TORTURE{self.peer.port}"
+        return f"TORTURE{self._usual[1]}"
 
     def _folder(self, name: str) -> Path:
         return self.peer.base / name
@@ -145,6 +147,12 @@ class Ground:
         self._mounted = True
         self.peer.share.chmod(0o777)
 
+    def take_port_445(self) -> None:
+        """Some tests know no other."""
+        if os.geteuid() != 0:
+            raise Unfit("needs root, for port 445")
+        self.server.on_port_445()
+
     def filter_packets(self) -> None:
         """smbtorture cuts a connection by iptables, with chains that all its processes would share: here each ground has its own."""
         if os.geteuid() != 0 or shutil.which("iptables") is None:
@@ -178,6 +186,7 @@ def _nothing(ground: Ground) -> None:
 
 BEFORE: Final[Mapping[str, Callable[[Ground], None]]] = {
     "data": Ground.put_data, "nobodys": Ground.close_folder, "btrfs": Ground.mount_btrfs, "iptables": Ground.filter_packets,
+    "port 445": Ground.take_port_445,
 }  # fmt: skip
 AFTER: Final[Mapping[str, Callable[[Ground], None]]] = {"snapshot": Ground.take_snapshot}
 FIXTURES: Final = frozenset(BEFORE) | frozenset(AFTER)

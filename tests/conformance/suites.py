@@ -109,7 +109,7 @@ PLANS: Final = (
     Plan("smb2.lease", seconds=180),
     Plan("smb2.lock", seconds=30),
     Plan("smb2.maxfid", options=("torture:maxopenfiles=4000",), seconds=60),
-    Plan("smb2.multichannel", options=_FILTERED, fixtures=("iptables",), seconds=120),
+    Plan("smb2.multichannel", options=_FILTERED, fixtures=("iptables", "port 445"), seconds=120),
     Plan("smb2.notify", seconds=60),
     Plan("smb2.notify-inotify", settings={"kernel change notify": "yes"}),
     # 35 seconds ([MS-SMB2] 3.3.2.1), and one that a busy machine may add.
@@ -149,7 +149,10 @@ LEFT_OUT: Final = {
 }
 
 # What every test run can wait for: much of the protocol in little time.
-QUICK: Final = ("connect", "read", "rw", "lock", "sharemode", "mkdir", "tcon", "compound_find")
+QUICK: Final = (
+    "compound", "delete-on-close-perms", "durable-open", "durable-v2-open", "ioctl", "lock", "read", "rename", "rw", "session", "sharemode",
+    "streams", "twrp", "replay.replay-commands", "replay.replay-dhv2-oplock1", "replay.replay-dhv2-lease1", "replay.channel-sequence",
+)  # fmt: skip
 
 
 def full_name(suite: str) -> str:
@@ -162,10 +165,13 @@ def chosen(names: tuple[str, ...]) -> list[Plan]:
 
     ``LookupError`` with the name that means nothing.
     """
-    found: list[Plan] = []
+    found: dict[str, Plan] = {}
     for name in names:
-        found += (plan for plan in _meant(full_name(name)) if plan not in found)
-    return found if names else list(PLANS)
+        for plan in _meant(full_name(name)):
+            known = found.get(plan.title, plan)
+            tests = tuple(dict.fromkeys((*known.tests, *plan.tests))) if known.tests and plan.tests else ()
+            found[plan.title] = plan._replace(tests=tests)
+    return list(found.values()) if names else list(PLANS)
 
 
 def _meant(name: str) -> list[Plan]:

@@ -103,6 +103,9 @@ def test_names_on_the_command_line() -> None:
     assert [plan.title for plan in chosen(("session",))] == ["smb2.session", "smb2.session@encrypted"]
     assert [plan.title for plan in chosen(("session@encrypted",))] == ["smb2.session@encrypted"]
     assert len(chosen(("session", "session@encrypted", "smb2.session"))) == 2
+    (two,) = chosen(("lock.cancel", "lock.lock", "lock.cancel"))
+    assert two.tests == ("smb2.lock.cancel", "smb2.lock.lock")
+    assert chosen(("lock.cancel", "lock"))[0].tests == ()
     (one,) = chosen(("session@encrypted.bind1",))
     assert members(one) == ["smb2.session.bind1"]
     assert one.key("smb2.session.bind1") == "smb2.session@encrypted.bind1"
