@@ -18,7 +18,8 @@ Runs smbtorture's smb2 suites, each against a server of its own that is started 
 Samba's. What is expected of each test stands in tests/conformance/expected/millpond.json, and why it fails if it does."""
 
 _MORE = """\
-SUITE is a suite ('lock', with its variants), a variant ('session@encrypted') or a test ('lock.cancel'). Some ways to use it:
+SUITE is a suite ('session', with its variants, or 'session@' without), a variant ('session@encrypted') or a test ('lock.cancel').
+Some ways to use it:
 
   make conformance                                  all of it
   make conformance ARGS='lock oplock --reasons'     two suites, and what smbtorture says of what failed

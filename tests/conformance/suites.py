@@ -150,8 +150,8 @@ LEFT_OUT: Final = {
 
 # What every test run can wait for: much of the protocol in little time.
 QUICK: Final = (
-    "compound", "delete-on-close-perms", "durable-open", "durable-v2-open", "ioctl", "lock", "read", "rename", "rw", "session", "sharemode",
-    "streams", "twrp", "replay.replay-commands", "replay.replay-dhv2-oplock1", "replay.replay-dhv2-lease1", "replay.channel-sequence",
+    "compound", "delete-on-close-perms@", "durable-open", "durable-v2-open@", "lock", "read", "rw", "session@", "sharemode", "streams", "twrp",
+    "replay.replay-commands", "replay.replay-dhv2-oplock1", "replay.replay-dhv2-lease1", "replay.channel-sequence",
 )  # fmt: skip
 
 
@@ -161,7 +161,8 @@ def full_name(suite: str) -> str:
 
 
 def chosen(names: tuple[str, ...]) -> list[Plan]:
-    """The plans that names mean: suites ('lock': each variant), variants ('session@encrypted') or tests ('lock.cancel'); all without names.
+    """The plans that names mean: suites ('session', with its variants, or 'session@' without), variants ('session@encrypted') or tests
+    ('lock.cancel'); all without names.
 
     ``LookupError`` with the name that means nothing.
     """
@@ -175,7 +176,7 @@ def chosen(names: tuple[str, ...]) -> list[Plan]:
 
 
 def _meant(name: str) -> list[Plan]:
-    whole = [plan for plan in PLANS if name in (plan.suite, plan.title)]
+    whole = [plan for plan in PLANS if name in (plan.suite, plan.title, f"{plan.title}@")]
     parts = [plan._replace(tests=(plan.name(name),)) for plan in PLANS if name.startswith(f"{plan.title}.")]
     if not whole and not parts:
         raise LookupError(name)

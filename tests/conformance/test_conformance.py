@@ -102,6 +102,7 @@ def test_titles_are_unique_and_fixtures_exist() -> None:
 def test_names_on_the_command_line() -> None:
     assert [plan.title for plan in chosen(("session",))] == ["smb2.session", "smb2.session@encrypted"]
     assert [plan.title for plan in chosen(("session@encrypted",))] == ["smb2.session@encrypted"]
+    assert [plan.title for plan in chosen(("session@",))] == ["smb2.session"]
     assert len(chosen(("session", "session@encrypted", "smb2.session"))) == 2
     (two,) = chosen(("lock.cancel", "lock.lock", "lock.cancel"))
     assert two.tests == ("smb2.lock.cancel", "smb2.lock.lock")
