@@ -150,8 +150,8 @@ LEFT_OUT: Final = {
 
 # What every test run can wait for: much of the protocol in little time.
 QUICK: Final = (
-    "compound", "delete-on-close-perms@", "durable-open", "durable-v2-open@", "lock", "read", "rw", "session@", "sharemode", "streams", "twrp",
-    "replay.replay-commands", "replay.replay-dhv2-oplock1", "replay.replay-dhv2-lease1", "replay.channel-sequence",
+    "compound", "delete-on-close-perms@", "durable-open", "durable-v2-open@", "lock", "read", "rw", "session@", "sharemode", "streams",
+    "twrp", "replay.replay-commands", "replay.replay-dhv2-oplock1", "replay.replay-dhv2-lease1", "replay.channel-sequence",
 )  # fmt: skip
 
 
