@@ -98,7 +98,7 @@ def _on(ground: Ground, plan: Plan, wish: Wish, teller: _Teller) -> Suite:
         ground.begin(plan)
         if wish.under_load:
             load = Load(ground.peer.host, ground.peer.port, *LOADER, LOADED)
-        suite = run_plan(ground.server, plan, wish.patience)
+        suite = run_plan(ground.server, plan, plan.slow * wish.patience)
         if load and (error := load.end()):
             problems.append(error)
     finally:

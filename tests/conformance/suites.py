@@ -56,6 +56,7 @@ class Plan(NamedTuple):
     fixtures: tuple[str, ...] = ()
     seconds: float = 3
     tests: tuple[str, ...] = ()
+    slow: int = 1  # how much longer than others one of its tests may take
 
     @property
     def title(self) -> str:
@@ -109,7 +110,8 @@ PLANS: Final = (
     Plan("smb2.lease", seconds=180),
     Plan("smb2.lock", seconds=30),
     Plan("smb2.maxfid", options=("torture:maxopenfiles=4000",), seconds=60),
-    Plan("smb2.multichannel", options=_FILTERED, fixtures=("iptables", "port 445"), seconds=120),
+    Plan("smb2.multichannel", options=_FILTERED, fixtures=("iptables",), seconds=250),
+    Plan("smb2.multichannel", "port445", fixtures=("port 445",), tests=("smb2.multichannel.bugs.bug_15346",)),
     Plan("smb2.notify", seconds=60),
     Plan("smb2.notify-inotify", settings={"kernel change notify": "yes"}),
     # 35 seconds ([MS-SMB2] 3.3.2.1), and one that a busy machine may add.
@@ -118,7 +120,7 @@ PLANS: Final = (
     Plan("smb2.replay", "persistent", share=_PERSISTENT, tests=("smb2.replay.replay5",)),
     Plan("smb2.rw", seconds=15),
     Plan("smb2.samba3misc", share={"posix locking": "yes"}, seconds=10),
-    Plan("smb2.scan", seconds=100),
+    Plan("smb2.scan", seconds=100, slow=3),
     Plan("smb2.session", seconds=20),
     Plan("smb2.session", "encrypted", share={"smb encrypt": "required"}, seconds=20),
     Plan("smb2.session-require-signing", settings={"server signing": "mandatory"}),
