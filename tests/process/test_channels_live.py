@@ -133,6 +133,17 @@ def test_connections_of_one_client_and_user_come_together(lake: Server) -> None:
             assert third.write(file, 0, b"by the third").status == status.SUCCESS
 
 
+def test_connections_that_come_at_the_same_moment_do_not_send_each_other_away(lake: Server) -> None:
+    for _ in range(3):
+        terms = offer(os.urandom(16))
+        with ThreadPoolExecutor(8) as threads, contextlib.ExitStack() as stack:
+            clients = list(threads.map(lambda _, terms=terms: lake.client(offer=terms), range(8)))
+            for client in clients:
+                stack.enter_context(client)
+                client.sign = True
+            assert {echo(client) for client in clients} == {status.SUCCESS}
+
+
 def test_a_client_that_leaves_in_the_middle_leaves_nothing(lake: Server) -> None:
     first, spare = pair(lake)
     with first, spare:
