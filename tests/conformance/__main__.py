@@ -9,7 +9,7 @@ from pathlib import Path
 from bench.load.peers import PeerError
 from tests import combinations
 from tests.conformance import report, verdict
-from tests.conformance.run import Run, Wish, run
+from tests.conformance.run import Run, Wish, once_more, run
 from tests.conformance.suites import LEFT_OUT, PATIENCE, PLANS, QUICK, Plan, chosen
 from tests.server import IS_SAMBA
 
@@ -29,7 +29,8 @@ Some ways to use it:
   MILLPOND_TEST_SERVER=samba make conformance ARGS='read --update'     Samba's outcomes anew, with its smbd (as root)
 
 The status is 1 when a test came out worse than expected, when a server did not end well or logged a traceback, or when the other client of
---under-load had a wrong answer; 2 when a server did not start or nothing is called so. A test that passes unexpectedly is only told."""
+--under-load had a wrong answer; 2 when a server did not start or nothing is called so. A test that passes unexpectedly is only told.
+What came out worse is run once more, alone: on a busy machine the clock decides some tests. Those that pass then are told."""
 
 
 def _options() -> argparse.ArgumentParser:
@@ -95,8 +96,13 @@ def main() -> int:
         parser.error(f"there is no suite or test '{error.args[0]}'; --list names the suites")
     row = next((row for row in combinations.TABLE if row.name == asked.combination), None)
     wish = Wish(max(1, asked.jobs), asked.limit, row.settings if row else {}, asked.under_load, asked.log)
+    if asked.log:
+        asked.log.write_text("")
     try:
-        return _tell(run(plans, wish), asked)
+        done = run(plans, wish)
+        if not IS_SAMBA:
+            done = once_more(done, [change.name for change in verdict.worse(done.suites, verdict.expected())], wish)
+        return _tell(done, asked)
     except PeerError as error:
         print(error, file=sys.stderr)
         return 2

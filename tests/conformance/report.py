@@ -42,6 +42,7 @@ def sections(suites: Sequence[Suite], samba: Outcomes, expectations: Expectation
     parts = [
         _section("passed by Samba and not here", verdict.behind(suites, samba)),
         _section("passed though a failure was expected (--update takes it over)", verdict.better(suites, expectations)),
+        _section("passed only the second time", [name for suite in suites for name in suite.unsteady]),
         _section("took too long", [name for suite in suites for name in suite.late]),
         _section("WORSE than expected", verdict.worse(suites, expectations)),
         _section("wrong beside the tests", [f"{suite.name}: {problem}" for suite in suites for problem in suite.problems]),

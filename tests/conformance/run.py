@@ -18,7 +18,7 @@ from typing import NamedTuple
 from tests.conformance.ground import LOADED, LOADER, Ground, Unfit
 from tests.conformance.load import Load
 from tests.conformance.report import progress
-from tests.conformance.suites import Plan
+from tests.conformance.suites import PLANS, Plan
 from tests.conformance.torture import Suite, run_plan
 
 
@@ -46,8 +46,6 @@ class _Teller:
         self._total, self._done, self._log = total, 0, log
         self._lock = Lock()
         self._begun = time.monotonic()
-        if log:
-            log.write_text("")
 
     def tell(self, line: str) -> None:
         with self._lock:
@@ -89,6 +87,32 @@ def run(plans: Sequence[Plan], wish: Wish) -> Run:
         for ground in made:
             ground.discard()
     return found
+
+
+def once_more(done: Run, names: Sequence[str], wish: Wish) -> Run:
+    """Runs tests again, one suite after the other: on a busy machine the clock decides some of them. What comes of it takes the place of
+    what came before, and a test that passed only now is told in ``Suite.unsteady``.
+    """
+    plans = [plan._replace(tests=tests) for plan in PLANS if (tests := tuple(plan.name(name) for name in names if _is_of(name, plan)))]
+    if not plans:
+        return done
+    again = {suite.name: suite for suite in run(plans, wish._replace(jobs=1)).suites}
+    return done._replace(suites=[_joined(suite, again[suite.name]) if suite.name in again else suite for suite in done.suites])
+
+
+def _is_of(name: str, plan: Plan) -> bool:
+    return name == plan.title or name.startswith(f"{plan.title}.")
+
+
+def _joined(first: Suite, second: Suite) -> Suite:
+    steady = tuple(name for name, outcome in second.outcomes.items() if outcome == "success")
+    return first._replace(
+        outcomes={**first.outcomes, **second.outcomes},
+        reasons={**{name: text for name, text in first.reasons.items() if name not in second.outcomes}, **second.reasons},
+        late=second.late,
+        problems=(*first.problems, *second.problems),
+        unsteady=steady,
+    )
 
 
 def _on(ground: Ground, plan: Plan, wish: Wish, teller: _Teller) -> Suite:

@@ -9,7 +9,7 @@ import pytest
 
 from tests.conformance import verdict
 from tests.conformance.ground import FIXTURES
-from tests.conformance.run import Wish, run
+from tests.conformance.run import Wish, once_more, run
 from tests.conformance.suites import LEFT_OUT, PATIENCE, PLANS, QUICK, chosen
 from tests.conformance.torture import Reader, Suite, listed, members, run_plan
 from tests.conformance.verdict import Change, Expectation
@@ -84,6 +84,37 @@ def test_a_test_that_hangs_or_crashes_does_not_hide_the_next(tmp_path: Path, mon
     assert found.outcomes == {ONE: "success", TWO: "error", THREE: "error"}
     assert found.late == (TWO,)
     assert found.reasons == {TWO: "not done after 0.5 s", THREE: "smbtorture ended with status -9 in the middle of it"}
+
+
+BUSY = """\
+#!/bin/sh
+case "$*" in
+*--list*) echo smb2.lock.one.one ;;
+*) echo test: smb2.lock.one
+   [ -e MARK ] && echo success: smb2.lock.one || printf 'failure: smb2.lock.one [\\nlate\\n]\\n'
+   touch MARK ;;
+esac
+"""
+
+
+def test_what_passes_the_second_time_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = tmp_path / "smbtorture"
+    fake.write_text(BUSY.replace("MARK", str(tmp_path / "mark")))
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    listed.cache_clear()
+    wish = Wish(jobs=1, patience=5, settings={}, under_load=False, log=None)
+    try:
+        first = run(chosen(("lock",)), wish)
+        second = once_more(first, [ONE], wish)
+    finally:
+        listed.cache_clear()
+    assert first.suites[0].outcomes == {ONE: "failure"}
+    assert first.suites[0].reasons == {ONE: "late"}
+    assert second.suites[0].outcomes == {ONE: "success"}
+    assert second.suites[0].reasons == {}
+    assert second.suites[0].unsteady == (ONE,)
+    assert once_more(first, [], wish) is first
 
 
 # -- the table of suites ---------------------------------------------------------------------------------------------------------------

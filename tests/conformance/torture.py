@@ -29,7 +29,8 @@ FILTER = "iptables"  # beneath a server's directory: the program that cuts conne
 class Suite(NamedTuple):
     """What came of a plan, by the names under which outcomes are kept. ``reasons``: test -> the text of its failure.
 
-    ``late``: tests that were ended because they took too long. ``problems``: of the server or of whoever else was there.
+    ``late``: tests that were ended because they took too long. ``problems``: of the server or of whoever else was there. ``unsteady``:
+    tests that passed only when they were run again.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Suite(NamedTuple):
     late: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
     whole: bool = True
+    unsteady: tuple[str, ...] = ()
 
     def count(self, outcome: str) -> int:
         """Tests with an outcome."""
