@@ -66,7 +66,8 @@ if TYPE_CHECKING:
     from workers.vfs.interface import Handle
     from workers.worker import Worker
 
-OVERWRITING = (FILE_SUPERSEDE, FILE_OVERWRITE, FILE_OVERWRITE_IF)
+DONE_BY = {FILE_SUPERSEDE: FILE_SUPERSEDED, FILE_OVERWRITE: FILE_OVERWRITTEN, FILE_OVERWRITE_IF: FILE_OVERWRITTEN}  # to what exists
+OVERWRITING = tuple(DONE_BY)
 CREATING = (FILE_SUPERSEDE, FILE_CREATE, FILE_OPEN_IF, FILE_OVERWRITE_IF)
 SETTABLE_ATTRIBUTES = 0x00003127
 DATA_ACCESS = FILE_READ_DATA | FILE_WRITE_DATA | FILE_APPEND_DATA | FILE_EXECUTE
@@ -92,6 +93,7 @@ class Wish:
     wanted: Wanted = ORDINARY
     waiter_id: int = 0
     again: bool = False  # it has waited for others to give up what they cached
+    action: int = FILE_OPENED  # what is done to the file, once that is known
     made: Open | None = None  # what came of it
     mode: int | None = None  # of a file that is made, where the client says
     brief: bool = False  # it is only looked at, and closed by the compound that opens it
@@ -154,6 +156,7 @@ def _open_existing(handle: Handle, request: Request, wish: Wish, opened: Open) -
     granted = _mind_readonly(handle, wish, granted, tree.share.delete_readonly)
     if desired & MAXIMUM_ALLOWED and not overwriting:
         granted = _allowed(worker, opened, handle, wish, granted)
+    wish.action = DONE_BY.get(wish.disposition, FILE_OPENED)
     claim(worker, opened, handle, wish, granted)
     try:
         opened.granted = granted = _activate(handle, granted, wish, overwriting)
@@ -168,9 +171,7 @@ def _open_existing(handle: Handle, request: Request, wish: Wish, opened: Open) -
     except BaseException:
         release_claim(worker, opened)
         raise
-    if not overwriting:
-        return FILE_OPENED
-    return FILE_SUPERSEDED if wish.disposition == FILE_SUPERSEDE else FILE_OVERWRITTEN
+    return wish.action
 
 
 def _check_type(handle: Handle, wish: Wish) -> None:
@@ -285,7 +286,7 @@ def _record(worker: Worker, opened: Open, handle: Handle, wish: Wish) -> OpenCla
         deadline=worker.breaks.deadline(),
         again=wish.again,
         allocation=handle.opened.allocation,
-        durable=None if wish.wanted is ORDINARY else claim_of(wish.wanted, tree, wish.options, handle),
+        durable=None if wish.wanted is ORDINARY else claim_of(wish.wanted, tree, handle, (wish.options, wish.action)),
     )
 
 
@@ -384,6 +385,7 @@ def _create(request: Request, wish: Wish, opened: Open) -> int:
         raise SmbError(status.CANNOT_DELETE)
     granted = _granted_by_base(worker, tree, wish) if wish.path.stream else None
     handle, granted = _make(request, wish, granted)
+    wish.action = FILE_CREATED
     claimed = False
     try:
         claim(worker, opened, handle, wish, granted)

@@ -56,12 +56,12 @@ def reclaim(request: Request, asked: Asked, respond: Callable[[Open], bytes]) ->
         handle.close()
         raise
     worker.add_open(opened)
+    opened.durability = _durability(durable)
     try:
         response = respond(opened)
     except BaseException:
         close_open(worker, opened)
         raise
-    opened.durability = _durability(durable)  # 3.3.5.9.7, .12: the response says nothing of it
     if opened.cache.notices:
         notices = opened.cache.notices
         worker.loop.soon(lambda: worker.breaks.send(notices))
@@ -174,4 +174,5 @@ def _durability(durable: Durable) -> Durability:
     made.kind = Kind.RESILIENT if claim.lasting & Lasting.RESILIENT else Kind(claim.version)
     made.persistent = bool(claim.lasting & Lasting.PERSISTENT)
     made.timeout = claim.timeout
+    made.action = claim.action
     return made

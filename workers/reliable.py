@@ -164,8 +164,8 @@ def birth_of(handle: Handle) -> int:
     return st.btime * 1_000_000_000 + st.btime_ns
 
 
-def claim_of(wanted: Wanted, tree: TreeConnect, options: int, handle: Handle) -> DurableClaim | None:
-    """What the shared state is to keep of an open, of which it grants what there is reason for; ``options``: the CreateOptions.
+def claim_of(wanted: Wanted, tree: TreeConnect, handle: Handle, created: tuple[int, int]) -> DurableClaim | None:
+    """What the shared state is to keep of an open, of which it grants what there is reason for. ``created``: CreateOptions, CreateAction.
 
     Of a symlink nothing: there is no data in it that anybody could lose.
     """
@@ -191,7 +191,7 @@ def claim_of(wanted: Wanted, tree: TreeConnect, options: int, handle: Handle) ->
         low,
         str(tree.session.require_token().user_sid),
         birth_of(handle),
-        options,
+        *created,
     )
 
 
@@ -214,7 +214,7 @@ def endure(worker: Worker, opened: Open, timeout: int) -> None:
     assert handle is not None
     durability = opened.durability or Durability(ORDINARY)
     wanted = Wanted(Kind.DURABLE, timeout, create_guid=durability.create_guid, app=durability.app, client_guid=worker.client_guid)
-    claim = claim_of(wanted, opened.tree, FILE_WRITE_THROUGH if opened.write_through else 0, handle)
+    claim = claim_of(wanted, opened.tree, handle, (FILE_WRITE_THROUGH if opened.write_through else 0, durability.action))
     if claim is None:
         raise SmbError(status.NOT_SUPPORTED)
     lasting = Lasting.RESILIENT | (Lasting.PERSISTENT if durability.persistent else 0)

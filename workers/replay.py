@@ -13,10 +13,11 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Final
 
+from smbd.sharing import Lasting
 from smbd.smb2 import status
 from smbd.smb2.constants import CAP_MULTI_CHANNEL, FLAGS_REPLAY_OPERATION
 from smbd.smb2.status import SmbError
-from workers.reliable import Kind
+from workers.reliable import Kind, Reconnect
 
 if TYPE_CHECKING:
     from workers.open import Open
@@ -96,16 +97,26 @@ class Creates:
     def earlier(self, request: Request, wish: Wish) -> Open | None:
         """3.3.5.9.10: the open that the CREATE asks for once more; None when it is the first.
 
-        FILE_NOT_AVAILABLE while that is under way, DUPLICATE_OBJECTID when this one does not claim to be a repetition, or is one of another
-        session's.
+        FILE_NOT_AVAILABLE while that is under way; DUPLICATE_OBJECTID when this one does not claim to be a repetition, or is one of another
+        session's, unless that one is about to lose a persistent open with its connection.
         """
         guid = wish.wanted.create_guid
         if guid in self._under_way:
             raise SmbError(status.FILE_NOT_AVAILABLE)
         opened = self._made.get(guid)
-        if opened is not None and (not request.header.flags & FLAGS_REPLAY_OPERATION or opened.tree is not request.tree):
-            raise SmbError(status.DUPLICATE_OBJECTID)
-        return opened
+        if opened is None:
+            return None
+        again = request.header.flags & FLAGS_REPLAY_OPERATION
+        if again and opened.tree is request.tree:
+            return opened
+        durability = opened.durability
+        if again and opened.session is not request.session and durability is not None and durability.persistent:
+            raise SmbError(status.FILE_NOT_AVAILABLE)
+        raise SmbError(status.DUPLICATE_OBJECTID)
+
+    def knows(self, guid: bytes) -> bool:
+        """Whether a CREATE with this GUID was, or is, this worker's."""
+        return guid in self._made or guid in self._under_way
 
     def begun(self, guid: bytes) -> None:
         """A CREATE is under way from now on."""
@@ -135,6 +146,24 @@ class Creates:
         durability = opened.durability
         if durability is not None and self._made.get(durability.create_guid) is opened:
             del self._made[durability.create_guid]
+
+
+def lost(request: Request, wish: Wish) -> Reconnect | None:
+    """3.3.5.9.10: a persistent open that the CREATE made on a connection that is lost, so that it is to be taken up again.
+
+    DUPLICATE_OBJECTID when this CREATE is none that is sent again; FILE_NOT_AVAILABLE while the other connection is not known to be lost.
+    """
+    wanted, worker = wish.wanted, request.worker
+    if not wanted.persistent or not request.tree.share.continuous_availability or worker.creates.knows(wanted.create_guid):
+        return None
+    durable = worker.sharing.find_created(worker.client_guid, wanted.create_guid)
+    if durable is None or not durable.claim.lasting & Lasting.PERSISTENT:
+        return None
+    if not request.header.flags & FLAGS_REPLAY_OPERATION:
+        raise SmbError(status.DUPLICATE_OBJECTID)
+    if durable.connected:
+        raise SmbError(status.FILE_NOT_AVAILABLE)
+    return Reconnect(Kind.DURABLE_V2, durable.row.file_id, 0, True, wanted.create_guid)
 
 
 Made = bytes | Coroutine[Any, None, "bytes | Answer"]

@@ -62,8 +62,9 @@ class Keeping(Locks):
             return 0, 0
         stream = STREAM_KEY.unpack(at)
         state = DurableState(
-            *stream, self.slot, self.generation, lasting, durable.version, durable.timeout, 0, durable.birth, durable.options, 0, 0,
-            durable.app_high, durable.app_low, durable.client_guid, durable.create_guid, durable.app_instance, Parting().sequences,
+            *stream, self.slot, self.generation, lasting, durable.version, durable.timeout, 0, durable.birth, durable.options,
+            durable.action, 0, 0, durable.app_high, durable.app_low, durable.client_guid, durable.create_guid, durable.app_instance,
+            Parting().sequences,
         )  # fmt: skip
         transaction.put(name, DURABLE_STATE.pack(*state) + pack_strings(durable.sid), db=self._durables)
         self._enter_names(transaction, state, name)
@@ -169,7 +170,7 @@ def claim_of(state: DurableState, sid: str) -> DurableClaim:
     """The names and promises of an open, out of its row."""
     return DurableClaim(
         state.lasting, state.version, state.timeout, state.client_guid, state.create_guid, state.app_instance, state.app_high,
-        state.app_low, sid, state.birth, state.options,
+        state.app_low, sid, state.birth, state.options, state.action,
     )  # fmt: skip
 
 

@@ -124,6 +124,7 @@ class DurableState(NamedTuple):
     deadline: U64
     birth: U64
     options: U32
+    action: U32
     mode: U32
     position: U64
     app_high: U64

@@ -90,8 +90,9 @@ class DurableClaim(NamedTuple):
     """What an open is to survive, and the names by which its client finds it again; a GUID of zeros is none.
 
     ``lasting``: bits of ``Lasting``; DURABLE is granted with handle caching only, PERSISTENT without. ``timeout``: ms for which it is kept
-    without a connection. ``birth``: the file's own time of birth, by which it is told from a later one with its inode. ``options``: the
-    CreateOptions. ``sid``: of the session's user; ``version`` of the context that asked, 1 or 2; ``app_high`` and ``app_low``: 2.2.13.2.15.
+    without a connection. ``birth``: the file's own time of birth, by which it is told from a later one with its inode. ``options`` and
+    ``action``: CreateOptions and CreateAction. ``sid``: of the session's user; ``version`` of the context that asked, 1 or 2;
+    ``app_high`` and ``app_low``: 2.2.13.2.15.
     """
 
     lasting: int = 0
@@ -105,6 +106,7 @@ class DurableClaim(NamedTuple):
     sid: str = ""
     birth: int = 0
     options: int = 0
+    action: int = 0
 
 
 class Parting(NamedTuple):

@@ -12,11 +12,12 @@ import pytest
 from bench.load.account import tree
 from smbd.smb2 import constants as c
 from smbd.smb2 import status
+from smbd.smb2.constants import Command
 from smbd.smb2.messages import create_contexts as contexts
 from smbd.smb2.messages.create import CREATE_RESPONSE
 from smbd.smb2.messages.tree import TREE_CONNECT_RESPONSE
 from tests.server import SHARE, Server, eventually
-from tests.wire_client import FileId, Offer, Response, WireClient
+from tests.wire_client import FileId, Offer, Response, WireClient, create_body, lock_body
 
 EXCLUSIVE = c.LOCKFLAG_EXCLUSIVE_LOCK | c.LOCKFLAG_FAIL_IMMEDIATELY
 ONE, TWO = Offer(client_guid=b"1" * 16), Offer(client_guid=b"2" * 16)
@@ -37,8 +38,12 @@ def file_id_of(response: Response) -> FileId:
     return fields.file_id_persistent, fields.file_id_volatile
 
 
+def asked_for(name: str, timeout: int = 60_000) -> list[tuple[bytes, bytes]]:
+    return [(b"DH2Q", contexts.DURABLE_REQUEST_V2.pack(timeout, PERSISTENT, 0, guid(name)))]
+
+
 def ask(client: WireClient, name: str, timeout: int = 60_000, state: int = 0, **options: object) -> Response:
-    asked = [(b"DH2Q", contexts.DURABLE_REQUEST_V2.pack(timeout, PERSISTENT, 0, guid(name)))]
+    asked = asked_for(name, timeout)
     if state:
         asked.insert(0, (b"RqLs", contexts.LEASE_V2.pack(guid(name), state, 0, 0, bytes(16), 0, 0)))
         options["oplock"] = c.OPLOCK_LEVEL_LEASE
@@ -143,7 +148,7 @@ def test_a_file_that_was_replaced_while_the_server_was_away(server: Server) -> N
     server.peer.await_ready()
     back = server.client(offer=ONE)
     assert come_back(back, "replaced", held).status == status.OBJECT_NAME_NOT_FOUND
-    assert back.read_data(back.open("replaced"), 0, 7) == b"another"
+    assert back.read_data(back.open("replaced", access=c.FILE_READ_DATA), 0, 7) == b"another"
 
 
 def test_the_broker_dies_while_opens_are_made(server: Server) -> None:
@@ -181,3 +186,50 @@ def test_no_room_to_keep_it(make_server: Callable[..., Server]) -> None:
     assert ask(client, "refused").status == status.INSUFFICIENT_RESOURCES
     assert not (server.share / "refused").exists()
     assert client.create("usual").status == status.SUCCESS
+
+
+def test_a_create_whose_answer_was_lost_with_the_server_is_sent_again(server: Server) -> None:
+    """smb2.replay.replay5, and more of it: the client has no FileId, only the GUID of its CREATE."""
+    with server.client(offer=ONE) as client:
+        held = persistent(client, "answer lost", oplock=c.OPLOCK_LEVEL_BATCH)
+        assert client.lock(held, (0, 10, EXCLUSIVE)).status == status.SUCCESS
+        kill_everything(server)
+    wish = create_body("answer lost", oplock=c.OPLOCK_LEVEL_BATCH, contexts=asked_for("answer lost"))
+    with server.client(offer=ONE) as client, server.client(offer=TWO) as stranger:
+        assert client.call(Command.CREATE, wish).status == status.DUPLICATE_OBJECTID
+        assert stranger.call(Command.CREATE, wish, flags=c.FLAGS_REPLAY_OPERATION).status == status.FILE_NOT_AVAILABLE  # no GUID of its own
+        answer = client.call(Command.CREATE, wish, flags=c.FLAGS_REPLAY_OPERATION, channel_sequence=1)
+        fields = answer.parse(CREATE_RESPONSE)
+        assert (fields.create_action, fields.oplock_level) == (c.FILE_CREATED, c.OPLOCK_LEVEL_BATCH)
+        assert fields.file_id_persistent == held[0]
+        told = contexts.parse_chain(memoryview(answer.part(fields.create_contexts_offset, fields.create_contexts_length)))
+        assert contexts.DURABLE_RESPONSE_V2.unpack(told[b"DH2Q"]).flags == PERSISTENT
+        # It may be asked for as long as it is there.
+        assert bytes(client.call(Command.CREATE, wish, flags=c.FLAGS_REPLAY_OPERATION, channel_sequence=1).body) == bytes(answer.body)
+        again = file_id_of(answer)
+        assert client.call(Command.LOCK, lock_body(again, (0, 10, c.LOCKFLAG_UNLOCK)), channel_sequence=1).status == status.SUCCESS
+        assert client.close(again).status == status.SUCCESS
+        assert client.call(Command.CREATE, wish).status == status.SUCCESS
+
+
+@pytest.mark.parametrize("channels", ["yes", "no"])
+def test_one_whose_other_connection_is_not_known_to_be_lost_is_to_come_again(make_server: Callable[..., Server], channels: str) -> None:
+    """With channels both connections of the client are one worker's, without them each has its own."""
+    server = make_server(settings={"server multi channel support": channels}, share_settings={"continuous availability": "yes"})
+    lost = server.client(offer=ONE)
+    with server.client(offer=ONE) as client:
+        held = persistent(lost, "not known")
+        wish = create_body("not known", contexts=asked_for("not known"))
+        assert client.call(Command.CREATE, wish).status == status.DUPLICATE_OBJECTID
+        assert client.call(Command.CREATE, wish, flags=c.FLAGS_REPLAY_OPERATION).status == status.FILE_NOT_AVAILABLE
+        lost.close_connection()
+        answer = eventually(lambda: _found(client.call(Command.CREATE, wish, flags=c.FLAGS_REPLAY_OPERATION)))
+        assert file_id_of(answer)[0] == held[0]
+        assert client.close(file_id_of(answer)).status == status.SUCCESS
+
+
+def _found(answer: Response) -> Response | None:
+    if answer.status == status.FILE_NOT_AVAILABLE:
+        return None
+    assert answer.status == status.SUCCESS
+    return answer

@@ -69,6 +69,9 @@ def create(request: Request, body: CreateRequest) -> bytes | Coroutine[Any, None
         raise SmbError(status.TOO_MANY_OPENED_FILES)
     wish.cache = cache_claim(request, wish.path.name, body.requested_oplock_level, found.get(contexts.REQUEST_LEASE))
     wish.brief = request.chain is not None and not request.tree.slow and request.chain.closes_soon()
+    lost = replay.lost(request, wish)
+    if lost is not None:
+        return reconnect(request, body, lost, found)
     return replay.once(request, wish, partial(open_and_keep, request, wish, found), partial(open_again, request, wish, found))
 
 
@@ -128,7 +131,10 @@ def read_contexts(request: Request, body: CreateRequest) -> reliable.Found:
 
 
 def reconnect(request: Request, body: CreateRequest, again: Reconnect, found: Contexts) -> bytes:
-    """An open whose connection was lost, asked for on another one: nothing else of the request counts but its name and its lease."""
+    """An open whose connection was lost, asked for on another one: nothing else of the request counts but its name and its lease.
+
+    By DHnC or DH2C, or by the CREATE that made it, sent again: then the answer is that one's.
+    """
     name = request.variable(body.name_offset, body.name_length, NAME_MINIMUM)
     lease = found.get(contexts.REQUEST_LEASE)
     # Clients name the lease and leave the level at none.
@@ -136,10 +142,15 @@ def reconnect(request: Request, body: CreateRequest, again: Reconnect, found: Co
     wish = Wish(Path(), 0, 0, FILE_OPEN, 0, 0, cache=cache)
 
     def answer(opened: Open) -> bytes:
+        durability = opened.durability
+        assert durability is not None
         replay.begin(request, opened)
         if request.chain is not None:
             request.chain.open = opened
-        return respond(request, opened, FILE_OPENED, (wish, found))
+        if durability.persistent:
+            request.worker.creates.answered(opened, durability.action)
+        repeated = contexts.DURABLE_HANDLE_REQUEST_V2 in found
+        return respond(request, opened, durability.action if repeated else FILE_OPENED, (wish, found))
 
     return reclaim(request, Asked(again, name, cache), answer)
 
@@ -305,6 +316,6 @@ def _response_contexts(request: Request, opened: Open, wish: Wish, found: Contex
     if handle.path.type == EXACT:
         made.append((contexts.POSIX, posix.created(handle.opened, request.worker.sids)))
     lasting = reliable.response_of(opened.durability, opened.cache)
-    if lasting is not None:
+    if lasting is not None and lasting[0] in found:
         made.append(lasting)
     return made
