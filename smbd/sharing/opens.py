@@ -92,7 +92,7 @@ class Opens(Yielding):
         return opened
 
     def _await_janitor(self, transaction: Transaction, key: FileKey, claim: OpenClaim) -> Opened:
-        """The file is about to be deleted. Who waits for the end of a disconnected open finds its name free; others hear DELETE_PENDING."""
+        """The file is to be deleted. Where only the janitor still has to do it, the open waits, and finds the name free."""
         if not claim.waiter_id or not self._awaits_janitor(transaction, key):
             raise SmbError(status.DELETE_PENDING)
         self._enlist(transaction, stream_key(key), claim.file_id, claim.waiter_id)

@@ -103,9 +103,14 @@ class Yielding(Closing):
         return 0 if durable is None else durable.lasting
 
     def _awaits_janitor(self, transaction: Transaction, key: FileKey) -> bool:
-        """Whether the file is about to be deleted because a disconnected open ended that wanted it so."""
-        prefix = STREAM_KEY.pack(key.dev, key.ino, 0)[:FILE_PREFIX]
-        return any(is_closing_orphan(row_key, raw) for row_key, raw in rows(transaction, self._opens, prefix))
+        """Whether the file is about to be deleted because an open ended that was disconnected, or whose process was killed."""
+        for row_key, raw in rows(transaction, self._opens, STREAM_KEY.pack(key.dev, key.ino, 0)[:FILE_PREFIX]):
+            owner = OPEN_KEY.unpack(row_key)
+            if is_closing_orphan(row_key, raw):
+                return True
+            if OPEN_STATE.unpack(raw).flags & OpenFlags.CLOSING and not self.is_alive(owner.slot, owner.generation):
+                return True
+        return False
 
 
 def is_closing_orphan(row_key: bytes, raw: bytes) -> bool:

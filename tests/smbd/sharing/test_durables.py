@@ -233,6 +233,18 @@ def test_a_file_that_was_to_go_with_a_disconnected_open_is_awaited(house: House)
     assert janitor.opens() == []
 
 
+def test_a_file_that_was_to_go_with_a_killed_process_is_awaited(house: House) -> None:
+    one, two = house.process(16), house.process(17)
+    one.open(KEY, claim(1, durable=None)._replace(delete_on_close=True))
+    wanted = claim(2, lease=bytes(16))._replace(waiter_id=5, deadline=monotonic_ns() + 10**10)
+    assert two.open(KEY, wanted).notices  # it seems to live
+    house.dead.add((16, 1))
+    janitor = house.process(4)
+    (item,) = janitor.sweep(16, 1).doomed
+    assert two.open(KEY, wanted) == Opened(True)
+    assert janitor.finish_sweep([item]).wake == (Waiter(17, 1, 5),)
+
+
 def test_time_ends_them(house: House) -> None:
     one = lost(house, wanted=claim(1, durable=DURABLE._replace(timeout=0))._replace(delete_on_close=True))
     with pytest.raises(SmbError) as caught:
