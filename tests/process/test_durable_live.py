@@ -20,7 +20,19 @@ from tests.wire_client import FileId, Offer, Request, Response, WireClient, crea
 
 EXCLUSIVE = c.LOCKFLAG_EXCLUSIVE_LOCK | c.LOCKFLAG_FAIL_IMMEDIATELY
 R, H, W = 1, 2, 4
-ONE, TWO = Offer(client_guid=b"1" * 16), Offer(client_guid=b"2" * 16)
+Loss = Callable[[Server, WireClient], None]
+
+
+@pytest.fixture
+def one() -> Offer:
+    """The machine whose connection is lost: no other test's, for all connections of a machine are served by one worker."""
+    return Offer()
+
+
+@pytest.fixture
+def two() -> Offer:
+    """Another machine."""
+    return Offer()
 
 
 def dh2q(name: str, timeout: int = 60_000) -> tuple[bytes, bytes]:
@@ -67,9 +79,9 @@ def row_of(server: Server, name: str, *, lost: bool = False) -> dict[str, Any] |
 
 
 @pytest.mark.parametrize("lose", [hang_up, kill_worker])
-def test_everything_stands_until_its_client_is_back(server: Server, lose: Callable[[Server, WireClient], None]) -> None:
+def test_everything_stands_until_its_client_is_back(server: Server, lose: Loss, one: Offer, two: Offer) -> None:
     name = lose.__name__
-    client, other = server.client(offer=ONE), server.client(offer=TWO)
+    client, other = server.client(offer=one), server.client(offer=two)
     held = durable(client, name, R | H)
     assert client.write(held, 0, b"acknowledged").status == status.SUCCESS
     assert client.lock(held, (0, 4, EXCLUSIVE)).status == status.SUCCESS
@@ -80,7 +92,7 @@ def test_everything_stands_until_its_client_is_back(server: Server, lose: Callab
     lost = eventually(lambda: row_of(server, name, lost=True), what="nobody left it")
     assert (lost["pid"], lost["locks"]) == (0, 1)
     assert come_back(other, name, held).status == status.OBJECT_NAME_NOT_FOUND
-    back = server.client(offer=ONE)
+    back = server.client(offer=one)
     again = come_back(back, name, held)
     assert again.status == status.SUCCESS
     now = file_id_of(again)
@@ -92,11 +104,11 @@ def test_everything_stands_until_its_client_is_back(server: Server, lose: Callab
     back.close(now)
 
 
-def test_its_lease_breaks_in_the_worker_that_has_it_now(server: Server) -> None:
-    client, other = server.client(offer=ONE), server.client(offer=TWO)
+def test_its_lease_breaks_in_the_worker_that_has_it_now(server: Server, one: Offer, two: Offer) -> None:
+    client, other = server.client(offer=one), server.client(offer=two)
     held = durable(client, "moved")
     hang_up(server, client)
-    back = server.client(offer=ONE)
+    back = server.client(offer=one)
     now = file_id_of(come_back(back, "moved", held))
     (waiting,) = other.send(Request(Command.CREATE, create_body("moved")))
     assert other.receive(waiting, interim=True).status == status.PENDING
@@ -106,19 +118,19 @@ def test_its_lease_breaks_in_the_worker_that_has_it_now(server: Server) -> None:
 
 
 @pytest.mark.parametrize("lose", [hang_up, kill_worker])
-def test_who_needs_the_file_does_not_wait(server: Server, lose: Callable[[Server, WireClient], None]) -> None:
+def test_who_needs_the_file_does_not_wait(server: Server, lose: Loss, one: Offer, two: Offer) -> None:
     name = f"needed-{lose.__name__}"
-    client, other = server.client(offer=ONE), server.client(offer=TWO)
+    client, other = server.client(offer=one), server.client(offer=two)
     held = durable(client, name, share=0)
     lose(server, client)
     assert eventually(lambda: other.create(name, share=0).status == status.SUCCESS)
-    assert come_back(server.client(offer=ONE), name, held).status == status.OBJECT_NAME_NOT_FOUND
+    assert come_back(server.client(offer=one), name, held).status == status.OBJECT_NAME_NOT_FOUND
 
 
 @pytest.mark.parametrize("lose", [hang_up, kill_worker])
-def test_a_file_that_goes_with_its_open_goes_before_the_next_comes(server: Server, lose: Callable[[Server, WireClient], None]) -> None:
+def test_a_file_that_goes_with_its_open_goes_before_the_next_comes(server: Server, lose: Loss, one: Offer, two: Offer) -> None:
     name = f"doomed-{lose.__name__}"
-    client, other = server.client(offer=ONE), server.client(offer=TWO)
+    client, other = server.client(offer=one), server.client(offer=two)
     held = durable(client, name, share=0, options=c.FILE_DELETE_ON_CLOSE)
     assert client.write(held, 0, b"to be forgotten").status == status.SUCCESS
     lose(server, client)
@@ -126,8 +138,8 @@ def test_a_file_that_goes_with_its_open_goes_before_the_next_comes(server: Serve
     assert (answer.create_action, answer.end_of_file) == (c.FILE_CREATED, 0)
 
 
-def test_time_deletes_too(server: Server) -> None:
-    client = server.client(offer=ONE)
+def test_time_deletes_too(server: Server, one: Offer) -> None:
+    client = server.client(offer=one)
     durable(client, "short-lived", timeout=300, options=c.FILE_DELETE_ON_CLOSE)
     path = server.share / "short-lived"
     kill_worker(server, client)
@@ -135,8 +147,8 @@ def test_time_deletes_too(server: Server) -> None:
     eventually(lambda: row_of(server, "short-lived") is None)
 
 
-def test_a_waiting_lock_is_granted_when_its_time_is_over(server: Server) -> None:
-    client, other = server.client(offer=ONE), server.client(offer=TWO)
+def test_a_waiting_lock_is_granted_when_its_time_is_over(server: Server, one: Offer, two: Offer) -> None:
+    client, other = server.client(offer=one), server.client(offer=two)
     held = durable(client, "patience", R | H, timeout=1500)
     client.lock(held, (0, 10, EXCLUSIVE))
     theirs = other.open("patience")
@@ -144,26 +156,26 @@ def test_a_waiting_lock_is_granted_when_its_time_is_over(server: Server) -> None
     assert other.lock(theirs, (0, 10, c.LOCKFLAG_EXCLUSIVE_LOCK)).status == status.SUCCESS
 
 
-def test_another_user_gets_nothing(server: Server) -> None:
-    client = server.client(offer=ONE)
+def test_another_user_gets_nothing(server: Server, one: Offer) -> None:
+    client = server.client(offer=one)
     held = durable(client, "mine")
     hang_up(server, client)
-    assert come_back(server.client(other=True, offer=ONE), "mine", held).status == status.ACCESS_DENIED
-    assert come_back(server.client(offer=ONE), "mine", held).status == status.SUCCESS
+    assert come_back(server.client(other=True, offer=one), "mine", held).status == status.ACCESS_DENIED
+    assert come_back(server.client(offer=one), "mine", held).status == status.SUCCESS
 
 
-def test_a_client_that_is_faster_than_the_network(server: Server) -> None:
+def test_a_client_that_is_faster_than_the_network(server: Server, one: Offer) -> None:
     """Its old connection still stands; it names the session of it, and gets what that had."""
-    client = server.client(offer=ONE)
+    client = server.client(offer=one)
     held = durable(client, "faster")
-    back = server.negotiated(offer=ONE)
+    back = server.negotiated(offer=one)
     assert back.session_setup(server.user, server.password, previous=client.session_id).status == status.SUCCESS
     assert back.tree_connect(SHARE).status == status.SUCCESS
     assert come_back(back, "faster", held).status == status.SUCCESS
 
 
-def test_an_administrator_closes_what_nobody_has(server: Server) -> None:
-    client = server.client(offer=ONE)
+def test_an_administrator_closes_what_nobody_has(server: Server, one: Offer) -> None:
+    client = server.client(offer=one)
     held = durable(client, "forgotten")
     hang_up(server, client)
     row = row_of(server, "forgotten")
@@ -171,19 +183,19 @@ def test_an_administrator_closes_what_nobody_has(server: Server) -> None:
     assert row["lost"]
     assert server.command("close", row["open"]).returncode == 0
     assert row_of(server, "forgotten") is None
-    assert come_back(server.client(offer=ONE), "forgotten", held).status == status.OBJECT_NAME_NOT_FOUND
+    assert come_back(server.client(offer=one), "forgotten", held).status == status.OBJECT_NAME_NOT_FOUND
     assert server.command("close", row["open"]).returncode == 1
 
 
-def test_the_broker_may_die_in_between(server: Server) -> None:
-    client = server.client(offer=ONE)
+def test_the_broker_may_die_in_between(server: Server, one: Offer) -> None:
+    client = server.client(offer=one)
     held = durable(client, "steady")
     client.lock(held, (0, 4, EXCLUSIVE))
     (broker,) = server.pids("broker")
     os.kill(broker, signal.SIGKILL)
     kill_worker(server, client)
     eventually(lambda: [pid for pid in server.pids("broker") if pid != broker])
-    back = server.client(offer=ONE)
+    back = server.client(offer=one)
     again = come_back(back, "steady", held)
     assert again.status == status.SUCCESS
     assert back.lock(file_id_of(again), (0, 4, c.LOCKFLAG_UNLOCK)).status == status.SUCCESS

@@ -143,7 +143,6 @@ def test_a_file_that_was_replaced_while_the_server_was_away(server: Server) -> N
     server.peer.stop()
     path.rename(path.with_name("away"))
     path.write_bytes(b"another")
-    path.chmod(0o666)
     server.peer.launch()
     server.peer.await_ready()
     back = server.client(offer=ONE)
