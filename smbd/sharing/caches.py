@@ -393,16 +393,15 @@ class Caches(Keeping):
         self._count(transaction, self._directories, DIRECTORY_COUNT)
 
     def _contend(self, transaction: Transaction, at: bytes, contended: bool) -> None:
+        """The word is set before the commit, and cleared after it: killed in between, a process leaves it too high, never too low."""
         key = STREAM_KEY.unpack(at)
         bucket = lock_bucket(key.dev, key.ino)
-        prefix = BUCKET_PREFIX.pack(bucket)
         if contended:
-            transaction.put(prefix + at, b"\x01", db=self._contended)
+            transaction.put(BUCKET_PREFIX.pack(bucket) + at, b"\x01", db=self._contended)
+            self._buckets[BUCKETS + bucket] = 1
         else:
-            transaction.delete(prefix + at, db=self._contended)
-        self._touched.append(BUCKETS + bucket)
-        cursor = transaction.cursor(db=self._contended)
-        self._buckets[BUCKETS + bucket] = cursor.set_range(prefix) and cursor.key().startswith(prefix)
+            transaction.delete(BUCKET_PREFIX.pack(bucket) + at, db=self._contended)
+            self._unsettled.add(bucket)
 
 
 def _next_epoch(row: OpenState) -> int:

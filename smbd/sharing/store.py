@@ -16,7 +16,7 @@ from typing import Protocol, TypeVar, TypeVarTuple, cast
 import lmdb
 
 from pools.port import files, memory
-from smbd.sharing.records import BUCKETS
+from smbd.sharing.records import BUCKET_PREFIX, BUCKETS
 from smbd.sharing.values import DISCONNECTED
 from smbd.smb2 import status
 from smbd.smb2.status import SmbError
@@ -170,6 +170,7 @@ class Store:
         self._alive = alive
         self._clock: MutableSequence[int] | memoryview = [0] if clock is None else clock
         self._touched: list[int] = []
+        self._unsettled: set[int] = set()  # buckets whose word is to be cleared, if what is committed still says so
         self._environment = Environment(place) if isinstance(place, str) else place
         self._counts, self._buckets = self._environment.counts, self._environment.buckets
         self._begin = cast(Callable[..., Transaction], self._environment.lmdb.begin)
@@ -239,6 +240,8 @@ class Store:
             transaction = self._begin(write=True)
             self._clock[0] = since | 1
             try:
+                if self._unsettled:
+                    self._settle(transaction)
                 result = work(transaction, *args)
                 transaction.commit()
             except BaseException:
@@ -252,6 +255,18 @@ class Store:
             return result
         finally:
             self._clock[0] = 0
+
+    def _settle(self, transaction: Transaction) -> None:
+        """Clear the words of buckets in which, by what is committed, no write disturbs a cache any more.
+
+        In the transaction after the one that made it so: by then that is committed, and nobody else is about to change it.
+        """
+        for bucket in self._unsettled:
+            prefix = BUCKET_PREFIX.pack(bucket)
+            cursor = transaction.cursor(db=self._contended)
+            if not (cursor.set_range(prefix) and cursor.key().startswith(prefix)):
+                self._buckets[BUCKETS + bucket] = 0
+        self._unsettled.clear()
 
     def _read(self, work: Callable[[Transaction, *Ts], R], *args: *Ts) -> R:
         """Run ``work`` in a read transaction: it sees one committed state and blocks nobody."""

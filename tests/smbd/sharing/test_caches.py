@@ -36,6 +36,8 @@ def claim(file_id: int, cache: CacheClaim = NOTHING, access: int = RW, **more: A
 
 
 def disturbed(house: House) -> bool:
+    """Whether a write has to look for caches; after one more transaction, which tells all what the last one has committed."""
+    house.process(16).remove_session(1)
     return house.process(16).is_cached(KEY)
 
 

@@ -17,7 +17,7 @@ from smbd.sharing.locks import Locks
 from smbd.sharing.opens import EMPTY
 from smbd.sharing.records import BUCKETS, FILE_STATE, LOCK_KEY, OPEN_KEY, OPEN_STATE, STREAM_KEY, FileState, lock_bucket
 from smbd.sharing.rules import count, count_named
-from smbd.sharing.store import DIRECTORY_COUNT, TIME_COUNT, rows
+from smbd.sharing.store import DIRECTORY_COUNT, TIME_COUNT, Transaction, rows
 from smbd.smb2.status import SmbError
 
 FOLDER = FileKey(2, 10)
@@ -159,6 +159,33 @@ def test_killed_at_any_moment(lock_directory: str) -> None:
     assert not one.caches_directories()
     one.lock(KEYS[0], 1, [Range(0, 1)])
     one.close_environment()
+
+
+def test_killed_before_the_commit(lock_directory: str) -> None:
+    """An end that was not committed is none: writes still look for the cache that it would have left alone."""
+    prepare(lock_directory, 16 << 20, max_readers=64)
+    key, life = FileKey(1, 10), Life()
+    pid = os.fork()
+    if not pid:
+        with suppress(BaseException):
+            one = Sharing(lock_directory, 16, 1, None, lambda slot, generation: True)
+            lease = CacheClaim(CacheKind.LEASE_V2, 7, 0, bytes(16), b"k" * 16)
+            for file_id in (1, 2):
+                one.open(key, OpenClaim(file_id, 3, 7, "p", cache=lease))
+
+            def close_and_die(transaction: Transaction) -> None:
+                one._close(transaction, key, 2, Deletion.NOTHING)
+                os.kill(os.getpid(), signal.SIGKILL)
+
+            one._write(close_and_die)
+        os._exit(1)
+    assert os.waitpid(pid, 0)[1] == signal.SIGKILL
+    life.generations[16] = 1
+    two = Sharing(lock_directory, 17, 1, None, life.alive)
+    check(two)
+    assert len(two.opens_of(key)) == 2
+    assert two.is_cached(key)
+    two.close_environment()
 
 
 def test_an_exclusive_lock_has_one_holder(lock_directory: str) -> None:
