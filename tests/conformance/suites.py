@@ -82,7 +82,7 @@ _SNAPSHOTS: Final = {"vfs objects": "shadow_copy2", "shadow:snapdir": ".snapshot
 
 PLANS: Final = (
     *_plain(
-        "acls async_dosmode charset check-sharemode compound_find connect create credits deny dir fileid getinfo ioctl-on-stream mangle"
+        "acls async_dosmode charset check-sharemode compound_find connect create credits deny fileid getinfo ioctl-on-stream mangle"
         " maximum_allowed mkdir openattr read rename sdread secleak session-id setinfo sharemode streams tcon timestamp_resolution winattr"
     ),
     Plan("smb2.acls_non_canonical", share={"acl flag inherited canonicalization": "no"}),
@@ -93,6 +93,7 @@ PLANS: Final = (
     Plan("smb2.create_no_streams", share={"named streams": "no"}, samba={"vfs objects": "acl_xattr"}),
     Plan("smb2.delete-on-close-perms"),
     Plan("smb2.delete-on-close-perms", "readonly", ("torture:delete_readonly=yes",), share={"delete readonly": "yes"}),
+    Plan("smb2.dir", share={"mangled names": "yes"}),  # it wants short names in listings
     Plan("smb2.dosmode", share={"hide files": "/hidefile/", "hide dot files": "yes"}),
     Plan("smb2.durable-open", seconds=60),
     Plan("smb2.durable-open-disconnect", seconds=10),

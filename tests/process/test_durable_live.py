@@ -66,7 +66,15 @@ def hang_up(server: Server, client: WireClient) -> None:
     """The network is gone."""
     worker = server.worker_of(client)
     client.transport.close()
-    eventually(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE, what="the worker stays")
+    eventually(lambda: has_ended(worker), what="the worker stays")
+
+
+def has_ended(process: psutil.Process) -> bool:
+    """Whether it has, if its parent has not heard of it yet."""
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def kill_worker(server: Server, client: WireClient) -> None:

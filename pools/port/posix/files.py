@@ -148,7 +148,12 @@ def open_beneath(root: int, path: bytes, flags: int, mode: int = 0, follow: bool
 
 def _again(fd: int, flags: int, place: Place) -> tuple[int, bytes]:
     """``place`` walked once more; FileNotFoundError when it does not lead to the file of ``fd``."""
-    fresh, path = _Walk(place.root, place.path, True).open(flags, 0)
+    try:
+        fresh, path = _Walk(place.root, place.path, True).open(flags, 0)
+    except OSError as error:
+        if error.errno in (errno.EXDEV, errno.ELOOP):  # somebody put a link on its way that leads out of the share
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), place.path) from error
+        raise
     if not os.path.samestat(os.fstat(fd), os.fstat(fresh)):
         os.close(fresh)
         raise FileNotFoundError(errno.ENOENT, "another file has this name now", place.path)
