@@ -61,9 +61,9 @@ def _list() -> None:
         print(f"{name:36}{why}")
 
 
-def _tell(done: Run, asked: argparse.Namespace) -> int:
+def _tell(done: Run, asked: argparse.Namespace, expectations: verdict.Expectations) -> int:
     """Prints and writes what is asked; the status."""
-    samba, expectations = verdict.samba(), verdict.expected()
+    samba = verdict.samba()
     print(report.table(done.suites, samba))
     if IS_SAMBA:
         if asked.update:
@@ -94,15 +94,18 @@ def main() -> int:
         plans: list[Plan] = chosen(tuple(asked.suites or (QUICK if asked.quick else ())))
     except LookupError as error:
         parser.error(f"there is no suite or test '{error.args[0]}'; --list names the suites")
+    if asked.update and asked.combination:
+        parser.error("--update records the outcomes of the server as it is by default: without --combination")
     row = next((row for row in combinations.TABLE if row.name == asked.combination), None)
+    expectations = verdict.expected_of(row.settings if row else {})
     wish = Wish(max(1, asked.jobs), asked.limit, row.settings if row else {}, asked.under_load, asked.log)
     if asked.log:
         asked.log.write_text("")
     try:
         done = run(plans, wish)
         if not IS_SAMBA:
-            done = once_more(done, [change.name for change in verdict.worse(done.suites, verdict.expected())], wish)
-        return _tell(done, asked)
+            done = once_more(done, [change.name for change in verdict.worse(done.suites, expectations)], wish)
+        return _tell(done, asked, expectations)
     except PeerError as error:
         print(error, file=sys.stderr)
         return 2

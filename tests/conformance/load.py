@@ -99,6 +99,7 @@ def main(host: str, port: str, user: str, password: str, share: str) -> int:
     with WireClient((host, int(port)), timeout=60) as client:
         assert client.negotiate().status == status.SUCCESS
         assert client.session_setup(user, password).status == status.SUCCESS
+        client.sign = True  # some suites have a server that insists
         assert client.tree_connect(share).status == status.SUCCESS
         work, rest = Work(client), 0.0
         while not select.select([sys.stdin], [], [], rest)[0]:

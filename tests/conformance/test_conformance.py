@@ -189,6 +189,9 @@ def test_expectations_survive_their_file(tmp_path: Path) -> None:
 
 def test_no_failure_is_expected_without_a_reason() -> None:
     assert verdict.without_reason(verdict.expected()) == []
+    for settings in ({"port": "posix"}, {"port": "linux"}):
+        assert verdict.without_reason(verdict.expected_of(settings)) == []
+    assert set(verdict.expected_of({"port": "posix"})) == set(verdict.expected())
 
 
 def test_expected_tests_exist() -> None:

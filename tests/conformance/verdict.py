@@ -1,7 +1,8 @@
 """What a run means: beside Samba's outcomes, and beside what was expected.
 
-Owns: the reading and writing of ``samba-4.17.json`` (test -> outcome, on the same kind of machine with the same options) and of
-``expected/millpond.json`` (test -> "success", or {outcome: reason}).
+Owns: the reading and writing of ``samba-4.17.json`` (test -> outcome, on the same kind of machine with the same options), of
+``expected/millpond.json`` (test -> "success", or {outcome: reason}), and the reading of what differs in a form of the server
+(``expected/posix.json``: with ``port = posix``).
 Invariant: whatever is expected and no success has a reason, which begins with one of ``WHYS``.
 """
 
@@ -17,9 +18,11 @@ from tests.conformance.torture import Suite
 HERE: Final = Path(__file__).resolve().parent
 SAMBA: Final = HERE / "samba-4.17.json"
 EXPECTED: Final = HERE / "expected" / "millpond.json"
+DIFFERENT: Final = {("port", "posix"): HERE / "expected" / "posix.json"}  # by a setting of [global]
 OUTCOMES: Final = ("success", "failure", "error", "skip")
 WHYS: Final = (
-    "contradicts the specification", "contradicts a sibling test", "needs what Linux lacks", "made for another server", "not yet",
+    "contradicts the specification", "contradicts a sibling test", "needs what Linux lacks", "needs what port posix lacks",
+    "made for another server", "not yet",
 )  # fmt: skip
 _RANK: Final = {"success": 2, "failure": 1, "skip": 1}  # everything else is worse: hung, crashed, or not there at all
 
@@ -73,6 +76,15 @@ def expected(path: Path = EXPECTED) -> dict[str, Expectation]:
     """What is expected of each test."""
     found = json.loads(path.read_text()) if path.exists() else {}
     return {name: Expectation(value) if isinstance(value, str) else Expectation(*value.popitem()) for name, value in found.items()}
+
+
+def expected_of(settings: Mapping[str, str]) -> dict[str, Expectation]:
+    """What is expected of a server with these settings in [global]."""
+    found = expected()
+    for setting, path in DIFFERENT.items():
+        if setting in settings.items():
+            found |= expected(path)
+    return found
 
 
 def write_expected(expectations: Expectations, path: Path = EXPECTED) -> None:
