@@ -25,6 +25,7 @@ from smbd.smb2.constants import (
     FILE_DELETE_ON_CLOSE,
     FILE_DIRECTORY_FILE,
     FILE_EXECUTE,
+    FILE_NO_COMPRESSION,
     FILE_NON_DIRECTORY_FILE,
     FILE_NOTIFY_CHANGE_LAST_WRITE,
     FILE_NOTIFY_CHANGE_SIZE,
@@ -410,14 +411,15 @@ def _make(request: Request, wish: Wish, granted: int | None) -> tuple[Handle, in
     assert vfs is not None
     directory = wish.directory and not wish.path.stream
     attributes = (wish.attributes & SETTABLE_ATTRIBUTES) | (0 if directory else FILE_ATTRIBUTE_ARCHIVE)
+    new = NewFile(directory, attributes, None, wish.eas, wish.allocation, wish.mode, bool(wish.options & FILE_NO_COMPRESSION))
     if granted is not None:
-        return vfs.create(wish.path, NewFile(directory, attributes, None, wish.eas, wish.allocation, wish.mode)), granted
+        return vfs.create(wish.path, new), granted
     granted = access.of_new(tree, wish.desired)
     parent = vfs.open(wish.path.parent)
     try:
         security = _security_of_new(request, wish, parent, directory)
-        packed = security.pack() if security is not None else None
-        new = NewFile(directory, attributes, packed, wish.eas, wish.allocation, wish.mode)
+        if security is not None:
+            new = new._replace(security=security.pack())
         return vfs.create(wish.path, new, None if wish.path.stream else parent), granted
     finally:
         parent.close()

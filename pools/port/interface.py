@@ -31,6 +31,9 @@ HANGUP: Final = 0x2018  # the other end is gone, or will send no more, or an err
 # The errno of a file that has no such attribute; not every system has the word.
 NO_ATTRIBUTE: Final[int] = getattr(errno, "ENODATA", errno.ENOENT)
 
+# Of ``Stat.stx_attributes``: what is written to the file is compressed; a directory's: what is made in it begins so. It is Linux's number.
+COMPRESSED: Final = 0x4
+
 # What happened to a name (``Change.mask``). The numbers are inotify's, which fanotify shares.
 ATTRIBUTES: Final = 0x4
 CLOSE_WRITE: Final = 0x8
@@ -612,6 +615,14 @@ class Files(Protocol):
     def clone_range(self, source: int, target: int, count: int, source_offset: int, target_offset: int) -> None:
         """Let the target's range be the source's blocks, all of it or nothing. EOPNOTSUPP, EXDEV: they cannot share; EINVAL: what was asked
         for is not whole blocks, or lies beyond the source's end.
+        """
+
+    def may_compress(self, fd: int) -> bool:
+        """Whether the file system is of a kind that compresses single files, when it is asked to."""
+
+    def set_compressed(self, fd: int, on: bool) -> None:
+        """Whether what is written from now on is compressed; of a directory: whether what is made in it begins so. The owner's right, or
+        root's. EOPNOTSUPP where that cannot be.
         """
 
 

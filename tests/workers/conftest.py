@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from pools.port import files
+from tests.btrfs import mounted
 from tests.wire_client import WireClient
 from tests.workers.house import House
 
@@ -33,6 +34,13 @@ def folder(tmp_path: Path) -> Path:
     made = tmp_path / "data"
     made.mkdir(mode=0o777)
     return made
+
+
+@pytest.fixture
+def btrfs() -> Iterator[Path]:
+    """A small file system that shares blocks and compresses files."""
+    with mounted() as root:
+        yield root
 
 
 @pytest.fixture

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from struct import pack, unpack_from
 
@@ -14,7 +13,7 @@ from pools.port import files
 from smbd.smb2 import constants as c
 from smbd.smb2 import status
 from smbd.smb2.fscc import filesystem
-from tests.server import tool
+from tests.btrfs import run
 from tests.wire_client import FileId, Response, WireClient
 from tests.workers.house import House
 
@@ -100,24 +99,6 @@ def test_a_file_system_that_shares_nothing(client: WireClient, monkeypatch: pyte
     assert clone(client, source, target, 0, 0, 1).status == status.INVALID_DEVICE_REQUEST
 
 
-@pytest.fixture
-def btrfs(tmp_path: Path) -> Iterator[Path]:
-    """A small file system that has reflinks."""
-    if os.geteuid() or "btrfs" not in Path("/proc/filesystems").read_text():
-        pytest.skip("mounting a small btrfs takes root and a kernel that knows it")
-    image, folder = tmp_path / "image", tmp_path / "btrfs"
-    with image.open("wb") as made:
-        made.truncate(128 << 20)
-    subprocess.run([tool("mkfs.btrfs"), "-q", image], check=True)
-    folder.mkdir()
-    subprocess.run([tool("mount"), "-o", "loop", image, folder], check=True)
-    try:
-        folder.chmod(0o777)
-        yield folder
-    finally:
-        subprocess.run([tool("umount"), "-l", folder], check=True)
-
-
 def test_blocks_are_shared_between_shares_of_a_file_system(make_house: Callable[..., House], btrfs: Path) -> None:
     """Without a fake: the second share's folder is on the same volume, the first one's is on none that can clone."""
     for name in ("one", "two"):
@@ -134,8 +115,7 @@ def test_blocks_are_shared_between_shares_of_a_file_system(make_house: Callable[
     assert clone(client, source, target, 0, 0, 1 << 20).status == status.SUCCESS
     assert (btrfs / "two" / "target").read_bytes() == content
     assert clone(client, source, target, 1, 0, BLOCK).status == status.INVALID_PARAMETER
-    report = subprocess.run([tool("filefrag"), "-v", btrfs / "two" / "target"], capture_output=True, text=True, check=True).stdout
-    assert "shared" in report
+    assert "shared" in run("filefrag", "-v", btrfs / "two" / "target")
     assert client.tree_connect("data").status == status.SUCCESS
     elsewhere = client.open("target")
     client.write(elsewhere, 0, content)

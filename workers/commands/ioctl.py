@@ -11,7 +11,7 @@ from smbd.smb2.constants import IOCTL_IS_FSCTL, RELATED_ID
 from smbd.smb2.header import HEADER_SIZE
 from smbd.smb2.messages.ioctl import IOCTL_REQUEST, IOCTL_RESPONSE, IOCTL_RESPONSE_STRUCTURE_SIZE, IoctlRequest
 from smbd.smb2.status import SmbError
-from workers.fsctl import clone, connection, copychunk, dfs, ranges, reparse, resiliency, snapshots
+from workers.fsctl import clone, compression, connection, copychunk, dfs, ranges, reparse, resiliency, snapshots
 from workers.fsctl import file as files
 from workers.request import Answer, Request
 
@@ -51,8 +51,8 @@ FSCTLS: dict[int, Fsctl] = {
     c.FSCTL_FILE_LEVEL_TRIM: Fsctl(ranges.trim),
     c.FSCTL_CREATE_OR_GET_OBJECT_ID: Fsctl(files.object_id),
     c.FSCTL_GET_OBJECT_ID: Fsctl(files.object_id),
-    c.FSCTL_GET_COMPRESSION: Fsctl(files.get_compression),
-    c.FSCTL_SET_COMPRESSION: Fsctl(files.set_compression),
+    c.FSCTL_GET_COMPRESSION: Fsctl(compression.get_compression),
+    c.FSCTL_SET_COMPRESSION: Fsctl(compression.set_compression),
     c.FSCTL_GET_REPARSE_POINT: Fsctl(reparse.get_reparse_point),
     c.FSCTL_SET_REPARSE_POINT: Fsctl(reparse.set_reparse_point),
     c.FSCTL_DELETE_REPARSE_POINT: Fsctl(reparse.delete_reparse_point),

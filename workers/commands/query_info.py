@@ -213,6 +213,8 @@ def filesystem_information(request: Request, body: QueryInfoRequest) -> tuple[by
         attributes |= filesystem.FILE_SUPPORTS_SPARSE_FILES
     if fs.shared_blocks:
         attributes |= filesystem.FILE_SUPPORTS_BLOCK_REFCOUNTING
+    if fs.compression:
+        attributes |= filesystem.FILE_FILE_COMPRESSION
     total, available, quotas = fs.total, fs.available, False
     if body.file_info_class in filesystem.SHOWS_QUOTAS:
         quotas = vfs.quota(request.tree.token.uid) is not None

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from smbd.smb2 import status
-from smbd.smb2.messages.ioctl import COMPRESSION_STATE, FILE_OBJECT_ID_BUFFER
-from smbd.smb2.status import SmbError
+from smbd.smb2.messages.ioctl import FILE_OBJECT_ID_BUFFER
 from workers.request import Request
-
-NOT_COMPRESSED = 0
 
 
 def object_id(request: Request, data: memoryview, max_output: int) -> bytes:
@@ -16,20 +12,6 @@ def object_id(request: Request, data: memoryview, max_output: int) -> bytes:
     assert key is not None
     name = key.dev.to_bytes(8, "little") + key.ino.to_bytes(8, "little")
     return FILE_OBJECT_ID_BUFFER.pack(name, bytes(16), name, bytes(16))
-
-
-def get_compression(request: Request, data: memoryview, max_output: int) -> bytes:
-    """2.3.18: nothing is compressed."""
-    return COMPRESSION_STATE.pack(NOT_COMPRESSED)
-
-
-def set_compression(request: Request, data: memoryview, max_output: int) -> bytes:
-    """2.3.62: only "none" can be set."""
-    if COMPRESSION_STATE.unpack(data).compression_state != NOT_COMPRESSED:
-        raise SmbError(status.NOT_SUPPORTED)
-    return b""
-
-
 
 
 def path_is_valid(request: Request, data: memoryview, max_output: int) -> bytes:

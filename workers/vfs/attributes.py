@@ -1,8 +1,8 @@
 """DOS attributes and times: from statx and the xattr user.DOSATTRIB to ``FileInfo``.
 
 Owns: the rules where there is no xattr: a file made elsewhere has ARCHIVE, a directory nothing, a file nobody may write READONLY, and the
-file system's birth time is the creation time. So a file with nothing special needs no xattr at all. Invariant: DIRECTORY and NORMAL are
-computed, never stored.
+file system's birth time is the creation time. So a file with nothing special needs no xattr at all. Invariant: DIRECTORY, NORMAL and
+COMPRESSED are computed, never stored.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import stat
 from typing import Final
 
-from pools.port.interface import Stat
+from pools.port.interface import COMPRESSED, Stat
 from smbd.smb2 import constants as c
 from workers.vfs.dosattrib import WINDOW, unpack
 from workers.vfs.interface import FileInfo
@@ -52,6 +52,8 @@ def file_info(st: Stat, value: bytes | None, hidden: bool) -> FileInfo:
             change = changed
     if hidden:
         attributes |= c.FILE_ATTRIBUTE_HIDDEN
+    if st.stx_attributes & COMPRESSED:
+        attributes |= c.FILE_ATTRIBUTE_COMPRESSED
     directory = mode & 0o170000 == 0o040000
     allocation = 0 if directory else st.blocks * 512
     if directory:

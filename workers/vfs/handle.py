@@ -342,6 +342,20 @@ class PosixHandle:
         sparse = c.FILE_ATTRIBUTE_SPARSE_FILE if on else 0
         times.store(self, before._replace(attributes=before.attributes & ~c.FILE_ATTRIBUTE_SPARSE_FILE | sparse))
 
+    def set_compressed(self, on: bool) -> None:
+        self.as_owner(lambda: self._set_compressed(on))
+        times.stay(self)
+
+    def _set_compressed(self, on: bool) -> None:
+        if self.readable:
+            files.set_compressed(self.fd, on)
+            return
+        fd = files.reopen(self.fd, os.O_RDONLY | _REOPEN, self.place)
+        try:
+            files.set_compressed(fd, on)
+        finally:
+            files.close(fd)
+
     def dos(self) -> DosInfo:
         """The stored attributes, or what counts where none are."""
         value = self._dos_xattr() if self.root.settings.store_dos_attributes else None

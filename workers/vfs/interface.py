@@ -91,6 +91,7 @@ class FsInfo(NamedTuple):
     sparse_files: bool
     read_only: bool
     shared_blocks: bool
+    compression: bool
     nodes: int
     free_nodes: int
 
@@ -104,6 +105,7 @@ class NewFile(NamedTuple):
     eas: tuple[tuple[str, bytes], ...] = ()
     allocation: int = 0
     mode: int | None = None  # None: what the share's masks leave of everything
+    no_compression: bool = False  # whatever its directory says
 
 
 class Handle(Protocol):
@@ -217,6 +219,11 @@ class Handle(Protocol):
         """Make it a reparse point, or none any more. What a symlink of the disk is, only ``Vfs.replace`` changes."""
 
     def set_sparse(self, on: bool) -> None: ...
+
+    def set_compressed(self, on: bool) -> None:
+        """Whether what is written from now on is compressed; a directory's: whether what is made in it begins so. OSError (EOPNOTSUPP) or
+        ``SmbError`` (NOT_SUPPORTED) where that cannot be.
+        """
 
     def zero_range(self, offset: int, length: int) -> None:
         """FSCTL_SET_ZERO_DATA: never beyond the end of file; deallocates when the file is sparse."""

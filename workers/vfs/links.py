@@ -197,6 +197,9 @@ class LinkHandle:
     def set_sparse(self, on: bool) -> None:
         raise SmbError(status.NOT_SUPPORTED)
 
+    def set_compressed(self, on: bool) -> None:
+        raise SmbError(status.NOT_SUPPORTED)
+
     def zero_range(self, offset: int, length: int) -> None:
         """It has no range."""
 

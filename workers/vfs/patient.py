@@ -143,6 +143,9 @@ class PatientHandle:
     def set_sparse(self, on: bool) -> None:
         away(self.below.set_sparse, on)
 
+    def set_compressed(self, on: bool) -> None:
+        away(self.below.set_compressed, on)
+
     def zero_range(self, offset: int, length: int) -> None:
         away(self.below.zero_range, offset, length)
 

@@ -194,6 +194,9 @@ class PosixVfs:
         if wanted != handle.opened.attributes & dosattrib.SETTABLE:
             handle.set_attributes(wanted | (c.FILE_ATTRIBUTE_NORMAL if not wanted else 0))
             touched = True
+        if new.no_compression and handle.opened.attributes & c.FILE_ATTRIBUTE_COMPRESSED:
+            handle.set_compressed(False)
+            touched = True
         if touched:
             handle.refresh()
 

@@ -167,6 +167,9 @@ class ReadOnlyHandle:
     def set_sparse(self, on: bool) -> None:
         refuse(on)
 
+    def set_compressed(self, on: bool) -> None:
+        refuse(on)
+
     def zero_range(self, offset: int, length: int) -> None:
         refuse(offset, length)
 

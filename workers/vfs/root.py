@@ -47,15 +47,23 @@ class VfsSettings:
 class Root:
     """The root descriptor (O_PATH or for reading) and what every handle beneath it needs."""
 
-    __slots__ = ("_hidden", "attributes", "fd", "memory", "settings", "vetoed")
+    __slots__ = ("_abilities", "_hidden", "attributes", "fd", "memory", "settings", "vetoed")
 
     def __init__(self, fd: int, settings: VfsSettings) -> None:
         self.fd = fd
         self.settings = settings
         self.attributes = files.attributes(fd, identity.as_root)
+        self._abilities: tuple[bool, bool] | None = None
         self._hidden = NameList(settings.hide_files) if settings.hide_files else None
         self.vetoed = NameList(settings.veto_files) if settings.veto_files else None
         self.memory: dict[int, bool] = {}  # by device, of those that do not know RWF_NOWAIT: whether they are memory, and need not
+
+    @property
+    def abilities(self) -> tuple[bool, bool]:
+        """Whether its file system may share blocks, and may compress files: of what kind it is does not change."""
+        if self._abilities is None:
+            self._abilities = files.may_share_blocks(self.fd), files.may_compress(self.fd)
+        return self._abilities
 
     def hides(self, name: str) -> bool:
         """Whether a name alone makes a file HIDDEN (``hide dot files``, ``hide files``)."""

@@ -237,6 +237,9 @@ class StreamHandle:
     def set_sparse(self, on: bool) -> None:
         self.base.set_sparse(on)
 
+    def set_compressed(self, on: bool) -> None:
+        self.base.set_compressed(on)
+
     def security(self) -> bytes | None:
         return self.base.security()
 

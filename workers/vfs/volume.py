@@ -1,6 +1,7 @@
 """The volume behind a share's root: its room and its abilities.
 
-Owns: what is found out about them. Invariant: asked anew each time, and only of the root's own file system, whatever is mounted beneath it.
+Owns: what is found out about them. Invariant: asked anew each time, but for what the file system's kind says, and only of the root's own
+file system, whatever is mounted beneath it.
 """
 
 from __future__ import annotations
@@ -27,4 +28,4 @@ def fs_info(root: Root) -> FsInfo:
     serial = os.makedev(st.dev_major, st.dev_minor)
     read_only = bool(fs.f_flag & os.ST_RDONLY)
     room = (fs.f_frsize, fs.f_blocks, fs.f_bfree, fs.f_bavail)
-    return FsInfo(*room, serial, fs.f_namemax, creation, streams, True, read_only, files.may_share_blocks(root.fd), fs.f_files, fs.f_ffree)
+    return FsInfo(*room, serial, fs.f_namemax, creation, streams, True, read_only, *root.abilities, fs.f_files, fs.f_ffree)

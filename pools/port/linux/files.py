@@ -114,6 +114,7 @@ _HOW = struct.Struct("<QQQ")
 _TIMES = struct.Struct("<qqqq")  # two struct timespec
 _FLOCK = struct.Struct("@hhqqi4x")  # struct flock
 _CLONE = struct.Struct("<qQQQ")  # struct file_clone_range
+_FLAGS = struct.Struct("@I4x")  # of an inode
 _FS_TYPE = struct.Struct("@l")  # the first field of struct statfs
 _STATX = struct.Struct("<IIQ IIIH2x QQQQ qI4x qI4x qI4x qI4x II II")
 
@@ -305,20 +306,49 @@ def unlock_range(fd: int, offset: int, length: int) -> None:
 
 
 _FICLONERANGE: Final = 0x4020940D
-_SHARES_BLOCKS: Final = frozenset({0x9123683E, 0x58465342, 0xCA451A4E, 0x7461636F})  # btrfs, XFS, bcachefs, OCFS2
+_BTRFS: Final = 0x9123683E
+_SHARES_BLOCKS: Final = frozenset({_BTRFS, 0x58465342, 0xCA451A4E, 0x7461636F})  # btrfs, XFS, bcachefs, OCFS2
 
 
-def may_share_blocks(fd: int) -> bool:
-    """By the magic number of statfs(2)."""
+def _kind(fd: int) -> int:
+    """The magic number of statfs(2)."""
     if _fstatfs(fd, _scratch.address) != 0:
         raise _raise()
     (kind,) = _FS_TYPE.unpack_from(_scratch.buffer)
-    return kind & 0xFFFFFFFF in _SHARES_BLOCKS
+    return int(kind) & 0xFFFFFFFF
+
+
+def may_share_blocks(fd: int) -> bool:
+    """By the magic number."""
+    return _kind(fd) in _SHARES_BLOCKS
 
 
 def clone_range(source: int, target: int, count: int, source_offset: int, target_offset: int) -> None:
     """ioctl_ficlonerange(2)."""
     fcntl.ioctl(target, _FICLONERANGE, _CLONE.pack(source, source_offset, count, target_offset))
+
+
+_LONG: Final = struct.calcsize("l") << 16  # which the numbers say, and the kernel does not mean: it is an int
+_GETFLAGS: Final = 0x80006601 | _LONG
+_SETFLAGS: Final = 0x40006602 | _LONG
+_COMPR_FL: Final = 0x4
+_NOCOMP_FL: Final = 0x400
+_NOCOW_FL: Final = 0x800000
+
+
+def may_compress(fd: int) -> bool:
+    """By the magic number: ext4 would keep the flag, and compress nothing."""
+    return _kind(fd) == _BTRFS
+
+
+def set_compressed(fd: int, on: bool) -> None:
+    """ioctl_iflags(2). btrfs compresses nothing that it overwrites in place, and has a flag for what it found not to be worth it."""
+    if not on or may_compress(fd):
+        (flags,) = _FLAGS.unpack(fcntl.ioctl(fd, _GETFLAGS, bytes(_FLAGS.size)))
+        if not on or not flags & _NOCOW_FL:
+            fcntl.ioctl(fd, _SETFLAGS, _FLAGS.pack((flags | _COMPR_FL) & ~_NOCOMP_FL if on else flags & ~_COMPR_FL))
+            return
+    raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
 
 
 _MEMORY_TYPES: Final = frozenset({"tmpfs", "ramfs"})

@@ -359,6 +359,17 @@ def clone_range(source: int, target: int, count: int, source_offset: int, target
     raise _not_here()
 
 
+def may_compress(fd: int) -> bool:
+    """Nobody says."""
+    del fd
+    return False
+
+
+def set_compressed(fd: int, on: bool) -> None:
+    """Not portable."""
+    raise _not_here()
+
+
 def _not_here() -> OSError:
     return OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
 

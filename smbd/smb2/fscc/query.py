@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 
 from pools.layout import I64, U8, U16, U32, U64, Layout, Raw3, Raw16
 from smbd.smb2 import status
+from smbd.smb2.constants import COMPRESSION_FORMAT_LZNT1, COMPRESSION_FORMAT_NONE, FILE_ATTRIBUTE_COMPRESSED
 from smbd.smb2.fscc.facts import OpenState
 from smbd.smb2.names import encode
 from smbd.smb2.status import SmbError
@@ -37,6 +38,11 @@ FILE_HARD_LINK_INFORMATION: Final = 46
 FILE_NORMALIZED_NAME_INFORMATION: Final = 48
 FILE_STANDARD_LINK_INFORMATION: Final = 54
 FILE_ID_INFORMATION: Final = 59
+
+# NTFS compresses units of 16 clusters of 4 KiB, in chunks of as many.
+_COMPRESSION_UNIT_SHIFT: Final = 16
+_CHUNK_SHIFT: Final = 12
+_CLUSTER_SHIFT: Final = 12
 
 
 class FileBasicInformation(NamedTuple):
@@ -298,7 +304,11 @@ def _all(state: OpenState) -> bytes:
 
 
 def _compression(state: OpenState) -> bytes:
-    return COMPRESSION.pack(state.facts.allocation, 0, 0, 0, 0, b"")
+    """[MS-FSA] 2.1.5.12.8. How little room a compressed file takes its file system does not tell: the size is that of what it covers."""
+    if not state.facts.attributes & FILE_ATTRIBUTE_COMPRESSED:
+        return COMPRESSION.pack(state.facts.allocation, COMPRESSION_FORMAT_NONE, 0, 0, 0, b"")
+    shifts = _COMPRESSION_UNIT_SHIFT, _CHUNK_SHIFT, _CLUSTER_SHIFT
+    return COMPRESSION.pack(state.facts.allocation, COMPRESSION_FORMAT_LZNT1, *shifts, b"")
 
 
 def _network_open(state: OpenState) -> bytes:

@@ -309,6 +309,7 @@ def test_what_cannot_be_done_is_said_as_file_systems_say_it(port: Port, tmp_path
         lambda: port.files.zero_range(fd, 0, 4096),
         lambda: port.files.copy_range(fd, fd, 4096, 0, 32768),
         lambda: port.files.lock_range(fd, 0, 1, exclusive=True),
+        lambda: port.files.set_compressed(fd, True),
         lambda: port.files.preadv(fd, (bytearray(1),), 0, port.files.WARM),
     )
     for call in calls:

@@ -74,6 +74,11 @@ def test_query(info_class, expected):
     assert len(answer) >= query.MINIMUM[info_class]
 
 
+def test_a_compressed_file_says_in_what_units():
+    compressed = STATE._replace(facts=FILE._replace(attributes=c.FILE_ATTRIBUTE_ARCHIVE | c.FILE_ATTRIBUTE_COMPRESSED))
+    assert query.query(query.FILE_COMPRESSION_INFORMATION, compressed).hex() == "0020000000000000" + "0200" + "100c0c" + "000000"
+
+
 def test_query_refusals():
     with pytest.raises(SmbError) as caught:
         query.query(1, STATE)
