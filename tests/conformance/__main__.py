@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import sys
 from pathlib import Path
+from types import FrameType
 
 from bench.load.peers import PeerError
 from tests import combinations
@@ -30,7 +33,18 @@ Some ways to use it:
 
 The status is 1 when a test came out worse than expected, when a server did not end well or logged a traceback, or when the other client of
 --under-load had a wrong answer; 2 when a server did not start or nothing is called so. A test that passes unexpectedly is only told.
-What came out worse is run once more, alone: on a busy machine the clock decides some tests. Those that pass then are told."""
+What came out worse is run once more, alone: on a busy machine the clock decides some tests. Those that pass then are told.
+As root each server has a network and mounts of its own: runs side by side do not meet."""
+
+_ENDS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+class _Ended(BaseException):
+    """One of the signals has come."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
 
 
 def _options() -> argparse.ArgumentParser:
@@ -83,8 +97,23 @@ def _tell(done: Run, asked: argparse.Namespace, expectations: verdict.Expectatio
     return 1 if verdict.worse(done.suites, expectations) or any(suite.problems for suite in done.suites) else 0
 
 
+def _end(number: int, frame: FrameType | None) -> None:
+    for other in _ENDS:
+        signal.signal(other, signal.SIG_IGN)
+    raise _Ended(number)
+
+
+def _die_of(number: int) -> None:
+    """As this process would have ended at once, had it not had to clear up."""
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+
+
 def main() -> int:
     """Runs, compares, prints."""
+    for number in _ENDS:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, _end)
     parser = _options()
     asked = parser.parse_args()
     if asked.list:
@@ -112,4 +141,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except _Ended as ended:
+        _die_of(ended.number)

@@ -1,7 +1,8 @@
 """A run: plans over a few servers side by side.
 
 Owns: the order (long ones first), the grounds, and what is heard of it meanwhile.
-Invariant: a plan that this machine cannot offer a ground for is no silent hole: it comes back in ``Run.unfit`` with what is missing.
+Invariants: a plan that this machine cannot offer a ground for is no silent hole: it comes back in ``Run.unfit`` with what is missing. Where
+the kernel lets them, servers side by side have a network and mounts each, and nothing of a run that is ended in the middle remains.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from queue import SimpleQueue
 from threading import Lock
 from typing import NamedTuple
 
+from tests.conformance import isolation
 from tests.conformance.ground import LOADED, LOADER, Ground, Unfit
+from tests.conformance.janitor import Janitor
 from tests.conformance.load import Load
 from tests.conformance.report import progress
 from tests.conformance.suites import PLANS, Plan
@@ -46,12 +49,21 @@ class _Teller:
         self._total, self._done, self._log = total, 0, log
         self._lock = Lock()
         self._begun = time.monotonic()
+        self._shared = ""
 
     def tell(self, line: str) -> None:
         with self._lock:
             self._done += 1
             minutes, seconds = divmod(int(time.monotonic() - self._begun), 60)
             print(f"[{self._done:3}/{self._total} {minutes:2}:{seconds:02}] {line}", file=sys.stderr, flush=True)
+
+    def isolate(self) -> None:
+        """Gives the calling thread a network and mounts; says once when it has to do without."""
+        reason = isolation.enter()
+        with self._lock:
+            if reason and not self._shared:
+                print(f"The servers share this machine's network and mounts: {reason}", file=sys.stderr, flush=True)
+            self._shared = reason
 
     def log(self, name: str, text: str) -> None:
         if self._log:
@@ -63,9 +75,6 @@ def run(plans: Sequence[Plan], wish: Wish) -> Run:
     """Runs the plans. ``PeerError`` when a server does not start."""
     teller = _Teller(len(plans), wish.log)
     grounds: SimpleQueue[Ground] = SimpleQueue()
-    made = [Ground(wish.settings) for _ in range(min(wish.jobs, len(plans)))]
-    for ground in made:
-        grounds.put(ground)
     found = Run([], {})
 
     def one(plan: Plan) -> None:
@@ -80,10 +89,16 @@ def run(plans: Sequence[Plan], wish: Wish) -> Run:
         finally:
             grounds.put(ground)
 
-    try:
-        with ThreadPoolExecutor(len(made)) as threads:
+    with Janitor() as janitor:
+        made = [Ground(wish.settings) for _ in range(min(wish.jobs, len(plans)))]
+        for ground in made:
+            janitor.learn(ground.peer.base)
+            grounds.put(ground)
+        threads = ThreadPoolExecutor(len(made), initializer=teller.isolate)
+        try:
             list(threads.map(one, sorted(plans, key=lambda plan: -plan.seconds)))
-    finally:
+        finally:
+            threads.shutdown(wait=False, cancel_futures=True)  # what still runs, the janitor ends
         for ground in made:
             ground.discard()
     return found
