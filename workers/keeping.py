@@ -1,7 +1,7 @@
 """Persistent opens: answers that leave when what they promise is on the disk ([MS-SMB2] 3.3.1.10, Open.IsPersistent).
 
-Owns: the waits for the keeper at CREATE, LOCK and CLOSE. Invariant: what could not be kept is undone and refused; nothing persistent is
-promised by an answer that a crash could make untrue.
+Owns: the waits for the keeper at CREATE, LOCK and CLOSE. Invariant: what could not be kept, or was cancelled before it was, is
+undone; nothing persistent is promised by an answer that a crash could make untrue.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from smbd.sharing import Parting
 from smbd.sharing.messages import KEEP, KEEP_LAYOUT, STATUS_ANSWER
 from smbd.smb2 import status
 from smbd.smb2.status import SmbError
+from workers.loop import Cancelled
 
 if TYPE_CHECKING:
     from workers.open import Open
@@ -48,7 +49,7 @@ async def _created(request: Request, wish: Wish, result: Made, undo: Callable[[O
         return response
     try:
         await _keep(request.worker, opened.persistent)
-    except SmbError:
+    except (SmbError, Cancelled):
         request.resume()
         undo(opened)
         raise
@@ -67,7 +68,7 @@ async def _locked(request: Request, result: Made, undo: Callable[[], None]) -> b
     worker.sharing.note(opened.persistent, parting_of(opened))
     try:
         await _keep(worker, opened.persistent)
-    except SmbError:
+    except (SmbError, Cancelled):
         undo()
         raise
     request.resume()

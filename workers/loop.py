@@ -86,11 +86,12 @@ class Completion(Generic[T]):
 class Task:
     """One coroutine on its way. ``ended(result, error)`` is called exactly once."""
 
-    __slots__ = ("_coroutine", "_ended", "_thrown", "loop", "over")
+    __slots__ = ("_coroutine", "_ended", "_thrown", "cancelled", "loop", "over")
 
     def __init__(self, loop: Loop, coroutine: Coroutine[Any, None, Any], ended: Callable[[Any, BaseException | None], None]) -> None:
         self.loop = loop
         self.over = False
+        self.cancelled = False  # though the coroutine may have put that off
         self._coroutine = coroutine
         self._ended = ended
         self._thrown: BaseException | None = None
@@ -125,6 +126,7 @@ class Task:
 
     def cancel(self) -> None:
         """Throw ``Cancelled`` into the coroutine at its present wait."""
+        self.cancelled = True
         if not self.over and self._thrown is None:
             self._thrown = Cancelled()
             self.loop.soon(self.step)

@@ -125,7 +125,10 @@ def _keep(request: Request) -> Buffer | None:
 
 
 async def on_errand(request: Request, call: Callable[[], T]) -> T:
-    """``call()`` on a thread of the share's lane, as the tree's user, in the request's turn."""
+    """``call()`` on a thread of the share's lane, as the tree's user, in the request's turn.
+
+    If the request was cancelled meanwhile, it is where it waits next: a call that has done nothing yet may be the first of many.
+    """
     opened = request.open if request.has_open() else None
     tree = request.tree
     tree.begin_errand()
@@ -135,6 +138,8 @@ async def on_errand(request: Request, call: Callable[[], T]) -> T:
         return await in_turn(opened, lambda: _now(request, call))
     finally:
         tree.end_errand()
+        if request.task is not None and request.task.cancelled:
+            request.task.cancel()
 
 
 async def in_turn(opened: Open, work: Callable[[], Coroutine[Any, None, T]]) -> T:

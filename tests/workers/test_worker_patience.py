@@ -480,6 +480,42 @@ def test_a_compound_on_a_disk_that_becomes_slow_in_the_middle_of_it(
     assert worker.sharing.opens() == []
 
 
+@pytest.mark.parametrize("way", ["cancel", "lost connection"])
+def test_who_waits_for_others_is_cancelled_though_an_attempt_is_under_way(
+    house: House, client: WireClient, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """An attempt that has begun comes to its end; when that is to wait on, there is nothing to wait for any more."""
+    other = house.client()
+    worker = house.worker_of(other)
+    (disk,) = worker.disks.values()
+    disk.doubt()
+    client.create("file", oplock=c.OPLOCK_LEVEL_BATCH)
+    (opening,) = other.send(Request(Command.CREATE, create_body("file")))
+    interim = other.receive(opening, interim=True)
+    assert interim.interim
+    there, back, real = threading.Event(), threading.Event(), PosixVfs.open
+
+    def opened(self: PosixVfs, path: names.Path, itself: bool = False) -> object:
+        there.set()
+        assert back.wait(10)
+        return real(self, path, itself)
+
+    monkeypatch.setattr(PosixVfs, "open", opened)
+    (waiter_id,) = worker.lock_waits
+    worker.lock_woken(waiter_id)
+    house.turn_until(there.is_set)
+    engine = worker.lines[0].engine
+    if way == "cancel":
+        other.cancel(opening, interim.async_id)
+        assert other.echo().status == status.SUCCESS
+    else:
+        engine.abandon()
+        house.turn()
+    back.set()
+    house.turn_until(lambda: not engine.waiting)
+    assert other.receive(opening).status == status.CANCELLED
+
+
 def test_reading_what_was_written_before(house: House, client: WireClient, clock: Clock) -> None:
     disk_of(house.worker_of(client), clock).doubt()
     opened = client.open("file")

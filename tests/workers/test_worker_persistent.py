@@ -69,6 +69,19 @@ def test_open_lock_and_close_are_kept_before_they_are_answered(house: House) -> 
     assert answer(house, client, closing).status == status.SUCCESS
 
 
+def test_an_open_that_is_cancelled_before_it_is_kept_never_was(house: House) -> None:
+    holder, client = house.client(), house.client()
+    kept = holder.open("file", oplock=c.OPLOCK_LEVEL_BATCH)
+    (creating,) = client.send(Request(Command.CREATE, create_body("file", contexts=ASKED)))
+    interim = client.receive(creating, interim=True)
+    assert holder.close(kept).status == status.SUCCESS
+    house.turn_until(lambda: bool(house.mail_of(client).asked))
+    client.cancel(creating, interim.async_id)
+    assert client.receive(creating).status == status.CANCELLED
+    assert not house.worker_of(client).opens
+    assert holder.create("file", share=0).status == status.SUCCESS
+
+
 @pytest.mark.parametrize("there", [False, True])
 def test_an_open_that_cannot_be_kept_never_was(house: House, there: bool) -> None:
     client = house.client()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -177,6 +179,44 @@ def test_a_change_and_a_cancel_in_the_same_turn(house: House, client: WireClient
     worker.loop.soon(request.cancel)
     assert final(client, waiting).status == status.CANCELLED
     assert b"x\0" in changes(client.call(Command.CHANGE_NOTIFY, notify_body(opened, ALL_CHANGES)))  # not lost
+
+
+def test_a_change_is_told_once(house: House, client: WireClient) -> None:
+    """smb2.notify.double: the news and two requests come in the same turn. One has it at once, the other waits for the next."""
+    opened = folder_open(client)
+    waiting = pending(client, Command.CHANGE_NOTIFY, notify_body(opened, ALL_CHANGES))
+    client.cancel(0, waiting.async_id)
+    assert final(client, waiting).status == status.CANCELLED
+    worker = house.worker_of(client)
+    (watch_id,) = worker.notices._watched
+    hub, mailbox = socket.socketpair()
+
+    def arrived() -> None:
+        mailbox.recv(1)
+        worker.notices.deliver(watch_id, 1, "first")
+
+    with closing(hub), closing(mailbox):
+        worker.loop.watch(mailbox.fileno(), arrived)
+        hub.send(b"!")
+        one, two = (client.send(Request(Command.CHANGE_NOTIFY, notify_body(opened, ALL_CHANGES)))[0] for _ in range(2))
+        assert "first".encode("utf-16-le") in changes(client.receive(one))
+        worker.loop.watch(mailbox.fileno(), None)
+    interim = client.receive(two, interim=True)
+    assert interim.interim
+    client.open("second")
+    assert "second".encode("utf-16-le") in changes(final(client, interim))
+
+
+def test_a_change_whose_request_is_cancelled_is_the_next_one_s(house: House, client: WireClient) -> None:
+    opened = folder_open(client)
+    one, two = (pending(client, Command.CHANGE_NOTIFY, notify_body(opened, ALL_CHANGES)) for _ in range(2))
+    worker = house.worker_of(client)
+    request = worker.lines[0].engine.waiting[one.header.message_id]
+    (watch_id,) = worker.notices._watched
+    worker.notices.deliver(watch_id, 1, "x")
+    worker.loop.soon(request.cancel)
+    assert final(client, one).status == status.CANCELLED
+    assert b"x\0" in changes(final(client, two))
 
 
 @pytest.mark.parametrize("end", ["close", "tree", "logoff"])

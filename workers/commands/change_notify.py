@@ -70,9 +70,13 @@ class Notices:
             self._worker.loop.soon(lambda: self._answer(watch_id))
 
     def _answer(self, watch_id: int) -> None:
+        """The first of those who wait, if there is something to tell: a request of the same turn, which had not to wait, may have it."""
         self._news.discard(watch_id)
-        waiting = self._waiting.get(watch_id)
-        if waiting:
+        opened = self._watched.get(watch_id)
+        if opened is None or opened.notify is None:
+            return
+        waiting = self._waiting[watch_id]
+        if waiting and (opened.notify.changes or opened.notify.overflowed):
             waiting.popleft().finish(status.SUCCESS)
 
     async def wait(self, notify: Notify) -> int:
@@ -83,8 +87,10 @@ class Notices:
         try:
             return await done
         except Cancelled:
-            if done in waiting:  # not if a change, or the end of the open, came in the same turn
+            if done in waiting:
                 waiting.remove(done)
+            else:  # a change, or the end of the open, came in the same turn: the change is the next one's
+                self._answer(notify.watch_id)
             raise
 
     def close(self, opened: Open) -> None:
