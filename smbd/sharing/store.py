@@ -29,12 +29,7 @@ TABLES = (
     b"durables", b"guids", b"apps", b"lost", b"clients", b"times",
 )  # fmt: skip
 WORDS_SIZE = 64 + 2 * BUCKETS
-WATCHER_COUNT = 0
-WAITER_COUNT = 1
-ERA = 2
-LOADED = 3
-DIRECTORY_COUNT = 3
-TIME_COUNT = 4
+WATCHER_COUNT, WAITER_COUNT, ERA, LOADED, DIRECTORY_COUNT, TIME_COUNT = range(6)  # the words before the buckets
 LEAST_SIZE = 1 << 20
 
 R = TypeVar("R")

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pools.layout import WireError
-from smbd.sharing import FileKey, SessionRecord, Sharing, TreeRecord, messages, prepare, wipe
+from smbd.sharing import CacheClaim, CacheKind, FileKey, OpenClaim, SessionRecord, Sharing, TreeRecord, messages, prepare, wipe
 from smbd.sharing.records import pack_strings, unpack_strings
 from smbd.sharing.store import WAITER_COUNT, WATCHER_COUNT
 
@@ -153,3 +153,21 @@ def test_who_is_gone_tells_no_time(house: House) -> None:
     assert one.holds_write_times()
     one.sweep(17, 1)
     assert not one.holds_write_times()
+
+
+def test_that_a_state_was_loaded_has_nothing_to_do_with_what_is_cached(house: House) -> None:
+    """A restarted broker would else give back what was closed since."""
+    one = house.process(16)
+    one.loaded = True
+    assert not one.caches_directories()
+    directory = OpenClaim(
+        1, 1, 7, "d", directory=True, cache=CacheClaim(CacheKind.LEASE_V2, 3, lease_key=bytes([1]) * 16, directory_state=3)
+    )
+    one.open(FileKey(1, 2), directory)
+    one.open(FileKey(1, 2), directory._replace(file_id=2))
+    assert one.caches_directories()
+    one.close(FileKey(1, 2), 2)
+    one.close(FileKey(1, 2), 1)
+    one.sweep_dead()
+    assert one.loaded
+    assert not one.caches_directories()
