@@ -1,7 +1,8 @@
 """Disconnected opens give way: what somebody else does to their file ends those whose client could not be asked.
 
 Owns: which of them an operation ends. Invariants: an open that no living process has is DISCONNECTED before anything is decided about
-its file; a persistent one gives way to nobody (FILE_NOT_AVAILABLE), a resilient one is waited for as if its client were there.
+its file; a persistent one gives way to nobody (FILE_NOT_AVAILABLE), a resilient one is waited for as if its client were there. What is
+done already, by who had the file open before, ends neither: it breaks their caches.
 """
 
 from __future__ import annotations
@@ -55,7 +56,10 @@ class Yielding(Closing):
         if self._state(transaction, at).lasting:
             orphans = self._settle_orphans(transaction, at)
             own = self._own_cache(orphans, act.file_id)
-            self._end_orphans(transaction, _broken(orphans, breaks_of(holders_of(orphans), own, act.operation, Spares.NOBODY)), ())
+            broken = _broken(orphans, breaks_of(holders_of(orphans), own, act.operation, Spares.NOBODY))
+            if not act.waiter_id:  # it is done already, and cannot be refused: a persistent open's client hears of it when it comes back
+                broken = [member for member in broken if not self._lasting(transaction, member) & Lasting.PERSISTENT]
+            self._end_orphans(transaction, broken, ())
         return super()._disturb(transaction, key, act)
 
     def _end_orphans(self, transaction: Transaction, broken: Sequence[Member], unsharing: Sequence[Member]) -> bool:

@@ -206,6 +206,21 @@ def test_a_persistent_lease_gives_way_to_nobody(house: House) -> None:
     refused(status.FILE_NOT_AVAILABLE, house.process(17), claim(2, R, None, bytes(16)))
 
 
+@pytest.mark.parametrize("operation", [Operation.WRITE, Operation.LOCK])
+def test_what_is_done_to_the_file_already_is_told_a_persistent_open_s_client(house: House, operation: Operation) -> None:
+    """Who had the file open before has written: that cannot be refused any more, and what is cached of the file is out of date."""
+    one, two = house.process(16), house.process(17)
+    one.open(KEY, claim(1, R | H, PERSISTENT))
+    two.open(KEY, claim(2, 0, None))
+    one.disconnect(KEY, 1, Parting())
+    with pytest.raises(SmbError) as caught:  # what is yet to be done can
+        two.disturb(KEY, Act(2, Operation.RENAME, monotonic_ns(), 7))
+    assert caught.value.status == status.FILE_NOT_AVAILABLE
+    assert two.disturb(KEY, Act(2, operation, monotonic_ns() + 10**10)) == (False, ())
+    opened = two.reclaim(KEY, 1, Claimant(8, 9))
+    assert (opened.breaking, [notice.state for notice in opened.notices]) == (True, [0])
+
+
 def test_a_resilient_open_is_waited_for(house: House) -> None:
     lost(house, wanted=claim(1, R | H | W, RESILIENT))
     two = house.process(17)
