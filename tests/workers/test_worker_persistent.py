@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -126,3 +127,41 @@ def test_a_client_that_asks_for_less_gets_less(house: House) -> None:
     plain = [(b"DH2Q", contexts.DURABLE_REQUEST_V2.pack(60_000, 0, 0, GUID))]
     assert not client.create("file", contexts=plain).parse(CREATE_RESPONSE).create_contexts_length
     assert not house.mail_of(client).asked
+
+
+def test_what_others_wrote_stays_though_the_open_that_made_the_file_cannot_be_kept(house: House) -> None:
+    client, other = house.client(), house.client()
+    creating = send(house, client, Command.CREATE, create_body("file", contexts=ASKED))
+    opened = other.open("file")
+    assert other.write(opened, 0, b"by another").status == status.SUCCESS
+    other.close(opened)
+    assert answer(house, client, creating, status.DISK_FULL).status == status.DISK_FULL
+    assert (house.share / "file").read_bytes() == b"by another"
+
+
+def test_who_has_the_file_open_already_may_write_though_a_client_that_caches_it_is_lost(house: House) -> None:
+    lease = (b"RqLs", contexts.LEASE_V2.pack(b"K" * 16, 3, 0, 0, bytes(16), 0, 0))
+    client = house.client()
+    asked = create_body("file", oplock=c.OPLOCK_LEVEL_LEASE, contexts=[*ASKED, lease])
+    assert answer(house, client, send(house, client, Command.CREATE, asked)).status == status.SUCCESS
+    other = house.client()
+    opened = other.open("file")
+    worker = house.worker_of(client)
+    client.transport.close()
+    house.turn_until(lambda: worker.ended)
+    worker.close()
+    assert other.write(opened, 0, b"written").status == status.SUCCESS
+    assert other.lock(opened, (0, 4, EXCLUSIVE)).status == status.SUCCESS
+
+
+def test_a_lock_that_cannot_be_kept_is_none_for_local_programs_either(tmp_path: Path) -> None:
+    house = House(tmp_path, share_text="continuous availability = yes\nposix locking = yes")
+    client = house.client()
+    held = persistent(house, client)
+    locking = send(house, client, Command.LOCK, lock_body(held, (0, 4, EXCLUSIVE)))
+    with (tmp_path / "file").open("r+b") as local:
+        with pytest.raises(BlockingIOError):
+            fcntl.lockf(local, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        assert answer(house, client, locking, status.DISK_FULL).status == status.DISK_FULL
+        fcntl.lockf(local, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    house.end()

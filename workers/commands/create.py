@@ -79,8 +79,10 @@ def open_and_keep(request: Request, wish: Wish, found: Contexts) -> bytes | Coro
     """A persistent open is answered when it is on the disk; when it cannot be, it is not opened."""
 
     def undo(opened: Open) -> None:
-        worker, durability, key = request.worker, opened.durability, opened.key
-        if durability is not None and durability.action == FILE_CREATED and key is not None and not opened.ended:
+        worker, durability, key, handle = request.worker, opened.durability, opened.key, opened.handle
+        made = durability is not None and durability.action == FILE_CREATED
+        if made and key is not None and handle is not None and not handle.info().size and len(worker.sharing.opens_of(key)) == 1:
+            # Nobody else has come meanwhile, of whom more than the name might be lost.
             token = opened.tree.token
             worker.sharing.set_delete_on_close(key, opened.persistent, True, token.uid, token.gid)
         close_open(worker, opened)

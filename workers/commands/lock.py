@@ -77,6 +77,8 @@ def undo(request: Request, elements: list[LockElement], entry: int = -1) -> None
         opened.lock_sequences[entry] = replay.NOT_VALID
     if not elements[0].flags & LOCKFLAG_UNLOCK:
         ranges = [Range(element.offset, element.length) for element in elements]
+        if opened.told:
+            rangelocks.give_back(worker, opened, ranges)
         wake(worker, worker.sharing.unlock(opened.key, opened.persistent, ranges).wake)
 
 
