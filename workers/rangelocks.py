@@ -11,6 +11,7 @@ what is told is always the whole picture of a range: the strongest lock that cov
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -40,6 +41,17 @@ def take(worker: Worker, opened: Open, wanted: Sequence[Range]) -> bool:
                 _tell(opened.handle, before, done)
             return False
     return True
+
+
+def take_again(worker: Worker, opened: Open) -> None:
+    """An open was taken up again: the kernel is told anew of its locks, as far as no program beside the server has them by now."""
+    assert opened.key is not None
+    assert opened.handle is not None
+    mine = worker.sharing.own_locks(opened.key, opened.persistent)
+    opened.told = bool(mine)
+    for one in mine:
+        with suppress(BlockingIOError):
+            _tell(opened.handle, mine, one)
 
 
 def give_back(worker: Worker, opened: Open, ranges: Sequence[Range]) -> None:

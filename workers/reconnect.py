@@ -17,6 +17,7 @@ from smbd.smb2.status import SmbError
 from workers import identity
 from workers.commands.close import close_open
 from workers.opening import WRITING, writes_through
+from workers.rangelocks import take_again
 from workers.reliable import AppInstance, Durability, Kind, Reconnect, Wanted, birth_of
 from workers.vfs.interface import LinkMet
 
@@ -58,6 +59,8 @@ def reclaim(request: Request, asked: Asked, respond: Callable[[Open], bytes]) ->
     worker.add_open(opened)
     opened.durability = _durability(durable)
     try:
+        if tree.share.posix_locking:
+            take_again(worker, opened)
         response = respond(opened)
     except BaseException:
         close_open(worker, opened)

@@ -15,6 +15,7 @@ from smbd.smb2 import status
 from smbd.smb2.constants import Command
 from tests.wire_client import Request, WireClient, lock_body
 from tests.workers.house import House
+from tests.workers.test_worker_reconnect import again, dhnc, drop, durable
 from workers import breaks
 from workers.rangelocks import without
 
@@ -141,3 +142,19 @@ def test_who_only_reads_keeps_others_from_writing(client: WireClient, program: P
 def test_what_is_left(ranges: list[tuple[int, int]], left: list[Range]) -> None:
     locks = [Range(0, 5, True), Range(0, 5, False), Range(7, 1, True)]
     assert without(locks, [Range(*one) for one in ranges]) == left
+
+
+def test_what_outlives_its_connection_is_locked_again(house: House, program: Program) -> None:
+    client = house.client()
+    opened = durable(client, "f")
+    assert client.lock(opened, (1, 2, AT_ONCE), (4, 1, AT_ONCE)).status == status.SUCCESS
+    drop(house, client)
+    assert program.picture(6) == "......"  # with the process' descriptor: only the server's own clients still respect them
+    FILES.lock_range(program.fd, 4, 1, exclusive=True)
+    back = house.client()
+    assert again(back, dhnc(opened)) == status.SUCCESS
+    other = Program(house.share / "f")
+    assert other.picture(6) == ".xx.x."
+    os.close(other.fd)
+    FILES.unlock_range(program.fd, 4, 1)
+    assert program.picture(6) == ".xx..."
