@@ -12,8 +12,10 @@ from typing import NamedTuple
 
 from pools.layout import U8, U16, U32, U64, Layout, Raw16, Readable, WireError
 from smbd.smb2.connection import Connection
+from smbd.smb2.constants import POSIX_EXTENSIONS_AVAILABLE
 from smbd.smb2.crypto import PreauthHash
 from smbd.smb2.dialects import DIALECTS
+from smbd.smb2.messages.create_contexts import POSIX
 from smbd.smb2.negotiate import Choice, NegotiateSettings
 
 PREAUTH_SIZE = 64
@@ -36,6 +38,7 @@ class Passage(NamedTuple):
     max_write_size: U32
     max_credits: U32
     signing_required: U8
+    posix: U8
     dialects: U8
 
 
@@ -48,6 +51,7 @@ class OneDialect(NamedTuple):
 PASSAGE = Layout(Passage)
 ONE_DIALECT = Layout(OneDialect)
 MOST_DIALECTS = 255
+_WITH_POSIX = ((POSIX_EXTENSIONS_AVAILABLE, POSIX),)  # of the contexts that were answered, the only one that is asked for later
 
 
 def may_travel(connection: Connection) -> bool:
@@ -66,7 +70,7 @@ def pack(connection: Connection) -> bytes:
     fixed = PASSAGE.pack(
         choice.dialect.number, choice.capabilities, choice.cipher_id, choice.signing_id, choice.client_guid, choice.client_capabilities,
         choice.client_security_mode, window.low, window.high, settings.max_transact_size, settings.max_read_size, settings.max_write_size,
-        settings.max_credits, int(settings.signing_required), len(choice.client_dialects),
+        settings.max_credits, int(settings.signing_required), int(choice.posix), len(choice.client_dialects),
     )  # fmt: skip
     return fixed + connection.preauth.value + b"".join(ONE_DIALECT.pack(number) for number in choice.client_dialects)
 
@@ -95,6 +99,7 @@ def unpack(payload: Readable, settings: NegotiateSettings, random: Callable[[int
         told.client_capabilities,
         told.client_security_mode,
         tuple(ONE_DIALECT.unpack(payload, at).number for at in range(start, end, ONE_DIALECT.size)),
+        _WITH_POSIX if told.posix else (),
     )
     connection = Connection(settings, random)
     connection.resume(choice, PreauthHash(bytes(payload[PASSAGE.size : start])), (told.low, told.high))

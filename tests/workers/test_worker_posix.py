@@ -19,7 +19,7 @@ from smbd.smb2.fscc.reparse import Symlink, pack_symlink
 from smbd.smb2.messages import create
 from smbd.smb2.messages.create_contexts import POSIX, parse_chain
 from tests.wire_client import FileId, Offer, Response, WireClient
-from tests.workers.house import House
+from tests.workers.house import ALICE, KEY, House
 from tests.workers.test_worker_reparse import stopped_at
 
 ON_ERRANDS_TOO = True
@@ -227,3 +227,27 @@ def test_pages_of_a_listing(client: WireClient, folder: Path) -> None:
             at += following
     assert answer.status == status.NO_MORE_FILES
     assert {name for name in seen if name not in (".", "..")} == {f"name {number}" for number in range(100)}
+
+
+def test_a_further_channel_has_them_too(make_house: Callable[..., House], folder: Path) -> None:
+    house = make_house(text="server multi channel support = yes")
+    first = house.client(offer=offer(POSIX))
+    first.sign = True
+    second, _ = house.join()
+    assert second.negotiate(offer(POSIX)).status == status.SUCCESS
+    assert second.bind(first, lambda _: ALICE.encode(), lambda: KEY).status == status.SUCCESS
+    second.sign = True
+    (folder / "name").write_bytes(b"lower")
+    assert told(posix_create(second, "NAME", disposition=c.FILE_CREATE)).links == 1
+    assert {"name", "NAME"} <= set(os.listdir(folder))
+
+
+@pytest.mark.parametrize("pattern", [".millpond\0", "name\0x", "folder/name"])
+def test_a_pattern_is_a_name_or_finds_nothing(client: WireClient, folder: Path, pattern: str) -> None:
+    (folder / ".millpond").mkdir()
+    (folder / "folder").mkdir()
+    (folder / "folder" / "name").touch()
+    (folder / "name").touch()
+    directory = opened(client, "", options=c.FILE_DIRECTORY_FILE)
+    answer = client.query_directory(directory, pattern, info_class=posix.FILE_POSIX_INFORMATION)
+    assert answer.status == status.NO_SUCH_FILE

@@ -234,3 +234,10 @@ def test_a_short_name_leads_to_nothing_that_is_vetoed(make_house: Make, folder: 
         for info_class in (RENAME, LINK):
             assert client.set_info(opened, c.INFO_FILE, info_class, replacing).status == status.ACCESS_DENIED
     assert (folder / "a secret thing.key").read_text() == "kept"
+
+
+@pytest.mark.parametrize("pattern", ["folder\\inner\\..", "folder/inner/..", "folder/../folder", "folder/inner/../../folder"])
+def test_a_pattern_that_is_a_path_finds_nothing(make_house: Make, folder: Path, pattern: str) -> None:
+    (folder / "folder" / "inner").mkdir(parents=True)
+    client = make_house().client()
+    assert client.query_directory(client.open("", options=DIRECTORY), pattern).status == status.NO_SUCH_FILE

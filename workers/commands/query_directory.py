@@ -28,7 +28,7 @@ from smbd.smb2.messages.directory import (
     QUERY_DIRECTORY_RESPONSE_STRUCTURE_SIZE,
     QueryDirectoryRequest,
 )
-from smbd.smb2.names import EXACT, Path, fold, has_wildcards, matcher, parse_text, short_name
+from smbd.smb2.names import EXACT, Path, fold, has_wildcards, matcher, parse_posix, parse_text, short_name
 from smbd.smb2.status import SmbError
 from workers import access, writetimes
 from workers.open import Enumeration, Open
@@ -154,15 +154,11 @@ def _is_posix(opened: Open, info_class: int) -> bool:
 def _exactly(request: Request, opened: Open, name: str) -> tuple[str, FileInfo] | None:
     """A pattern without wildcards names one file: found without reading the directory."""
     assert opened.handle is not None
-    if opened.handle.path.type == EXACT:
-        return _child(request, opened, name) if "/" not in name and name not in (".", "..") else None
     try:
-        wanted = parse_text(name)
+        wanted = parse_posix(name) if opened.handle.path.type == EXACT else parse_text(name)
     except SmbError:
         return None
-    if len(wanted.components) != 1 or wanted.stream or wanted.type:
-        return None
-    return _child(request, opened, name)
+    return _child(request, opened, name) if wanted.components == (name,) and not wanted.stream else None
 
 
 def _child(request: Request, opened: Open, name: str) -> tuple[str, FileInfo] | None:

@@ -15,6 +15,7 @@ from smbd.smb2.connection import Connection
 from smbd.smb2.credits import CreditWindow, Disconnect
 from smbd.smb2.crypto import PreauthHash
 from smbd.smb2.dialects import DIALECTS
+from smbd.smb2.messages.create_contexts import POSIX
 from smbd.smb2.negotiate import Choice, NegotiateSettings
 
 OURS = NegotiateSettings(server_guid=bytes(16), signing_required=True, max_read_size=1 << 20, max_credits=64)
@@ -29,6 +30,7 @@ CHOICES = st.builds(
     st.integers(0, 0xFFFFFFFF),
     NUMBERS,
     st.lists(NUMBERS, max_size=255).map(tuple),
+    st.sampled_from([(), ((c.POSIX_EXTENSIONS_AVAILABLE, POSIX),)]),
 )
 
 
