@@ -124,6 +124,13 @@ def test_newer_requests_that_make_no_sense(pipes: WireClient, data: bytes) -> No
     assert pipes.ioctl(c.FSCTL_DFS_GET_REFERRALS_EX, data).status == status.INVALID_PARAMETER
 
 
+@pytest.mark.parametrize("level", [1, 2, 3, 4])
+def test_a_name_longer_than_an_answer_can_say(pipes: WireClient, level: int) -> None:
+    for size in (16384, 33000, 1 << 18):
+        assert ask(pipes, "\\" + "s" * size + "\\data", level, 1 << 20).status == status.NOT_FOUND
+    assert ask(pipes, "\\" + "s" * 16000 + "\\data", level, 1 << 20).status == status.SUCCESS
+
+
 def test_odd_names(pipes: WireClient) -> None:
     assert ask(pipes, "\\s\\data\\" + "\\".join("x" * 300)).status == status.NOT_FOUND
     half = pipes.ioctl(c.FSCTL_DFS_GET_REFERRALS, pack("<H", 4) + b"\0\xd8")

@@ -26,6 +26,7 @@ from workers.vfs.interface import LinkMet
 TIME_TO_LIVE = 600  # seconds
 MOST_TARGETS = 64
 MOST_COMPONENTS = 256
+LONGEST_NAME = 16384  # characters: what is told of it is found by offsets of 16 bits
 
 Output = bytes | tuple[bytes, int]
 
@@ -51,7 +52,7 @@ def _answer(request: Request, asked: Asked, room: int) -> Output | Coroutine[Any
     if not asked.level:
         raise SmbError(status.INVALID_PARAMETER)
     parts = asked.name.strip("\\").split("\\")
-    if len(parts) < 2 or len(parts) > MOST_COMPONENTS or "" in parts:
+    if len(asked.name) > LONGEST_NAME or not 2 <= len(parts) <= MOST_COMPONENTS or "" in parts:
         raise SmbError(status.NOT_FOUND)  # a domain's, or its controllers': this is none
     share = request.worker.find_share(parts[1], request.session)
     if share is None or not (share.msdfs_root or share.msdfs_proxy):
