@@ -86,6 +86,7 @@ HARD_LINK = Layout(FileHardLinkInformation)
 LINK_ENTRY = Layout(FileLinkEntryInformation)
 NOTIFY = Layout(FileNotifyInformation)
 _NEXT: Final = 4
+_MOST: Final = 8192  # entries of a list: twice what 64 KiB hold, and of EAs no file has more
 
 
 class Packed(NamedTuple):
@@ -114,13 +115,14 @@ def chained(entries: Iterable[bytes], alignment: int, limit: int) -> Packed:
 def _walk(data: Readable, alignment: int, one: Callable[[int], int]) -> None:
     """Calls ``one`` with each entry's offset; it returns the NextEntryOffset it found."""
     offset = 0
-    while True:
+    for _ in range(_MOST):
         step = one(offset)
         if not step:
             return
         if step % alignment or offset + step >= len(data):
             raise SmbError(status.EA_LIST_INCONSISTENT)
         offset += step
+    raise SmbError(status.EA_LIST_INCONSISTENT)
 
 
 # Extended attributes

@@ -327,3 +327,10 @@ def test_notifications():
     assert data[:16].hex() == "10000000" + "01000000" + "02000000" + "61000000"
     assert lists.parse_notify(data) == changes
     assert fscc.pack_notify([]) == b""
+
+
+def test_a_list_has_so_many_entries():
+    """A request of 8 MiB has room for a million."""
+    with pytest.raises(SmbError) as caught:
+        lists.parse_ea_names((lists.GET_EA.pack(8, 2) + b"AB\0") * 100_000 + lists.GET_EA.pack(0, 2) + b"AB\0")
+    assert caught.value.status == status.EA_LIST_INCONSISTENT
