@@ -26,12 +26,15 @@ from smbd.sharing.records import (
     lock_key,
     stream_key,
 )
-from smbd.sharing.rules import LockTuple, Owner, access_conflict, lock_conflict, valid_range
+from smbd.sharing.rules import LockTuple, Owner, access_conflict, any_conflict, lock_conflict, valid_range
 from smbd.sharing.store import WAITER_COUNT, Transaction, rows
 from smbd.sharing.values import FileKey, Lock, Range, Unlocked, Waiter
 from smbd.sharing.watches import Watches
 from smbd.smb2 import status
 from smbd.smb2.status import SmbError
+
+MOST = 16384
+"""Locks of one stream, of all its opens: the table is everybody's, and so is the time that it takes to look at them."""
 
 
 class Locks(Watches):
@@ -52,28 +55,28 @@ class Locks(Watches):
         at = lock_key(key)
         owner = Owner(self.slot, self.generation, file_id)
         raw = transaction.get(at, db=self._locks) or b""
-        granted: list[LockTuple] = list(LOCK_ROW.iter_unpack(raw))
-        before = len(granted)
-        for wanted in ranges:
-            if self._stands_against(transaction, granted, owner, wanted):
-                if not waiter_id:
-                    raise SmbError(status.LOCK_NOT_GRANTED)
-                self._enlist(transaction, stream_key(key), file_id, waiter_id)
-                return False
-            granted.append((*owner, wanted.offset, wanted.length, int(wanted.exclusive)))
-        raw += b"".join(LOCK_STATE.pack(*lock) for lock in granted[before:])
+        if len(raw) + len(ranges) * LOCK_STATE.size > MOST * LOCK_STATE.size:
+            raise SmbError(status.INSUFFICIENT_RESOURCES)
+        if self._stand_against(transaction, list(LOCK_ROW.iter_unpack(raw)), owner, ranges):
+            if not waiter_id:
+                raise SmbError(status.LOCK_NOT_GRANTED)
+            self._enlist(transaction, stream_key(key), file_id, waiter_id)
+            return False
+        raw += b"".join(LOCK_STATE.pack(*owner, one.offset, one.length, int(one.exclusive)) for one in ranges)
         transaction.put(at, raw, db=self._locks)
         if waiter_id:
             self._strike(transaction, stream_key(key), waiter_id)
         self._mark(transaction, lock_bucket(key.dev, key.ino))
         return True
 
-    def _stands_against(self, transaction: Transaction, locks: list[LockTuple], owner: Owner, wanted: Range) -> bool:
-        """Whether a lock of a living process conflicts with ``wanted``."""
-        found = lock_conflict(locks, owner, wanted)
+    def _stand_against(self, transaction: Transaction, locks: list[LockTuple], owner: Owner, ranges: Sequence[Range]) -> bool:
+        """Whether locks of living processes conflict with ``ranges``, or these with each other."""
+        if len(ranges) > 1:  # everybody waits for this transaction: it takes no longer for many of many
+            return any_conflict(locks, owner, ranges) and any_conflict(self._standing(transaction, locks), owner, ranges)
+        found = lock_conflict(locks, owner, ranges[0])
         if found is None or self.is_alive(found[0], found[1]):
             return found is not None
-        return lock_conflict(self._standing(transaction, locks), owner, wanted) is not None
+        return lock_conflict(self._standing(transaction, locks), owner, ranges[0]) is not None
 
     def _standing(self, transaction: Transaction, locks: Iterable[LockTuple]) -> list[LockTuple]:
         """The locks of living processes, and those of opens that outlive theirs."""
@@ -98,18 +101,21 @@ class Locks(Watches):
         owner = (self.slot, self.generation, file_id)
         raw = transaction.get(at, db=self._locks) or b""
         locks: list[LockTuple] = list(LOCK_ROW.iter_unpack(raw))
-        complete = True
-        before = len(locks)
+        mine: dict[tuple[int, int], list[int]] = {}
+        for place, lock in enumerate(locks):
+            if lock[:3] == owner:
+                mine.setdefault((lock[3], lock[4]), []).append(place)
+        gone: set[int] = set()
         for wanted in ranges:
-            # [MS-FSA] 2.1.5.9: of several equal locks an exclusive one goes first; it was granted before those stacked on it.
-            mine = [lock for lock in locks if lock[:3] == owner and lock[3] == wanted.offset and lock[4] == wanted.length]
-            if not mine:
-                complete = False
+            equal = mine.get((wanted.offset, wanted.length))
+            if not equal:
                 break
-            locks.remove(next((lock for lock in mine if lock[5]), mine[-1]))
-        if len(locks) == before:
+            # [MS-FSA] 2.1.5.9: of several equal locks an exclusive one goes first; it was granted before those stacked on it.
+            gone.add(equal.pop(0 if locks[equal[0]][5] else -1))
+        complete = len(gone) == len(ranges)
+        if not gone:
             return Unlocked(complete, ())
-        self._store(transaction, at, locks)
+        self._store(transaction, at, [lock for place, lock in enumerate(locks) if place not in gone])
         return Unlocked(complete, self._waiting(transaction, stream_key(key)))
 
     def _drop_locks(self, transaction: Transaction, key: FileKey, owner: Owner) -> tuple[Waiter, ...]:

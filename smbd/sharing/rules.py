@@ -5,7 +5,9 @@ Owns: the rules of [MS-FSA] 2.1.5.1.2.2 (sharing) and 2.1.4.10 (locks). Invarian
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 from smbd.sharing.records import FileState
@@ -107,6 +109,33 @@ def lock_conflict(locks: Iterable[LockTuple], owner: Owner, wanted: Range) -> Lo
         if overlap(wanted.offset, wanted.length, lock[3], lock[4]) and (wanted.exclusive or (lock[5] and lock[:3] != owner)):
             return lock
     return None
+
+
+class _Spans:
+    """Where locks are, to be asked many times: their beginnings in order, and how far those up to each of them reach."""
+
+    __slots__ = ("_furthest", "_starts")
+
+    def __init__(self, locks: Iterable[LockTuple]) -> None:
+        spans = sorted((lock[3], lock[3] + lock[4]) for lock in locks)
+        self._starts = [start for start, _ in spans]
+        self._furthest = list(accumulate((end for _, end in spans), max))
+
+    def meet(self, wanted: Range) -> bool:
+        """Whether one of them ``overlap``s."""
+        before = bisect_left(self._starts, wanted.offset + wanted.length)
+        return before > 0 and self._furthest[before - 1] > wanted.offset
+
+
+def any_conflict(locks: Sequence[LockTuple], owner: Owner, ranges: Sequence[Range]) -> bool:
+    """Whether ``lock_conflict`` would find something if ``ranges`` were locked in this order."""
+    every, barred = _Spans(locks), _Spans(lock for lock in locks if lock[5] and lock[:3] != owner)
+    for number, wanted in enumerate(ranges):
+        if (every if wanted.exclusive else barred).meet(wanted):
+            return True
+        if wanted.exclusive and any(overlap(*wanted[:2], *one[:2]) for one in ranges[:number]):
+            return True
+    return False
 
 
 def access_conflict(locks: Iterable[LockTuple], owner: Owner, offset: int, length: int, write: bool) -> LockTuple | None:

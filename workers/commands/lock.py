@@ -27,7 +27,7 @@ from workers.request import Answer, Request
 
 RESPONSE = LOCK_RESPONSE.pack(LOCK_RESPONSE_STRUCTURE_SIZE, 0)
 ELEMENTS_AT = HEADER_SIZE + LOCK_REQUEST.size
-MAX_ELEMENTS = 1024  # far beyond what clients send; each is a record in the shared state
+MAX_ELEMENTS = 256  # beyond what clients send (Linux: a page of them); each is a record in the shared state
 WAITS = (LOCKFLAG_SHARED_LOCK, LOCKFLAG_EXCLUSIVE_LOCK)
 AT_ONCE = tuple(flags | LOCKFLAG_FAIL_IMMEDIATELY for flags in WAITS)
 

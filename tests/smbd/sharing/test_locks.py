@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smbd.sharing import FileKey, OpenClaim, Range, Sharing
+from smbd.sharing.locks import MOST
 from smbd.sharing.records import LOCK_ROW, LOCK_STATE
-from smbd.sharing.rules import Owner, access_conflict, lock_conflict, overlap, valid_range
+from smbd.sharing.rules import Owner, access_conflict, any_conflict, lock_conflict, overlap, valid_range
 from smbd.sharing.values import Waiter
 from smbd.smb2 import status
 from smbd.smb2.status import SmbError
@@ -183,3 +184,28 @@ def test_no_two_owners_hold_an_exclusive_byte(steps: list[tuple[str, Owner, int,
             assert len(exclusives) <= 1
             if exclusives:
                 assert {lock[:3] for lock in holders} == {exclusives[0][:3]}
+
+
+spans = st.tuples(byte, byte, st.booleans())
+
+
+@given(st.lists(st.tuples(st.sampled_from([ME, OTHER]), spans), max_size=12), st.lists(spans, min_size=1, max_size=6))
+def test_many_at_once_are_as_one_after_the_other(
+    held: list[tuple[Owner, tuple[int, int, bool]]], asked: list[tuple[int, int, bool]]
+) -> None:
+    locks = [(*owner, offset, length, int(exclusive)) for owner, (offset, length, exclusive) in held]
+    found, after = False, list(locks)
+    for offset, length, exclusive in asked:
+        found = found or lock_conflict(after, ME, Range(offset, length, exclusive)) is not None
+        after.append((*ME, offset, length, int(exclusive)))
+    assert any_conflict(locks, ME, [Range(*one) for one in asked]) is found
+
+
+def test_a_stream_has_so_many_locks(house: House) -> None:
+    one = house.process(16)
+    for start in range(0, MOST, 256):
+        one.lock(KEY, 1, [Range(at, 1) for at in range(start, start + 256)])
+    assert refused(one, 2, Range(MOST, 1)) == status.INSUFFICIENT_RESOURCES
+    one.unlock(KEY, 1, [Range(5, 1), Range(9, 1)])
+    assert one.lock(KEY, 2, [Range(5, 1), Range(9, 1)])
+    assert refused(one, 2, Range(MOST, 1)) == status.INSUFFICIENT_RESOURCES
