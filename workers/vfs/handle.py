@@ -452,14 +452,22 @@ class PosixHandle:
         if length <= 0:
             return
         sparse = self.dos().attributes & c.FILE_ATTRIBUTE_SPARSE_FILE
-        try:
-            (files.punch_hole if sparse else files.zero_range)(self.fd, offset, length)
-        except OSError as error:
-            if error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS):
-                raise
+        # Holes for others only where the file system has nothing better: to write a large file's zeros takes hours.
+        ways = (files.punch_hole,) if sparse else (files.zero_range, files.punch_hole)
+        if not any(self._manages(way, offset, length) for way in ways):
             for at in range(offset, offset + length, len(_ZEROES)):
                 self.pwrite(_ZEROES[: offset + length - at], at)
         times.stay(self)
+
+    def _manages(self, way: Callable[[int, int, int], None], offset: int, length: int) -> bool:
+        """Do it that way, if the file system knows it."""
+        try:
+            way(self.fd, offset, length)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS):
+                raise
+            return False
+        return True
 
     def lock_range(self, offset: int, length: int, exclusive: bool) -> None:
         length = min(length, MAX_OFFSET - offset)
@@ -505,9 +513,5 @@ class PosixHandle:
         length = min(length, files.fstat(self.fd).st_size - offset)
         if length <= 0:
             return
-        try:
-            files.punch_hole(self.fd, offset, length)
-        except OSError as error:
-            if error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS):
-                raise
+        self._manages(files.punch_hole, offset, length)
         times.stay(self)

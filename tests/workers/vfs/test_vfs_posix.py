@@ -251,6 +251,25 @@ def test_zero_range_keeps_the_size(share):
     assert share.read("f") == b"a" * 5000 + bytes(5000)
 
 
+def test_where_no_range_is_set_to_zero_it_is_a_hole(share, monkeypatch):
+    """Zeros are not written one by one to a file of any size while its client's other requests, and others, wait."""
+    handle = share.make("f", b"a" * 10000)
+    handle.truncate(1 << 40)
+
+    def unknown(*_):
+        raise OSError(errno.EOPNOTSUPP, "not here")
+
+    def too_long(*_):
+        raise AssertionError("a terabyte of zeros")
+
+    monkeypatch.setattr("pools.port.files.zero_range", unknown)
+    monkeypatch.setattr("pools.port.files.pwrite", too_long)
+    handle.zero_range(5000, 1 << 40)
+    handle.truncate(10000)
+    handle.close()
+    assert share.read("f") == b"a" * 5000 + bytes(5000)
+
+
 def test_allocate(share):
     handle = share.make("f", allocation=1 << 20)
     assert handle.opened.allocation >= 1 << 20
