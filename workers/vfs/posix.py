@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -276,7 +277,7 @@ class PosixVfs:
             self._remove_link(handle)
             return
         base = _posix(handle)
-        left = streamstore.leftover(base) if base.directory or files.fstat(base.fd).st_nlink <= 1 else None
+        left = _last_of(base)
         with self._located(base) as (fd, name):
             linked = base.link and stat.S_ISLNK(files.stat_at(fd, name).mode)
             if base.directory and not linked and self.root.settings.delete_veto_files:  # is_empty has said yes
@@ -293,6 +294,7 @@ class PosixVfs:
     def replace(self, handle: Handle, target: bytes | None) -> Handle:
         base = handle if isinstance(handle, LinkHandle) else _posix(handle)
         path, real = base.path, base.real
+        left = None if isinstance(base, LinkHandle) else _last_of(base)
         with self._located(base) as (fd, name):
             files.remove(fd, name, is_directory=stat.S_ISDIR(files.stat_at(fd, name).mode))
             self._resolver.names.changed(fd, os.fsdecode(name), None)
@@ -407,14 +409,26 @@ class PosixVfs:
         with self._located(base) as (source_fd, name), self._parent_of(target) as (target_fd, _):
             _check_ours(target.name)
             existing = self._existing(target_fd, target)
-            if existing is not None:
-                if not replace:
-                    raise FileExistsError(errno.EEXIST, target.wire())
-                left = self._leftover_of(target_fd, existing)
-                files.remove(target_fd, existing)
-                streamstore.remove_leftover(self.root, left)
-            files.link(source_fd, name, target_fd, target.name.encode())
-            self._resolver.names.changed(target_fd, None, target.name)
+            if existing is None:
+                files.link(source_fd, name, target_fd, target.name.encode())
+            elif not replace:
+                raise FileExistsError(errno.EEXIST, target.wire())
+            elif self._same(target_fd, existing, base):
+                return  # it has that name
+            else:
+                self._link_over((source_fd, name), (target_fd, existing, target.name.encode()))
+            self._resolver.names.changed(target_fd, None if existing is None else os.fsdecode(existing), target.name)
+
+    def _link_over(self, source: tuple[int, bytes], target: tuple[int, bytes, bytes]) -> None:
+        """What is there goes when the link stands: the kernel may refuse that."""
+        fd = target[0]
+        between = b"." + secrets.token_hex(16).encode()
+        files.link(*source, fd, between)
+        try:
+            self._move((fd, between), target, True)
+        except OSError:
+            files.remove(fd, between)
+            raise
 
     def snapshots(self, _handle: Handle) -> list[str]:
         return []
@@ -461,6 +475,11 @@ def _posix(handle: Handle) -> PosixHandle:
     if isinstance(handle, PosixHandle):
         return handle
     raise SmbError(status.INVALID_PARAMETER)
+
+
+def _last_of(base: PosixHandle) -> streamstore.Leftover | None:
+    """What goes with the name of a file that has no other."""
+    return streamstore.leftover(base) if base.directory or files.fstat(base.fd).st_nlink <= 1 else None
 
 
 def _check_ours(name: str) -> None:

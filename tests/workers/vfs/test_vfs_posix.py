@@ -157,6 +157,47 @@ def test_rename_onto_another_link_of_the_same_file(share):
     handle.close()
 
 
+def test_a_link_that_is_refused_costs_nothing(share, monkeypatch):
+    share.put("one", b"1")
+    share.put("two", b"2")
+    handle = share.open("one")
+
+    def refuse(*_):
+        raise PermissionError(errno.EPERM, "protected_hardlinks")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pools.port.files.link", refuse)
+        with pytest.raises(PermissionError):
+            share.vfs.link(handle, parse_text("TWO"), True)
+    assert share.read("two") == b"2"
+    share.vfs.link(handle, parse_text("TWO"), True)
+    handle.close()
+    assert share.names() == {"one", "TWO"}
+    assert share.read("two") == b"1"
+
+
+@pytest.mark.parametrize("name", ["one", "ONE", "two"])
+def test_a_link_by_a_name_that_the_file_has(share, name):
+    share.put("one", b"1")
+    os.link(share.root / "one", share.root / "two")
+    handle = share.open("one")
+    share.vfs.link(handle, parse_text(name), True)
+    handle.close()
+    assert set(os.listdir(share.root)) == {"one", "two"}
+    assert share.read("one") == share.read("two") == b"1"
+
+
+def test_a_file_that_becomes_a_link_leaves_no_stream_behind(share):
+    share.put("f")
+    share.put("f:s", bytes(100_000))
+    handle = share.open("f")
+    made = share.vfs.replace(handle, b"elsewhere")
+    handle.close()
+    made.close()
+    assert os.readlink(share.root / "f") == "elsewhere"
+    assert not [entry for entry in (share.root / ".millpond").rglob("*") if entry.is_file()]
+
+
 def test_unlink_follows_a_moved_parent_and_never_takes_a_replacement(share):
     share.put("d", directory=True)
     share.put("d\\f")
