@@ -133,7 +133,7 @@ class PosixVfs:
         _check_ours(name)
         if path.type != EXACT:
             self._check_free(parent_fd, path)
-        fd = self._make(parent_fd, name, directory)
+        fd = self._make(parent_fd, name, directory, new.mode)
         self._resolver.names.changed(parent_fd, None, name)
         as_given = parent == "/".join(path.components[:-1]).encode()
         shown = path.base if as_given else displayed(parent).child(name)
@@ -161,17 +161,21 @@ class PosixVfs:
             return
         raise FileExistsError(errno.EEXIST, stored)
 
-    def _make(self, directory: int, name: str, is_directory: bool) -> int:
-        settings = self.root.settings
+    def _make(self, directory: int, name: str, is_directory: bool, mode: int | None) -> int:
+        """``mode``: as the client says. From the first moment on it lets nobody in who is to stay out."""
         raw = name.encode()
+        if mode is None:
+            mode = 0o777 if is_directory else 0o666
+        elif is_directory:
+            mode |= stat.S_IRWXU  # it is yet to be opened
+        mode = self.root.settings.masked(mode, is_directory)
         if is_directory:
-            files.mkdir(directory, raw, 0o777 & settings.directory_mask | settings.force_directory_mode)
+            files.mkdir(directory, raw, mode)
             try:
                 return files.open_beneath(directory, raw, READ | os.O_DIRECTORY)
             except OSError:
                 self._unmake(directory, name, True)
                 raise
-        mode = 0o666 & settings.create_mask | settings.force_create_mode
         return files.open_beneath(directory, raw, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
 
     def _unmake(self, directory: int, name: str, is_directory: bool) -> None:
@@ -298,6 +302,7 @@ class PosixVfs:
         with self._located(base) as (fd, name):
             files.remove(fd, name, is_directory=stat.S_ISDIR(files.stat_at(fd, name).mode))
             self._resolver.names.changed(fd, os.fsdecode(name), None)
+            streamstore.remove_leftover(self.root, left)
             if target is None:
                 return self._create_in((fd, real.rpartition(b"/")[0]), path, NewFile())
             files.symlink(target, fd, name)

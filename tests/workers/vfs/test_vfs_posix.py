@@ -14,6 +14,7 @@ import pytest
 from smbd.smb2 import status
 from smbd.smb2.names import matcher, parse_text
 from smbd.smb2.status import SmbError
+from workers.vfs import handle as posix_handle
 from workers.vfs.errors import smb_error
 from workers.vfs.interface import LinkMet, NewFile, PathNotFound
 
@@ -415,6 +416,22 @@ def test_modes(share):
     share.put("d", directory=True)
     assert stat.S_IMODE((share.root / "f").stat().st_mode) == 0o644
     assert stat.S_IMODE((share.root / "d").stat().st_mode) == 0o755
+
+
+@pytest.mark.parametrize(("directory", "mode"), [(False, 0o600), (True, 0o700), (False, 0), (True, 0)])
+def test_a_mode_holds_from_the_first_moment_on(share, monkeypatch, directory, mode):
+    """Who opens a file before it is closed to him reads what comes into it later."""
+    seen = []
+    chmod = posix_handle.files.chmod
+
+    def watched(fd, wanted):
+        seen.append(os.fstat(fd).st_mode & 0o077)
+        chmod(fd, wanted)
+
+    monkeypatch.setattr("pools.port.files.chmod", watched)
+    share.put("new", directory=directory, mode=mode)
+    assert seen == [0]
+    assert stat.S_IMODE((share.root / "new").stat().st_mode) == mode
 
 
 def test_the_reserved_directory_has_no_name(share):
