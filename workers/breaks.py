@@ -30,7 +30,7 @@ from smbd.smb2.messages import control
 from smbd.smb2.messages.create_contexts import LEASE, LEASE_V2
 from smbd.smb2.status import SmbError
 from workers.commands.close import wake
-from workers.failover import lines_of, tell
+from workers.failover import Awaited, Told, lines_of, tell
 from workers.loop import Completion
 from workers.patience import on_errand
 from workers.vfs.namelists import name_list
@@ -55,9 +55,11 @@ NOTHING = CacheClaim()
 
 
 class Blocked(Exception):
-    """Others have to give up what they cache first. Nothing was done; ``waiter_id`` is registered with the file ``key``."""
+    """Others have to give up what they cache first. Nothing was done; ``waiter_id`` is registered with the file ``key``; None: with none,
+    because a program beside the server does not let it be opened at all.
+    """
 
-    def __init__(self, key: FileKey, waiter_id: int) -> None:
+    def __init__(self, key: FileKey | None, waiter_id: int) -> None:
         super().__init__(key, waiter_id)
         self.key = key
         self.waiter_id = waiter_id
@@ -127,7 +129,7 @@ def lease_context(opened: Open, claim: CacheClaim) -> bytes:
 
 async def until_free(request: Request, blocked: Blocked, attempt: Callable[[], T]) -> T:
     """``attempt()`` again whenever a break is over, until nobody is in its way. It may not use the request's bytes."""
-    keys = {blocked.key}
+    keys: set[FileKey] = set() if blocked.key is None else {blocked.key}
     try:
         result = await _attempts(request, blocked.waiter_id, attempt, keys)
     except GeneratorExit:
@@ -148,7 +150,8 @@ async def _attempts(request: Request, waiter_id: int, attempt: Callable[[], T], 
         try:
             return await on_errand(request, attempt) if request.tree.slow else attempt()
         except Blocked as again:
-            keys.add(again.key)
+            if again.key is not None:
+                keys.add(again.key)
 
 
 def _forget(worker: Worker, waiter_id: int, keys: Iterable[FileKey]) -> None:
@@ -181,10 +184,11 @@ async def woken(worker: Worker, waiter_id: int) -> None:
 class Breaks:
     """The breaks that one worker causes, and those its client is told of."""
 
-    __slots__ = ("_worker",)
+    __slots__ = ("_worker", "repeated")
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
+        self.repeated: list[Told] = []  # what was said once more because nothing was heard of the client
 
     def deadline(self) -> int:
         """When a break that begins now is over, acknowledged or not: ns of the monotonic clock, which all processes share."""
@@ -229,7 +233,7 @@ class Breaks:
         """Have clients told."""
         for notice in notices:
             if (notice.slot, notice.generation) == (self._worker.slot, self._worker.generation):
-                self._tell(break_of(notice))
+                self._tell(break_of(notice), own=True)
             else:
                 self._worker.loop.spawn(self._deliver(notice.slot, pack_break(notice)), _ended)
 
@@ -252,29 +256,29 @@ class Breaks:
         notice = OPLOCK_BREAK_LAYOUT.unpack(message.payload)
         # The slot may have another process by now.
         if notice.generation == self._worker.generation & 0xFFFF:
-            self._tell(notice)
+            self._tell(notice, own=False)
         if message.id:
             self._worker.mailbox.answer(message, STATUS_ANSWER.pack(status.SUCCESS))
 
-    def _tell(self, notice: OplockBreak) -> None:
+    def _tell(self, notice: OplockBreak, *, own: bool) -> None:
         worker = self._worker
         opened = next((item for item in worker.opens.values() if item.persistent == notice.file_id), None)
         if opened is None and not notice.lease:
             return  # closed meanwhile: whoever waited has been woken
         session = opened.session if opened is not None else None
         lines = partial(lines_of, worker, session, any_session=bool(notice.lease))
-        awaited: Callable[[], bool] | None = None
+        awaited: Awaited | None = None
         if notice.deadline:
             client_guid = session.terms.client_guid if session is not None else worker.client_guid
             key = opened.key if opened is not None else None
-            awaited = partial(self._is_awaited, notice, key, client_guid)
+            awaited = Awaited(partial(self._is_awaited, notice, key, client_guid), notice.deadline, own)
             pause = max(0.0, (notice.deadline - monotonic_ns()) / NS)
             worker.loop.later(pause, partial(self._expired, notice, key, client_guid))
         if notice.lease:
             body = _lease_notification(notice)
-            tell(worker, lines, partial(_say, awaited, lambda line: line.engine.notify(body)), awaited=awaited is not None)
+            tell(worker, lines, partial(_say, awaited, lambda line: line.engine.notify(body)), awaited)
         elif opened is not None:
-            tell(worker, lines, partial(_say, awaited, partial(_tell_oplock, opened, notice.state)), awaited=awaited is not None)
+            tell(worker, lines, partial(_say, awaited, partial(_tell_oplock, opened, notice.state)), awaited)
 
     def _is_awaited(self, notice: OplockBreak, key: FileKey | None, client_guid: bytes) -> bool:
         """Whether the client has yet to acknowledge the break."""
@@ -290,20 +294,28 @@ class Breaks:
             waiters = worker.sharing.expire_lease(client_guid, notice.lease_key, notice.deadline)
         elif key is not None:
             waiters = worker.sharing.expire_oplock(key, notice.file_id, notice.deadline)
+        self._settle()
         wake(worker, waiters)
+
+    def _settle(self) -> None:
+        self.repeated = [told for told in self.repeated if not told.settle()]
 
     # acknowledgements
 
     def acknowledged(self, done: Acknowledged) -> None:
         """Wake who waited; a further break is told of after the response to this acknowledgement."""
-        wake(self._worker, done.wake)
+        if self.repeated:
+            self._settle()
+            self._worker.loop.soon(partial(wake, self._worker, done.wake))  # when a connection that was given up is closed
+        else:
+            wake(self._worker, done.wake)
         if done.notices:
             self._worker.loop.soon(partial(self.send, done.notices))
 
 
-def _say(awaited: Callable[[], bool] | None, say: Callable[[Line], None], line: Line) -> None:
+def _say(awaited: Awaited | None, say: Callable[[Line], None], line: Line) -> None:
     """Tell of a break, unless it was acknowledged since it was told of on another connection."""
-    if awaited is None or awaited():
+    if awaited is None or awaited.still():
         say(line)
 
 

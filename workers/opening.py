@@ -113,7 +113,7 @@ class Wish:
 
 def open_file(request: Request, wish: Wish, opened: Open) -> int:
     """Fill ``opened`` for ``wish``; the CreateAction. Nothing stays behind when it raises."""
-    vfs = request.tree.vfs
+    worker, vfs = request.worker, request.tree.vfs
     assert vfs is not None
     for _ in range(RACES):
         try:
@@ -121,6 +121,9 @@ def open_file(request: Request, wish: Wish, opened: Open) -> int:
         except FileNotFoundError:
             if wish.disposition not in CREATING:
                 raise
+        except BlockingIOError:  # on a port where a file cannot be named without being opened
+            _wait_for_program(worker, None, wish)
+            raise
         else:
             return _keep(handle, request, wish, opened)
         try:
@@ -167,7 +170,7 @@ def _open_existing(handle: Handle, request: Request, wish: Wish, opened: Open) -
             changes.altered(request.worker, opened, FILE_NOTIFY_CHANGE_SIZE | FILE_NOTIFY_CHANGE_LAST_WRITE)
     except BlockingIOError:
         release_claim(worker, opened)
-        _wait_for_program(worker, opened, wish)
+        _wait_for_program(worker, opened.key, wish)
         raise
     except BaseException:
         release_claim(worker, opened)
@@ -307,12 +310,11 @@ def _check_delete_on_close(opened: Open) -> None:
         raise SmbError(status.CANNOT_DELETE)  # the share's root
 
 
-def _wait_for_program(worker: Worker, opened: Open, wish: Wish) -> None:
+def _wait_for_program(worker: Worker, key: FileKey | None, wish: Wish) -> None:
     """A program beside the server has a lease (fcntl(2)), which the kernel now breaks. ``Blocked``, as by a client's, for as long."""
     wish.deadline = wish.deadline or worker.breaks.deadline()
-    assert opened.key is not None
     if monotonic_ns() < wish.deadline:
-        raise Blocked(opened.key, wish.waiter_id) from None
+        raise Blocked(key, wish.waiter_id) from None
 
 
 def _allowed(worker: Worker, opened: Open, handle: Handle, wish: Wish, granted: int) -> int:
@@ -321,7 +323,7 @@ def _allowed(worker: Worker, opened: Open, handle: Handle, wish: Wish, granted: 
     try:
         return _activate(handle, granted, wish, False)
     except BlockingIOError:
-        _wait_for_program(worker, opened, wish)
+        _wait_for_program(worker, opened.key, wish)
         raise
 
 

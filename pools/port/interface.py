@@ -247,7 +247,7 @@ class Sockets(Protocol):
         """Bytes that a connected stream's peer has acknowledged, bytes that were given to the kernel and are not acknowledged, and the
         seconds after which it sends them again (1.0 where that is not known).
 
-        (0, n, ...) where only the second is known, (0, 0, ...) where neither is.
+        (0, n, ...) where only the second is known, (0, -1, ...) where neither is.
         """
 
     def reset_at_close(self, sock: socket) -> None:

@@ -18,6 +18,7 @@ from smbd.smb2 import status
 from tests.conformance.suites import BY_RIGHTS, DATA, GLOBAL, NOBODYS, SAMBA_SHARE, SHARE, SNAPSHOT, SNAPSHOT_FILE, SNAPSHOT_STREAM, Plan
 from tests.conformance.torture import FILTER
 from tests.server import IS_SAMBA, OTHER, Server, tool
+from workers.vfs.root import RESERVED
 
 # The second is who smbtorture is when it should be somebody else, the third who keeps the server busy.
 LOADER: Final = ("man", "Third.Pond-4452")
@@ -172,7 +173,9 @@ class Ground:
                 client.close(opened)
         snapshot = self.peer.share / ".snapshots" / SNAPSHOT
         snapshot.mkdir(parents=True)
-        subprocess.run([tool("cp"), "-a", str(self.peer.share / SNAPSHOT_FILE), str(snapshot)], check=True)
+        # The files of a snapshot have the numbers that they had, by which port posix finds what it keeps of them.
+        kept = [path for path in (self.peer.share / SNAPSHOT_FILE, self.peer.share / RESERVED) if path.exists()]
+        subprocess.run([tool("cp"), "-al", *map(str, kept), str(snapshot)], check=True)
         # smbtorture's own names: one file that is in the folder and in the snapshot, so that its number is in both.
         for root in (self.peer.share, snapshot):
             (root / "subdir").mkdir(mode=0o755)

@@ -15,7 +15,7 @@ from smbd.smb2 import status
 from smbd.smb2.constants import Command
 from smbd.smb2.messages import control, create
 from smbd.smb2.messages.create_contexts import LEASE_V2, REQUEST_LEASE, parse_chain
-from tests.server import Server, stand_in
+from tests.server import Server, given_settings, stand_in
 from tests.wire_client import FileId, Request, Response, WireClient, create_body, set_info_body
 
 R, RH, RWH = 1, 3, 7
@@ -276,8 +276,9 @@ def test_a_lease_of_a_local_program_holds_up_nobody_but_who_opens_that_file(serv
         with stand_in(LEASE, server.share) as program:
             waiting = begin(client, "leased")
             client.close(client.open("another"))  # the same worker goes on
-            looked = client.open("leased", access=c.FILE_READ_ATTRIBUTES)  # as does who does not want the content
-            client.close(looked)
+            if given_settings().get("port") != "posix":  # where a file cannot be looked at without being opened
+                looked = client.open("leased", access=c.FILE_READ_ATTRIBUTES)  # as does who does not want the content
+                client.close(looked)
             assert program.poll() is None
         answer = client.receive(waiting)
         assert answer.status == status.SUCCESS

@@ -158,3 +158,25 @@ def test_the_combination_with_threads_is_refused(make_server: Callable[..., Serv
     done = made.command("check")
     assert done.returncode == 1
     assert "server mode = threaded needs port = linux" in done.stdout + done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+@pytest.mark.parametrize(("mode", "found"), [(0o000, status.ACCESS_DENIED), (0o711, status.SUCCESS)], ids=["closed", "not to be listed"])
+def test_a_share_whose_folder_may_not_be_read(mode: int, found: int) -> None:
+    """Connecting to it is no reading; and the server's own way into it gives its users no right that they have not."""
+    with Server(settings={"port": "posix"}).running() as made:
+        made.share.joinpath("file").write_bytes(b"content")
+        made.share.chmod(mode)
+        with made.client() as client:
+            assert client.create("file", access=READ, disposition=c.FILE_OPEN).status == found
+            assert client.create("", access=c.FILE_LIST_DIRECTORY, options=c.FILE_DIRECTORY_FILE).status == status.ACCESS_DENIED
+            assert client.create("new", disposition=c.FILE_CREATE).status == status.ACCESS_DENIED
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_a_share_to_which_the_way_is_closed() -> None:
+    with Server(settings={"port": "posix"}).running() as made:
+        made.share.parent.chmod(0o700)
+        with made.negotiated() as client:
+            assert client.session_setup(made.user, made.password).status == status.SUCCESS
+            assert client.tree_connect(SHARE).status == status.ACCESS_DENIED

@@ -7,13 +7,15 @@ from typing import Any
 
 import pytest
 
+from pools.port import sockets
 from pools.queue import Message
 from smbd.smb2 import constants as c
 from smbd.smb2 import status
 from smbd.smb2.constants import Command
 from smbd.smb2.header import HEADER_SIZE
+from smbd.smb2.messages import control
 from smbd.smb2.messages.directory import CHANGE_NOTIFY_REQUEST
-from tests.wire_client import Closed, Offer, Request, Response, WireClient, create_body
+from tests.wire_client import Closed, FileId, Offer, Request, Response, WireClient, create_body
 from tests.workers.house import ALICE, BOB, KEY, House, log_on
 from workers.binding import MAX_CHANNELS, MAX_FORGERIES, MAX_LINES
 from workers.loop import Completion
@@ -335,6 +337,96 @@ def test_a_client_that_takes_a_break_may_take_its_time(house: House, monkeypatch
     house.turn_until(lambda: bool(over))
     assert not house.worker_of(first).ended
     other.close_connection()
+
+
+@pytest.fixture
+def unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A system that does not say what has arrived."""
+    monkeypatch.setattr(sockets, "progress", lambda _sock: (0, -1, 1.0))
+    monkeypatch.setattr("workers.failover.RETRANSMISSIONS", 0.1)
+
+
+def acknowledge(client: WireClient, file_id: FileId) -> Response:
+    return client.call(Command.OPLOCK_BREAK, control.OPLOCK_BREAK.pack(24, c.OPLOCK_LEVEL_II, 0, 0, *file_id))
+
+
+@pytest.mark.usefixtures("unknown")
+def test_a_channel_on_which_nothing_is_heard_is_not_there_when_another_answers(house: House) -> None:
+    first, second = first_of(house), fresh(house)
+    assert bind(second, first).status == status.SUCCESS
+    second.sign = True
+    held = first.open("file", disposition=c.FILE_CREATE, oplock=c.OPLOCK_LEVEL_BATCH)
+    other = open_elsewhere(house)
+    assert over_soon(house, first)
+    assert break_of(second) == c.OPLOCK_LEVEL_II
+    assert len(house.worker_of(second).lines) == 2
+    assert acknowledge(second, held).status == status.SUCCESS
+    house.turn_until(lambda: len(house.worker_of(second).lines) == 1)
+    assert echo(second).status == status.SUCCESS
+    other.close_connection()
+
+
+@pytest.mark.usefixtures("unknown")
+def test_a_channel_whose_client_is_at_work_elsewhere_stays(house: House) -> None:
+    first, second = first_of(house), fresh(house)
+    assert bind(second, first).status == status.SUCCESS
+    second.sign = True
+    held = first.open("file", disposition=c.FILE_CREATE, oplock=c.OPLOCK_LEVEL_BATCH)
+    other = open_elsewhere(house)
+    assert second.write(held, 0, b"what it had cached").status == status.SUCCESS
+    assert over_soon(house, first)
+    assert break_of(second) == c.OPLOCK_LEVEL_II
+    assert acknowledge(second, held).status == status.SUCCESS
+    assert break_of(first) == c.OPLOCK_LEVEL_II
+    assert len(house.worker_of(second).lines) == 2
+    other.close_connection()
+
+
+@pytest.mark.usefixtures("unknown")
+def test_a_channel_on_which_something_is_heard_has_the_break(house: House) -> None:
+    first, second = channels_with_oplock(house)
+    other = open_elsewhere(house)
+    assert echo(first).status == status.SUCCESS
+    assert over_soon(house, first)
+    assert break_of(second) is None
+    other.close_connection()
+
+
+@pytest.mark.usefixtures("unknown")
+@pytest.mark.parametrize("speaks", [False, True])
+def test_the_only_channel_has_the_time_of_the_break(house: House, monkeypatch: pytest.MonkeyPatch, speaks: bool) -> None:
+    monkeypatch.setattr("workers.failover.ALONE", 0.0)
+    monkeypatch.setattr("workers.failover.LAST", 34.7)
+    first = first_of(house)
+    first.open("file", disposition=c.FILE_CREATE, oplock=c.OPLOCK_LEVEL_BATCH)
+    worker = house.worker_of(first)
+    other = open_elsewhere(house)
+    if speaks:
+        assert echo(first).status == status.SUCCESS
+        assert over_soon(house, first)
+        assert not worker.ended
+    else:
+        house.turn_until(lambda: worker.ended)
+    other.close_connection()
+
+
+@pytest.mark.usefixtures("unknown")
+def test_who_waits_for_itself_is_there(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.failover.ALONE", 0.0)
+    monkeypatch.setattr("workers.failover.LAST", 34.7)
+    first = first_of(house)
+    first.open("file", disposition=c.FILE_CREATE, oplock=c.OPLOCK_LEVEL_BATCH)
+    first.send(Request(Command.CREATE, create_body("file")))
+    assert over_soon(house, first)
+    assert not house.worker_of(first).ended
+
+
+def over_soon(house: House, client: WireClient) -> bool:
+    """Turn until what was to happen soon has happened."""
+    over: list[bool] = []
+    house.worker_of(client).loop.later(0.4, lambda: over.append(True))
+    house.turn_until(lambda: bool(over))
+    return True
 
 
 def test_a_break_is_told_on_the_channel_that_is_left(house: House) -> None:

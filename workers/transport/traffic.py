@@ -194,7 +194,8 @@ class Traffic:
         self.end(f"connection dropped: {reason}")
 
     @property
-    def _received(self) -> int:
+    def received(self) -> int:
+        """What grows, or falls back, with whatever comes from the client."""
         return self.receiver.received + (self.incoming.received if self.incoming is not None else 0)
 
     def _watch_progress(self) -> None:
@@ -203,14 +204,14 @@ class Traffic:
         One timer looks after the fact how far things are; setting one anew at each read would cost a large transfer thousands.
         """
         if self._stall is None and (self.receiver.in_progress or self.incoming is not None) and not self.paused:
-            self._stall_seen, self._stall_frame = self._received, self.receiver.whole
+            self._stall_seen, self._stall_frame = self.received, self.receiver.whole
             self._stall = self.loop.later(self.worker.config.pdu_timeout, self._mind_progress)
 
     def _mind_progress(self) -> None:
         self._stall = None
         seen = self._stall_seen
         pending = self.receiver.in_progress or self.incoming is not None
-        if pending and not self.paused and seen <= self._received < seen + PROGRESS and self.receiver.whole == self._stall_frame:
+        if pending and not self.paused and seen <= self.received < seen + PROGRESS and self.receiver.whole == self._stall_frame:
             self.end("an incomplete PDU made no progress")
         else:
             self._watch_progress()

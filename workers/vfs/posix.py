@@ -20,6 +20,7 @@ from smbd.smb2 import constants as c
 from smbd.smb2 import status
 from smbd.smb2.names import DATA, EXACT, INDEX_ALLOCATION, ROOT, Match, Path, display
 from smbd.smb2.status import SmbError
+from workers import identity
 from workers.vfs import attributes, dosattrib, quotas, streamstore, vetoed
 from workers.vfs.handle import SERVED, PosixHandle
 from workers.vfs.interface import FileInfo, FsInfo, Handle, LinkMet, NewFile, PathNotFound, Sight, Unfollowed
@@ -40,8 +41,8 @@ class PosixVfs:
     __slots__ = ("_resolver", "root")
 
     def __init__(self, path: str | int, settings: VfsSettings | None = None) -> None:
-        """Opens the root with the caller's rights, or takes its descriptor over. Modes are exact: the umask must be 0."""
-        fd = path if isinstance(path, int) else files.open(path, files.PATH_ONLY | os.O_DIRECTORY)
+        """Opens the root, if the caller may go there, or takes its descriptor over. Modes are exact: the umask must be 0."""
+        fd = path if isinstance(path, int) else _open_root(path)
         self.root = Root(fd, settings or VfsSettings())
         self._resolver = Resolver(self.root)
 
@@ -474,6 +475,23 @@ class PosixVfs:
 
     def fs_info(self) -> FsInfo:
         return fs_info(self.root)
+
+
+def _open_root(path: str) -> int:
+    """A folder to which the way is open to the caller, though he may not read it. Where a descriptor has to be for reading it is root's:
+    with it names are looked up, for which the caller's rights count each time.
+    """
+    flags = files.PATH_ONLY | os.O_DIRECTORY
+    try:
+        return files.open(path, flags)
+    except PermissionError:
+        seen = files.stat(path)
+        with identity.as_root():
+            fd = files.open(path, flags)
+        if os.path.samestat(seen, files.fstat(fd)):
+            return fd
+        files.close(fd)
+        raise
 
 
 def _posix(handle: Handle) -> PosixHandle:

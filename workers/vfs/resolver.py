@@ -26,7 +26,7 @@ from workers.vfs.root import RESERVED, Root
 
 READ: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY
 _DIRECTORY: Final = READ | os.O_DIRECTORY
-# O_PATH instead: not readable by the user, a socket, a lease of a local program, a device without a driver
+# PATH_ONLY instead: not readable by the user, a socket, a lease of a local program, a device without a driver
 _UNREADABLE: Final = (errno.EACCES, errno.EPERM, errno.ENXIO, errno.EWOULDBLOCK, errno.ENODEV, errno.EBUSY)
 
 
@@ -48,7 +48,7 @@ class Resolver:
             if error.errno in _UNREADABLE:
                 with suppress(OSError):
                     return files.open_beneath(root, real, files.PATH_ONLY), False, False
-            if error.errno != errno.ELOOP and error.errno not in _UNREADABLE:
+            if error.errno == errno.EWOULDBLOCK or (error.errno != errno.ELOOP and error.errno not in _UNREADABLE):
                 raise
             refused = error
         if exact or not self.root.settings.follow_symlinks:

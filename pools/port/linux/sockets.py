@@ -68,7 +68,7 @@ def progress(sock: socket.socket) -> tuple[int, int, float]:
     try:
         flying = _COUNT.unpack(fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(_COUNT.size)))[0]
     except OSError:
-        return 0, 0, 1.0
+        return 0, -1, 1.0
     try:
         told = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
     except OSError:

@@ -60,7 +60,7 @@ def sendfile(sock: int, file: int, offset: int, count: int, /) -> int:
 
 def progress(sock: socket.socket) -> tuple[int, int, float]:
     """No portable call tells."""
-    return 0, 0, 1.0
+    return 0, -1, 1.0
 
 
 def open_pipe(size: int) -> tuple[int, int, int]:
