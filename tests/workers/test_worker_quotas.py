@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -22,6 +23,7 @@ from smbd.smb2.fscc.quota import GET_QUOTA, NO_LIMIT, QUOTA, UserQuota, pack_quo
 from smbd.smb2.header import HEADER_SIZE
 from smbd.smb2.messages import create, info
 from smbd.smb2.status import SmbError
+from tests.btrfs import run
 from tests.wire_client import Response, WireClient
 from tests.workers.house import MACHINE, OURSELVES, House
 from workers import identity
@@ -174,6 +176,17 @@ def test_there_are_none_on_most_file_systems(client: WireClient, monkeypatch: py
     monkeypatch.setattr(files, "quota", lambda _fd, _uid: None)
     assert ask(client, restart=1).status == status.NOT_SUPPORTED
     assert change(client, [UserQuota(IDS.user_sid(OWN), 0, 1, 2)]).status == status.NOT_SUPPORTED
+
+
+def test_there_are_none_on_btrfs(make_house: Callable[..., House], btrfs: Path) -> None:
+    """Its quotas are of subvolumes, whosever the files in them are."""
+    run("btrfs", "quota", "enable", btrfs)
+    run("btrfs", "qgroup", "limit", "64M", btrfs)
+    client = make_house(share_text=f"[there]\npath = {btrfs}\nread only = no\n{ADMIN}").client(share="there")
+    assert ask(client, restart=1).status == status.NOT_SUPPORTED
+    assert change(client, [UserQuota(IDS.user_sid(OWN), 0, 1, 2)]).status == status.NOT_SUPPORTED
+    seen = client.output(client.query_info(client.open("f"), c.INFO_FILESYSTEM, filesystem.FILE_FS_ATTRIBUTE_INFORMATION))
+    assert not filesystem.ATTRIBUTE.unpack(seen).file_system_attributes & filesystem.FILE_VOLUME_QUOTAS
 
 
 @pytest.mark.parametrize(
