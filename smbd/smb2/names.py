@@ -243,23 +243,31 @@ def has_wildcards(expression: str) -> bool:
 def matcher(expression: str) -> Match:
     """A predicate for one directory search. The empty expression is the caller's error; "*" and "*.*" match everything.
 
-    Never exponential: a search expression is a stranger's.
+    Never exponential, and long expressions cost no more than long names: a search expression is a stranger's.
     """
     if expression in ("*", "*.*"):
         return _everything
-    folded = fold(expression)
+    folded = _STARS.sub("*", fold(expression))
     if not has_wildcards(folded):
         return lambda name: fold(name) == folded
-    if folded.count("*") + folded.count("<") <= 2:
+    if len(folded) - sum(map(folded.count, '*<>"')) > COMPONENT_MAX:
+        return _nothing  # more characters than a name has
+    if folded.count("*") + 2 * folded.count("<") <= 2 and len(folded) <= COMPONENT_MAX:
         match = re.compile(_to_regex(folded), re.DOTALL).fullmatch
         return lambda name: match(fold(name)) is not None
-    return lambda name: _simulate(folded, fold(name))
+    positions = _Positions(folded)
+    return lambda name: positions.match(fold(name))
 
 
 def _everything(_name: str) -> bool:
     return True
 
 
+def _nothing(_name: str) -> bool:
+    return False
+
+
+_STARS = re.compile(r"\*+")
 # [MS-FSA] 2.1.4.4. DOS_STAR eats no final dot; DOS_QM is empty before a dot and at the end; DOS_DOT is a dot or the end.
 _REGEX = {"*": ".*", "?": ".", "<": r"(?:[^.]|\.(?=.*\.))*", ">": r"(?:[^.]|(?=\.)|\Z)", '"': r"(?:\.|\Z)"}
 
@@ -268,40 +276,47 @@ def _to_regex(expression: str) -> str:
     return "".join(_REGEX.get(character) or re.escape(character) for character in expression)
 
 
-def _simulate(expression: str, name: str) -> bool:
-    """The same language by sets of positions: len(name) * len(expression) steps at worst."""
-    states = _advance(expression, {0}, name, 0)
-    last_dot = name.rfind(".")
-    for index, character in enumerate(name):
-        stepped = {step for at in states for step in _step(expression, at, character, index == last_dot)}
-        states = _advance(expression, stepped, name, index + 1)
-        if not states:
-            return False
-    return any(all(character in '*<>"' for character in expression[at:]) for at in states)
+class _Positions:
+    """The same language by the set of positions in the expression that a name's beginning can lead to: a number with a bit for each.
+
+    A character of a name costs a few operations on such numbers, however many stars there are.
+    """
+
+    __slots__ = ("_before_dot", "_characters", "_dots", "_ends", "_last", "_marks", "_stars", "_stays", "_wild")
+
+    def __init__(self, expression: str) -> None:
+        places: dict[str, int] = {}
+        for at, character in enumerate(expression):
+            places[character] = places.get(character, 0) | 1 << at
+        star, dos_star, dos_mark, dos_dot = (places.pop(wild, 0) for wild in '*<>"')
+        self._marks = places.pop("?", 0)  # one character, any
+        self._characters = places
+        self._wild, self._dots = dos_mark, dos_dot  # one that is no dot; one that is
+        self._stars, self._stays = star, star | dos_star
+        self._before_dot = self._stays | dos_mark  # what is nothing before a dot; elsewhere only stars are
+        self._ends = self._before_dot | dos_dot  # and at the end of the name
+        self._last = 1 << len(expression)
+
+    def match(self, name: str) -> bool:
+        """Whether the whole of a folded name is matched."""
+        final_dot = name.rfind(".")
+        states = 1
+        for index, character in enumerate(name):
+            dot = character == "."
+            states = _past(states, self._before_dot if dot else self._stays)
+            steps = self._characters.get(character, 0) | self._marks | (self._dots if dot else self._wild)
+            states = (states & steps) << 1 | states & (self._stars if index == final_dot else self._stays)
+            if not states:
+                return False
+        return bool(_past(states, self._ends) & self._last)
 
 
-def _step(expression: str, at: int, character: str, final_dot: bool) -> tuple[int, ...]:
-    """Where position ``at`` leads to on ``character``."""
-    if at == len(expression):
-        return ()
-    wild = expression[at]
-    if wild == "*" or (wild == "<" and not final_dot):
-        return (at,)
-    if wild == "?" or (wild == ">" and character != ".") or (wild == '"' and character == ".") or (wild == character and wild not in '<>"'):
-        return (at + 1,)
-    return ()
-
-
-def _advance(expression: str, states: set[int], name: str, index: int) -> set[int]:
-    """Adds what is reached without a character: past stars, and past DOS_QM before a dot."""
-    before_dot = index < len(name) and name[index] == "."
-    reached = set(states)
-    for start in states:
-        at = start
-        while at < len(expression) and (expression[at] in "*<" or (expression[at] == ">" and before_dot)):
-            at += 1
-            reached.add(at)
-    return reached
+def _past(states: int, empty: int) -> int:
+    """``states``, and what they lead to by passing over positions in ``empty``: an addition carries through each run of them."""
+    runs = empty & ~(empty << 1)  # where a run of such positions begins
+    behind = empty << 1 & ~empty  # what comes behind its end
+    ends = states | behind
+    return states | ((empty << 1) & ~((ends - runs) ^ ends) if runs else 0)
 
 
 _SHORT = re.compile(r"[A-Z0-9!#$%&'()\-@^_`{}~]{1,8}(?:\.[A-Z0-9!#$%&'()\-@^_`{}~]{1,3})?")
