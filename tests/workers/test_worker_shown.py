@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from smbd.smb2 import constants as c
 from smbd.smb2 import status
@@ -26,6 +29,7 @@ NAMES, BOTH = 0x0C, 0x03
 DIRECTORY = c.FILE_DIRECTORY_FILE
 DISPOSITION, RENAME, LINK = 13, 10, 11
 KEY = b"K" * 16
+NOT_THERE = (status.OBJECT_NAME_NOT_FOUND, status.OBJECT_PATH_NOT_FOUND, status.OBJECT_NAME_INVALID)
 Make = Callable[..., House]
 
 
@@ -241,3 +245,56 @@ def test_a_pattern_that_is_a_path_finds_nothing(make_house: Make, folder: Path, 
     (folder / "folder" / "inner").mkdir(parents=True)
     client = make_house().client()
     assert client.query_directory(client.open("", options=DIRECTORY), pattern).status == status.NO_SUCH_FILE
+
+
+@given(st.lists(st.text("ab*?", min_size=1, max_size=8), min_size=1, max_size=3), st.text("ab", max_size=9))
+def test_patterns_mean_what_they_say(patterns: list[str], name: str) -> None:
+    """As the plain translation of each of them, which may take for ever."""
+    plain = ("".join({"*": ".*", "?": "."}.get(one, one) for one in pattern) for pattern in patterns)
+    assert (name in NameList(patterns)) is any(re.fullmatch(one, name) for one in plain)
+
+
+@pytest.mark.timeout(20)
+def test_no_name_makes_a_pattern_take_long() -> None:
+    names = NameList(["*a*a*a*a*a*a*a*a*b", "*" * 40 + "b", "*?a?*?a?*?a?*?a?*?a?*b"])
+    assert "a" * 255 not in names
+    assert "a" * 254 + "b" in names
+
+
+@pytest.mark.parametrize("way", ["below\\..\\", "below/../", "none\\..\\", "below\\..\\none\\..\\"])
+def test_a_search_is_for_a_name_and_no_path(make_house: Make, folder: Path, way: str) -> None:
+    """A search expression that leads somewhere finds nothing: not what is vetoed, nor what is ours."""
+    (folder / "below").mkdir()
+    (folder / ".millpond").mkdir(exist_ok=True)
+    (folder / "secret.key").write_text("kept")
+    client = make_house(share_text="veto files = /*.key/").client()
+    opened = client.open("", options=DIRECTORY)
+    for name in ("secret.key", "SECRET.KEY", ".millpond", ".MILLPOND"):
+        assert client.query_directory(opened, way + name, BOTH, flags=c.REOPEN).status == status.NO_SUCH_FILE, name
+
+
+@pytest.mark.parametrize("name", ["a link of a long name.key", "private folder\\link", "private folder\\.\\link"])
+def test_where_a_vetoed_symlink_leads_is_not_told(make_house: Make, folder: Path, name: str) -> None:
+    (folder / "private folder").mkdir()
+    for link in ("a link of a long name.key", "private folder/link"):
+        (folder / link).symlink_to("/nowhere/at/all")
+    client = make_house(share_text="veto files = /a link of*/private folder/").client()
+    first, _, rest = name.partition("\\")
+    short = short_name(first) + ("\\" + rest if rest else "")
+    assert client.create("seen\\behind", disposition=c.FILE_OPEN).status == status.OBJECT_PATH_NOT_FOUND
+    for path in (name, short, f"{name}\\behind", f"{short}\\behind"):
+        answer = client.create(path, disposition=c.FILE_OPEN)
+        assert answer.status in NOT_THERE, (path, status.name(answer.status))
+        assert "nowhere".encode("utf-16-le") not in bytes(answer.view)
+
+
+def test_a_vetoed_name_is_not_made_by_its_short_name(make_house: Make, folder: Path) -> None:
+    """Who has looked for a file by its short name and makes that anew means the long one: not one that is forbidden."""
+    vetoed = folder / "a secret thing.key"
+    vetoed.write_text("kept")
+    client = make_house(share_text="veto files = /a secret*/").client()
+    short = short_name(vetoed.name)
+    assert client.create(short, disposition=c.FILE_OPEN).status == status.OBJECT_NAME_NOT_FOUND
+    vetoed.unlink()
+    assert client.create(short, disposition=c.FILE_CREATE).status == status.ACCESS_DENIED
+    assert not vetoed.exists()

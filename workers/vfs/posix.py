@@ -131,6 +131,8 @@ class PosixVfs:
         name = path.name if path.type == EXACT else self._resolver.names.tunnelled(parent_fd, path.name)
         if name != path.name:
             path = path.parent.child(name)
+            if self.root.conceals(path):
+                raise PermissionError(errno.EACCES, path.wire())
         _check_ours(name)
         if path.type != EXACT:
             self._check_free(parent_fd, path)

@@ -113,7 +113,12 @@ class Resolver:
             raise LinkMet(depth, data)
 
     def link_in(self, path: Path) -> LinkMet | None:
-        """The first component that is a symlink which leads nowhere that may be reached: what is in the way of a path that failed."""
+        """The first component that is a symlink which leads nowhere that may be reached: what is in the way of a path that failed.
+
+        Of what no client is to see nothing is told.
+        """
+        if self.root.conceals(path):
+            return None
         real, exact = b"", path.type == EXACT
         for depth, name in enumerate(path.components, 1):
             try:
@@ -138,7 +143,7 @@ class Resolver:
             files.stat_at(directory, raw)
         except FileNotFoundError:
             found = self.spelling(directory, name, depth - 1)
-            if found is None:
+            if found is None or self.root.conceals(Path((display(found),))):  # a short name may have led there
                 raise
             return os.fsencode(found)
         return raw
