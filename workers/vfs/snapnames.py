@@ -59,6 +59,12 @@ def canonical(path: Path) -> Path:
     return path
 
 
+def depth_as_asked(path: Path, depth: int) -> int:
+    """How many components of a path with a token lead where ``depth`` of its canonical form do; the token is behind them if it may be."""
+    at = next(place for place, name in enumerate(path.components) if name.startswith(PREFIX) and seconds_of(name) is not None)
+    return depth if at < depth - 1 else depth - 1
+
+
 def moment(path: Path) -> int | None:
     """The time of the snapshot that a canonical path leads into; None: it leads to what is."""
     components = path.components

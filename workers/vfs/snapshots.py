@@ -234,7 +234,7 @@ class SnapshotVfs:
     # What is asked of a file system
 
     def open(self, path: Path, itself: bool = False) -> Handle:
-        path = snapnames.canonical(path)
+        asked, path = path, snapnames.canonical(path)
         seconds = snapnames.moment(path)
         if seconds is None:
             return self.below.open(path, itself)
@@ -244,7 +244,7 @@ class SnapshotVfs:
             handle = snapshot.vfs.open(path._replace(components=inner), itself)
         except LinkMet as met:
             self._leave(snapshot)
-            raise LinkMet(len(above) + met.depth, met.data) from met
+            raise LinkMet(snapnames.depth_as_asked(asked, len(above) + met.depth), met.data) from met
         except BaseException:
             self._leave(snapshot)
             raise

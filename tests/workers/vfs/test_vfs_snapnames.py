@@ -63,3 +63,15 @@ def test_what_only_looks_like_a_token_is_a_name() -> None:
         path = Path(("a", name))
         assert snapnames.canonical(path) is path
         assert snapnames.moment(Path((name,))) is None
+
+
+@pytest.mark.parametrize("at", range(4))
+@pytest.mark.parametrize("link", range(3))
+def test_what_stops_a_path_is_told_with_the_token_still_to_come(at: int, link: int) -> None:
+    """The rest that a client puts behind a link's target leads into the same snapshot, where the token was not before the link."""
+    token, others = snapnames.token(5), ["a", "b", "c"]
+    asked = Path((*others[:at], token, *others[at:]))
+    found = snapnames.depth_as_asked(asked, 2 + link)  # the token, and what leads to the link
+    before, rest = asked.components[:found], asked.components[found:]
+    assert [name for name in before if name != token][-1] == others[link]
+    assert (token in rest) == (at > link)
