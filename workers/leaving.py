@@ -1,7 +1,8 @@
 """What a client leaves behind when its connection is lost: [MS-SMB2] 3.3.7.1.
 
 Owns: which opens are left in the shared state, without a process, for their client to come back to. Invariants: an open that is left is
-nobody's from that moment on, however long its disk takes to close the file; what one user, and all together, leave behind has a limit.
+nobody's from that moment on, however long its disk takes to close the file; what one user, and all together, leave behind has a limit,
+and a lower one where room for the state runs short.
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ from smbd.sharing.messages import SWEEP
 from workers.commands.close import wake
 from workers.keeping import parting_of
 from workers.reliable import Kind
+
+CROWDED = 750  # thousandths of the shared state: from here on room is for those who are connected
+WHEN_CROWDED = 16  # part of the limits that is left then
 
 if TYPE_CHECKING:
     from workers.open import Open
@@ -39,8 +43,10 @@ def _lasts(worker: Worker, opened: Open) -> bool:
 
 
 def _mind_limits(worker: Worker) -> None:
-    config = worker.config
-    surplus = worker.sharing.surplus(config.max_disconnected_opens_per_user, config.max_disconnected_opens)
+    limits = worker.config.max_disconnected_opens_per_user, worker.config.max_disconnected_opens
+    if worker.sharing.fullness >= CROWDED:
+        limits = limits[0] // WHEN_CROWDED, limits[1] // WHEN_CROWDED
+    surplus = worker.sharing.surplus(*limits)
     if surplus:
         wake(worker, worker.sharing.end_disconnected(surplus))
         call_janitor(worker)

@@ -43,6 +43,7 @@ class Open:
     __slots__ = (
         "cache",
         "channel_sequence",
+        "counted_as",
         "dooms",
         "dooms_name",
         "durability",
@@ -58,6 +59,7 @@ class Open:
         "left",
         "lock_sequences",
         "lock_waits",
+        "locks",
         "mode",
         "notify",
         "orphan",
@@ -92,6 +94,7 @@ class Open:
         self.pipe_name = ""
         self.path: Path | None = None
         self.key: FileKey | None = None
+        self.counted_as: FileKey | None = None  # the key under which the worker has counted it: a file may become another
         self.cache: Opened | None = None  # the oplock or lease as its CREATE was told; the shared state knows what became of it
         self.glance: Wish | None = None  # what its CREATE wished for, while it is not entered in the shared state: see opening.claim
         self.durability: Durability | None = None  # what its CREATE asked for beyond this connection; None: nothing
@@ -117,6 +120,7 @@ class Open:
         self.ended = False
         self.left = False  # its connection is lost; in the shared state it is its client's to reclaim
         self.lock_waits: set[int] = set()
+        self.locks = 0  # byte ranges that it has locked, as far as this worker has seen them come
         self.told = False  # whether the kernel knows of its locks: see workers.rangelocks
         self.mode = 0
         self.position = 0

@@ -208,6 +208,7 @@ def claim(worker: Worker, opened: Open, handle: Handle, wish: Wish, granted: int
     """Enter the open into the shared state; SHARING_VIOLATION, DELETE_PENDING and the like come from there."""
     opened.handle = handle
     opened.key = FileKey(*handle.key)
+    worker.check_same(opened.key)
     opened.path = handle.path
     opened.is_directory = handle.directory and not handle.stream
     opened.granted = granted

@@ -57,6 +57,9 @@ def reclaim(request: Request, asked: Asked, respond: Callable[[Open], bytes]) ->
         handle.close()
         raise
     worker.add_open(opened)
+    if worker.sharing.has_locks(durable.row.key):
+        opened.locks = len(worker.sharing.own_locks(durable.row.key, durable.row.file_id))
+        worker.locks += opened.locks
     opened.durability = _durability(durable)
     try:
         if tree.share.posix_locking:

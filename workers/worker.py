@@ -20,7 +20,7 @@ from pools.counters import BYTES_READ, BYTES_WRITTEN, COMMANDS_AT, ERRORS, REQUE
 from pools.port import files
 from smbd.accounts import IdMap
 from smbd.config import Config, Share
-from smbd.sharing import SessionRecord, Sharing, TreeRecord
+from smbd.sharing import FileKey, SessionRecord, Sharing, TreeRecord
 from smbd.smb2 import status
 from smbd.smb2.credits import Disconnect
 from smbd.smb2.status import SmbError
@@ -52,7 +52,7 @@ T = TypeVar("T")
 MAX_SESSIONS = 1024
 SEND_LIMIT = 16 << 20  # unsent bytes, of all lines together, at which no further request is read
 MAX_LOGONS = 64  # under way at once: as many as the authenticator takes of one process
-MAX_TREES = 4096
+MAX_TREES = 4096  # of all sessions together: each is a record in the shared state
 LARGEST = 8 << 20
 EPOCH = 116444736000000000  # FILETIME of 1970
 TICK = 1.0
@@ -60,6 +60,12 @@ QUIET_TICK = 10.0  # of a worker whose client has asked for nothing since the la
 DRAIN_TURN = 0.05
 CLOSING = 5.0  # seconds for slow disks to close what was open
 NEVER = 1 << 62  # bytes
+# The shared state has room for all clients of a large server, and none may have it for himself. In thousandths of it:
+CROWDED = 750  # from here on nothing more is entered for a client that has much in it
+FULL = 900  # and here for any: what is in it must be able to go
+MAX_SAME = 2048  # opens of one file: whoever opens it has to look through them, while nobody else may write
+MUCH = 256 << 10  # bytes, about 400 opens
+OPEN_BYTES, LOCK_BYTES = 512, 64  # about what one takes, beside an open's path
 
 
 def data_path_thresholds(config: Config) -> tuple[int, int]:
@@ -116,6 +122,8 @@ class Worker:
         self.file_id_base = (((slot & 0xFFFF) << 16 | (generation & 0xFFFF)) ^ sharing.era) << 32
         self.sessions: dict[int, Session] = {}
         self.opens: dict[int, Open] = {}
+        self._same: dict[FileKey, int] = {}  # how many of them there are of a file
+        self.locks = 0  # byte ranges that these have locked
         self.creates = Creates()
         self.disks: dict[str, Disk] = {}  # by share, as far as they were used
         self._orphans: set[Handle] = set()  # handles whose open has ended, which a VFS thread is to close
@@ -447,7 +455,7 @@ class Worker:
 
     def add_tree(self, tree: TreeConnect) -> None:
         """Enter a tree connect into its session."""
-        if len(tree.session.trees) >= MAX_TREES:
+        if sum(len(session.trees) for session in self.sessions.values()) >= MAX_TREES:
             raise Disconnect(f"more than {MAX_TREES} tree connects")
         self.sharing.add_tree(
             TreeRecord(tree.session.session_id, tree.tree_id, self.slot, self.generation, tree.started, int(tree.encrypt), tree.share.name)
@@ -457,6 +465,21 @@ class Worker:
 
     # opens
 
+    def check_room(self) -> None:
+        """INSUFFICIENT_RESOURCES where the shared state is so full that nothing more is to be entered for this client."""
+        fullness = self.sharing.fullness
+        if fullness >= CROWDED and (fullness >= FULL or self._has_much()):
+            raise SmbError(status.INSUFFICIENT_RESOURCES)
+
+    def _has_much(self) -> bool:
+        taken = LOCK_BYTES * self.locks
+        for opened in self.opens.values():
+            # A row that is longer than half a page has pages of its own.
+            taken += OPEN_BYTES + (2 * len(opened.path.wire()) if opened.path is not None else 0)
+            if taken > MUCH:
+                return True
+        return False
+
     def new_open(self, tree: TreeConnect) -> Open:
         """An Open with its two ids, not yet in the table."""
         number = next(self._ids)
@@ -465,14 +488,33 @@ class Worker:
     def add_open(self, opened: Open) -> None:
         """Enter an Open into the table."""
         self.opens[opened.volatile] = opened
+        key = opened.counted_as = opened.key
+        if key is not None:
+            self._same[key] = self._same.get(key, 0) + 1
         self.row.add("opens")
 
     def remove_open(self, opened: Open) -> None:
         """Take an Open out of the table, if it is there."""
         if self.opens.pop(opened.volatile, None) is not None:
             self.row.add("opens", -1)
+            self.locks -= opened.locks
+            self._forget_one(opened.counted_as)
             if opened.durability is not None:
                 self.creates.forget(opened)
+
+    def check_same(self, key: FileKey) -> None:
+        """TOO_MANY_OPENED_FILES where one more open of this file would be more than anybody needs."""
+        if self._same.get(key, 0) >= MAX_SAME:
+            raise SmbError(status.TOO_MANY_OPENED_FILES)
+
+    def _forget_one(self, key: FileKey | None) -> None:
+        if key is None:
+            return
+        left = self._same[key] - 1
+        if left:
+            self._same[key] = left
+        else:
+            del self._same[key]
 
     # clock and counters
 

@@ -29,8 +29,10 @@ TABLES = (
     b"durables", b"guids", b"apps", b"lost", b"clients", b"times",
 )  # fmt: skip
 WORDS_SIZE = 64 + 2 * BUCKETS
-WATCHER_COUNT, WAITER_COUNT, ERA, LOADED, DIRECTORY_COUNT, TIME_COUNT = range(6)  # the words before the buckets
+WATCHER_COUNT, WAITER_COUNT, ERA, LOADED, DIRECTORY_COUNT, TIME_COUNT, FULLNESS = range(7)  # the words before the buckets
 LEAST_SIZE = 1 << 20
+MEASURED_EACH = 64
+"""Write transactions of one process after which it looks how full the map is."""
 
 R = TypeVar("R")
 Ts = TypeVarTuple("Ts")
@@ -135,6 +137,7 @@ class Environment:
         self.buckets = self._words[64:WORDS_SIZE]
         self.lmdb = _open(directory, os.path.getsize(os.path.join(directory, DATA)), 4096)
         self.tables = [self.lmdb.open_db(name, create=False) for name in TABLES]
+        self.pages = self.lmdb.info()["map_size"] // self.lmdb.stat()["psize"]
 
     def close(self) -> None:
         """Let go of the environment and the shared words; no ``Store`` on it may be used any more."""
@@ -164,6 +167,7 @@ class Store:
         self.generation = generation
         self._alive = alive
         self._clock: MutableSequence[int] | memoryview = [0] if clock is None else clock
+        self._written = 0
         self._touched: list[int] = []
         self._unsettled: set[int] = set()  # buckets whose word is to be cleared, if what is committed still says so
         self._environment = Environment(place) if isinstance(place, str) else place
@@ -182,6 +186,14 @@ class Store:
     def era(self) -> int:
         """32 bits that another server's state, before or after this one's, hardly has: see ``Worker.new_open``."""
         return self._counts[ERA]
+
+    @property
+    def fullness(self) -> int:
+        """How full the map is, in thousandths, as somebody has found it lately. One word is read.
+
+        A full one takes no deletions either, as they need pages too, and so would stay full: who makes it fuller has to leave room.
+        """
+        return self._counts[FULLNESS]
 
     @property
     def loaded(self) -> bool:
@@ -217,6 +229,9 @@ class Store:
 
         A full map is INSUFFICIENT_RESOURCES, after one more try without the pages that dead readers pinned.
         """
+        self._written += 1
+        if not self._written % MEASURED_EACH:
+            self._read(self._measure)
         try:
             return self._attempt(work, args)
         except lmdb.MapFullError:
@@ -250,6 +265,13 @@ class Store:
             return result
         finally:
             self._clock[0] = 0
+
+    def _measure(self, transaction: Transaction) -> None:
+        used = 0
+        for table in self._environment.tables:
+            stat = transaction.stat(table)
+            used += stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
+        self._counts[FULLNESS] = used * 1000 // self._environment.pages
 
     def _settle(self, transaction: Transaction) -> None:
         """Clear the words of buckets in which, by what is committed, no write disturbs a cache any more.

@@ -247,3 +247,18 @@ def test_too_many_sessions_end_the_connection(house: House, monkeypatch: pytest.
     with pytest.raises(Closed):
         client.session_setup_raw(b"more")
     assert worker.ended
+
+
+def test_too_many_tree_connects_end_the_connection(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is a record in what all share, whichever of the connection's sessions has it."""
+    monkeypatch.setattr("workers.worker.MAX_TREES", 3)
+    client = house.client()
+    worker = house.worker_of(client)
+    assert log_on(client, BOB).status == status.SUCCESS
+    for _ in range(2):
+        assert client.tree_connect("data").status == status.SUCCESS
+    assert client.tree_disconnect().status == status.SUCCESS
+    assert client.tree_connect("data").status == status.SUCCESS
+    with pytest.raises(Closed):
+        client.tree_connect("data")
+    assert worker.ended

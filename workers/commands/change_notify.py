@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from workers.worker import Worker
 
 OUTPUT_AT = HEADER_SIZE + CHANGE_NOTIFY_RESPONSE.size
+MAX_WATCHES = 256  # of one directory by one client: whoever changes anything there tells each of them
 KEPT = 65536  # bytes of changes kept at most for a client that does not ask for them
 
 
@@ -34,6 +35,7 @@ class Notices:
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
         self._watched: dict[int, Open] = {}
+        self._places: Counter[tuple[str, str]] = Counter()  # watches by directory
         self._waiting: dict[int, deque[Completion[int]]] = {}
         self._news: set[int] = set()
 
@@ -42,9 +44,14 @@ class Notices:
         assert opened.path is not None
         watch_id = self._worker.next_id()
         notify = Notify(watch_id, joined(opened.path), min(room, KEPT))
+        place = _place(opened, notify)
+        self._worker.check_room()
+        if self._places[place] >= MAX_WATCHES:
+            raise SmbError(status.INSUFFICIENT_RESOURCES)
         if opened.handle is None or not opened.handle.read_only:  # in a snapshot nothing changes
             self._worker.sharing.watch(opened.tree.share.name, notify.path, changes, recursive, watch_id)
         opened.notify = notify
+        self._places[place] += 1
         self._watched[watch_id] = opened
         self._waiting[watch_id] = deque()
         return notify
@@ -98,10 +105,18 @@ class Notices:
         notify = opened.notify
         assert notify is not None
         self._watched.pop(notify.watch_id, None)
+        place = _place(opened, notify)
+        self._places[place] -= 1
+        if not self._places[place]:
+            del self._places[place]
         self._worker.sharing.unwatch(opened.tree.share.name, notify.path, notify.watch_id)
         for done in self._waiting.pop(notify.watch_id, ()):
             done.finish(status.NOTIFY_CLEANUP)
         opened.notify = None
+
+
+def _place(opened: Open, notify: Notify) -> tuple[str, str]:
+    return opened.tree.share.name, notify.path.casefold()
 
 
 def change_notify(request: Request, body: ChangeNotifyRequest) -> bytes | Answer | Coroutine[Any, None, bytes | Answer]:

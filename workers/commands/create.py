@@ -67,6 +67,7 @@ def create(request: Request, body: CreateRequest) -> bytes | Coroutine[Any, None
     wish = read_wish(request, body, found)
     if len(request.worker.opens) >= request.worker.config.max_open_files:
         raise SmbError(status.TOO_MANY_OPENED_FILES)
+    request.worker.check_room()
     wish.cache = cache_claim(request, wish.path.name, body.requested_oplock_level, found.get(contexts.REQUEST_LEASE))
     wish.brief = request.chain is not None and not request.tree.slow and request.chain.closes_soon()
     lost = replay.lost(request, wish)

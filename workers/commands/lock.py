@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Coroutine
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from smbd.sharing import Operation, Range
 from smbd.smb2 import status
@@ -25,9 +25,13 @@ from workers.open import Open
 from workers.patience import may_wait, on_errand
 from workers.request import Answer, Request
 
+if TYPE_CHECKING:
+    from workers.worker import Worker
+
 RESPONSE = LOCK_RESPONSE.pack(LOCK_RESPONSE_STRUCTURE_SIZE, 0)
 ELEMENTS_AT = HEADER_SIZE + LOCK_REQUEST.size
 MAX_ELEMENTS = 256  # beyond what clients send (Linux: a page of them); each is a record in the shared state
+MAX_LOCKS = 1 << 16  # of one client, on all of its files: the shared state is everybody's
 WAITS = (LOCKFLAG_SHARED_LOCK, LOCKFLAG_EXCLUSIVE_LOCK)
 AT_ONCE = tuple(flags | LOCKFLAG_FAIL_IMMEDIATELY for flags in WAITS)
 
@@ -80,6 +84,14 @@ def undo(request: Request, elements: list[LockElement], entry: int = -1) -> None
         if opened.told:
             rangelocks.give_back(worker, opened, ranges)
         wake(worker, worker.sharing.unlock(opened.key, opened.persistent, ranges).wake)
+        count(worker, opened, -len(ranges))
+
+
+def count(worker: Worker, opened: Open, change: int) -> None:
+    """So many locks more or, negative, less."""
+    change = max(change, -opened.locks)
+    opened.locks += change
+    worker.locks += change
 
 
 def execute(request: Request, elements: list[LockElement]) -> bytes | Coroutine[Any, None, bytes]:
@@ -105,6 +117,7 @@ def unlock(request: Request, elements: list[LockElement]) -> bytes:
     wake(worker, done.wake)
     if not done.complete:
         raise SmbError(status.RANGE_NOT_LOCKED)
+    count(worker, opened, -len(ranges))
     if good < len(elements):
         raise SmbError(status.INVALID_PARAMETER)
     return RESPONSE
@@ -130,11 +143,15 @@ def grant(request: Request, ranges: list[Range], waiter: int = 0) -> bool:
     """Lock all of ``ranges``, or none and say False; LOCK_NOT_GRANTED where another client stands against it and nobody waits."""
     worker, opened = request.worker, request.open
     assert opened.key is not None
+    if worker.locks + len(ranges) > MAX_LOCKS:
+        raise SmbError(status.INSUFFICIENT_RESOURCES)
+    worker.check_room()
     if not worker.sharing.lock(opened.key, opened.persistent, ranges, waiter):
         return False
     if request.tree.share.posix_locking and not rangelocks.take(worker, opened, ranges):
         wake(worker, worker.sharing.unlock(opened.key, opened.persistent, ranges).wake)
         return False
+    count(worker, opened, len(ranges))
     worker.breaks.data_changed(opened, Operation.LOCK)
     return True
 
@@ -161,4 +178,3 @@ async def wait_for(request: Request, ranges: list[Range], waiter: int) -> bytes:
     finally:
         worker.lock_waits.pop(waiter, None)
         opened.lock_waits.discard(waiter)
-
