@@ -401,7 +401,7 @@ class Caches(Keeping):
             self._buckets[BUCKETS + bucket] = 1
         else:
             transaction.delete(BUCKET_PREFIX.pack(bucket) + at, db=self._contended)
-            self._unsettled.add(bucket)
+            self._unsettled.add(BUCKETS + bucket)
 
 
 def _next_epoch(row: OpenState) -> int:

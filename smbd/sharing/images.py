@@ -153,6 +153,6 @@ class Images(Durables):
             self._save(transaction, base_at, count_named(self._state(transaction, base_at), row.access, row.share_access, 1))
         if locks:
             transaction.put(lock_key(key), self._locks_at(transaction, at) + locks, db=self._locks)
-            self._mark(transaction, lock_bucket(key.dev, key.ino))
+            self._buckets[lock_bucket(key.dev, key.ino)] = 1
         self._part(transaction, row_key, raw, None)
         return True

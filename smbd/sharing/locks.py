@@ -66,7 +66,7 @@ class Locks(Watches):
         transaction.put(at, raw, db=self._locks)
         if waiter_id:
             self._strike(transaction, stream_key(key), waiter_id)
-        self._mark(transaction, lock_bucket(key.dev, key.ino))
+        self._buckets[lock_bucket(key.dev, key.ino)] = 1
         return True
 
     def _stand_against(self, transaction: Transaction, locks: list[LockTuple], owner: Owner, ranges: Sequence[Range]) -> bool:
@@ -147,18 +147,7 @@ class Locks(Watches):
             transaction.put(at, b"".join(LOCK_STATE.pack(*lock) for lock in locks), db=self._locks)
         else:
             transaction.delete(at, db=self._locks)
-        self._mark(transaction, LOCK_KEY.unpack(at).bucket)
-
-    def _mark(self, transaction: Transaction, bucket: int) -> None:
-        """Make a bucket's word say whether any of its files has locks.
-
-        It changes before the commit, under the writer's mutex. Set too early it costs a look-up; cleared too early it lets a READ through
-        while its lock is being removed. Should the commit fail, ``_attempt`` sets it again.
-        """
-        self._touched.append(bucket)
-        prefix = BUCKET_PREFIX.pack(bucket)
-        cursor = transaction.cursor(db=self._locks)
-        self._buckets[bucket] = cursor.set_range(prefix) and cursor.key().startswith(prefix)
+            self._unsettled.add(LOCK_KEY.unpack(at).bucket)
 
     def own_locks(self, key: FileKey, file_id: int) -> list[Range]:
         """The locks of one open of this process, in the order in which they were granted."""

@@ -168,8 +168,7 @@ class Store:
         self._alive = alive
         self._clock: MutableSequence[int] | memoryview = [0] if clock is None else clock
         self._written = 0
-        self._touched: list[int] = []
-        self._unsettled: set[int] = set()  # buckets whose word is to be cleared, if what is committed still says so
+        self._unsettled: set[int] = set()  # words of buckets to be cleared, if what is committed says so
         self._environment = Environment(place) if isinstance(place, str) else place
         self._counts, self._buckets = self._environment.counts, self._environment.buckets
         self._begin = cast(Callable[..., Transaction], self._environment.lmdb.begin)
@@ -256,12 +255,7 @@ class Store:
                 transaction.commit()
             except BaseException:
                 transaction.abort()
-                for bucket in self._touched:
-                    self._buckets[bucket] = 1
                 raise
-            finally:
-                if self._touched:
-                    self._touched.clear()
             return result
         finally:
             self._clock[0] = 0
@@ -274,15 +268,16 @@ class Store:
         self._counts[FULLNESS] = used * 1000 // self._environment.pages
 
     def _settle(self, transaction: Transaction) -> None:
-        """Clear the words of buckets in which, by what is committed, no write disturbs a cache any more.
+        """Clear the words of buckets in which, by what is committed, nothing is locked, or no write disturbs a cache, any more.
 
-        In the transaction after the one that made it so: by then that is committed, and nobody else is about to change it.
+        In the transaction after the one that made it so: by then that is committed, and nobody else is about to change it. Cleared before,
+        and killed then, a process would leave locks, and caches, that nobody looks for.
         """
-        for bucket in self._unsettled:
-            prefix = BUCKET_PREFIX.pack(bucket)
-            cursor = transaction.cursor(db=self._contended)
+        for word in self._unsettled:
+            prefix = BUCKET_PREFIX.pack(word % BUCKETS)
+            cursor = transaction.cursor(db=self._locks if word < BUCKETS else self._contended)
             if not (cursor.set_range(prefix) and cursor.key().startswith(prefix)):
-                self._buckets[BUCKETS + bucket] = 0
+                self._buckets[word] = 0
         self._unsettled.clear()
 
     def _read(self, work: Callable[[Transaction, *Ts], R], *args: *Ts) -> R:

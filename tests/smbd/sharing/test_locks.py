@@ -10,6 +10,7 @@ from smbd.sharing import FileKey, OpenClaim, Range, Sharing
 from smbd.sharing.locks import MOST
 from smbd.sharing.records import LOCK_ROW, LOCK_STATE
 from smbd.sharing.rules import Owner, access_conflict, any_conflict, lock_conflict, overlap, valid_range
+from smbd.sharing.store import Transaction
 from smbd.sharing.values import Waiter
 from smbd.smb2 import status
 from smbd.smb2.status import SmbError
@@ -97,6 +98,7 @@ def test_lock_and_unlock(house: House) -> None:
     assert one.unlock(KEY, 1, [Range(10, 10)]).complete
     assert two.unlock(KEY, 1, [Range(0, 10), Range(30, 1)]).complete
     assert one.locks() == []
+    two.cancel_wait(KEY, 1)  # any transaction: the one before has to be committed
     assert not any(one._buckets)
 
 
@@ -144,20 +146,26 @@ def test_dead_owners(house: House) -> None:
     assert (swept.locks, swept.wake) == (1, (Waiter(17, 1, 70),))
     assert two.lock(KEY, 1, [Range(0, 1)], waiter_id=70)
     two.unlock(KEY, 1, [Range(0, 1)])
+    two.cancel_wait(KEY, 70)
     assert not any(two._buckets)
 
 
-def test_a_failed_commit_leaves_the_bucket_set(house: House) -> None:
-    one = house.process(16)
+def test_a_process_that_is_killed_before_a_lock_is_gone_leaves_it_respected(house: House) -> None:
+    """As a commit that fails does: whose locks it was about to remove may be back for them."""
+    one, two = house.process(16), house.process(17)
     one.lock(KEY, 1, [Range(0, 1)])
 
-    def fail(transaction: object) -> None:
-        one._mark(transaction, 5)  # type: ignore[arg-type]
+    def killed(transaction: Transaction) -> None:
+        one._unlock(transaction, KEY, 1, [Range(0, 1)])
+        assert two.has_locks(KEY)
         raise SmbError(status.UNSUCCESSFUL)
 
     with pytest.raises(SmbError):
-        one._write(fail)
-    assert one._buckets[5] == 1
+        one._write(killed)
+    assert two.locks_conflict(KEY, 2, 0, 1, True)
+    one.unlock(KEY, 1, [Range(0, 1)])
+    one.cancel_wait(KEY, 1)  # any transaction
+    assert not two.has_locks(KEY)
 
 
 def test_the_two_lock_layouts_agree() -> None:
