@@ -15,6 +15,8 @@ from smbd.sharing.messages import KEEP, KEEP_LAYOUT, STATUS_ANSWER
 from smbd.smb2 import status
 from smbd.smb2.status import SmbError
 from workers.loop import Cancelled
+from workers.vfs.handle import PosixHandle
+from workers.vfs.patient import unwrapped
 
 if TYPE_CHECKING:
     from workers.open import Open
@@ -96,8 +98,10 @@ def is_kept(opened: Open) -> bool:
 
 def parting_of(opened: Open) -> Parting:
     """What only its worker knows of an open."""
-    sequences = opened.lock_sequences
-    return Parting(opened.mode, opened.position) if sequences is None else Parting(opened.mode, opened.position, bytes(sequences))
+    sequences = bytes(opened.lock_sequences) if opened.lock_sequences is not None else Parting().sequences
+    below = unwrapped(opened.handle) if opened.handle is not None else None
+    allocation = below.allocated if isinstance(below, PosixHandle) else None
+    return Parting(opened.mode, opened.position, sequences, allocation or 0)
 
 
 def tell_keeper(worker: Worker, opened: Open) -> None:

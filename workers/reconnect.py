@@ -19,7 +19,9 @@ from workers.commands.close import close_open
 from workers.opening import WRITING, writes_through
 from workers.rangelocks import take_again
 from workers.reliable import AppInstance, Durability, Kind, Reconnect, Wanted, birth_of
+from workers.vfs.handle import PosixHandle
 from workers.vfs.interface import LinkMet
+from workers.vfs.patient import unwrapped
 
 if TYPE_CHECKING:
     from smbd.sharing import CacheClaim
@@ -170,6 +172,10 @@ def _renew(request: Request, durable: Durable, handle: Handle, parent_key: bytes
     opened.mode = parting.mode
     opened.position = parting.position
     opened.lock_sequences = bytearray(parting.sequences)
+    below = unwrapped(handle)
+    if parting.allocation and isinstance(below, PosixHandle):
+        below.allocated = parting.allocation
+        below.refresh()
     return opened
 
 

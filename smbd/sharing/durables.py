@@ -73,7 +73,7 @@ class Durables(Opens):
         if raw is None or not (connected or state.lasting):
             return None
         (sid,) = unpack_strings(kept, DURABLE_STATE.size, 1)
-        parting = Parting(state.mode, state.position, state.sequences)
+        parting = Parting(state.mode, state.position, state.sequences, state.allocation)
         return Durable(open_row(row_key, raw), claim_of(state, sid), parting, connected, state.deadline)
 
     def _find_created(self, transaction: Transaction, client_guid: bytes, create_guid: bytes) -> Durable | None:

@@ -90,7 +90,7 @@ class Images(Durables):
         kept = transaction.get(name, db=self._durables)
         if kept is not None:
             state = DURABLE_STATE.unpack(kept)
-            state = state._replace(mode=parting.mode, position=parting.position, sequences=parting.sequences)
+            state = state._replace(**parting._asdict())
             transaction.put(name, DURABLE_STATE.pack(*state) + kept[DURABLE_STATE.size :], db=self._durables)
 
     def persistent(self) -> list[int]:

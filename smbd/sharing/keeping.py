@@ -63,7 +63,7 @@ class Keeping(Locks):
         stream = STREAM_KEY.unpack(at)
         state = DurableState(
             *stream, self.slot, self.generation, lasting, durable.version, durable.timeout, 0, durable.birth, durable.options,
-            durable.action, 0, 0, durable.app_high, durable.app_low, durable.client_guid, durable.create_guid, durable.app_instance,
+            durable.action, 0, 0, 0, durable.app_high, durable.app_low, durable.client_guid, durable.create_guid, durable.app_instance,
             Parting().sequences,
         )  # fmt: skip
         transaction.put(name, DURABLE_STATE.pack(*state) + pack_strings(durable.sid), db=self._durables)
@@ -108,7 +108,7 @@ class Keeping(Locks):
         deadline = now + state.timeout * MS
         state = state._replace(slot=DISCONNECTED, generation=0, deadline=deadline)
         if parting is not None:
-            state = state._replace(mode=parting.mode, position=parting.position, sequences=parting.sequences)
+            state = state._replace(**parting._asdict())
         transaction.put(name, DURABLE_STATE.pack(*state) + kept[DURABLE_STATE.size :], db=self._durables)
         (sid,) = unpack_strings(kept, DURABLE_STATE.size, 1)
         transaction.put(_lost_key(deadline, file_id), LOST_STATE.pack(now, user_hash(sid)), db=self._lost)

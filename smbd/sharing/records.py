@@ -127,6 +127,7 @@ class DurableState(NamedTuple):
     action: U32
     mode: U32
     position: U64
+    allocation: U64
     app_high: U64
     app_low: U64
     client_guid: Raw16

@@ -113,11 +113,13 @@ class Parting(NamedTuple):
     """What only the worker knows of an open, and whoever reclaims it needs: FileModeInformation, FilePositionInformation.
 
     ``sequences``: Open.LockSequenceArray ([MS-SMB2] 3.3.1.10), a byte for each index from 1: 0, or the number + 1.
+    ``allocation``: bytes that the client has asked to be kept for the file; 0: none.
     """
 
     mode: int = 0
     position: int = 0
     sequences: bytes = bytes(64)
+    allocation: int = 0
 
 
 class OpenClaim(NamedTuple):

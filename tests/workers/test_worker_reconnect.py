@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from pools.port import files
 from pools.queue import BROKER
 from smbd.sharing import DISCONNECTED
 from smbd.sharing.messages import SWEEP
@@ -76,6 +78,20 @@ def durable(client: WireClient, name: str = "file", *asked: tuple[bytes, bytes],
 
 def again(client: WireClient, *asked: tuple[bytes, bytes], name: str = "") -> int:
     return client.create(name, contexts=asked).status
+
+
+def test_what_was_asked_to_be_kept_for_a_file_is_told_again(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where nothing can be reserved beyond a file's end."""
+
+    def nothing(*_: int) -> None:
+        raise OSError(errno.EOPNOTSUPP, "no")
+
+    monkeypatch.setattr(files, "preallocate", nothing)
+    client = house.client()
+    file_id = durable(client, "file", DHNQ, (b"AlSi", pack("<Q", 5000)))
+    drop(house, client)
+    again = house.client().create("file", contexts=[dhnc(file_id)])
+    assert again.parse(CREATE_RESPONSE).allocation_size == 8192
 
 
 def test_it_gives_way_to_who_needs_what_it_caches(house: House) -> None:

@@ -43,11 +43,11 @@ class PosixHandle:
     """See ``interface.Handle``."""
 
     __slots__ = (
-        "_allocated",
         "_descriptor",
         "_opened",
         "_readable",
         "_writable",
+        "allocated",
         "bare",
         "dev",
         "directory",
@@ -73,7 +73,7 @@ class PosixHandle:
         self.path, self.real, self.link = place
         self.root = root
         self.times: times.SetTimes | None = None
-        self._allocated: int | None = None  # as this open has asked
+        self.allocated: int | None = None  # as this open has asked
         try:
             info = self._opened = self._look()
             if info.mode & 0o170000 not in SERVED:
@@ -141,8 +141,8 @@ class PosixHandle:
         info = attributes.file_info(st, value, self.root.hides(self.path.name))
         if info.attributes & c.FILE_ATTRIBUTE_REPARSE_POINT:
             info = links.shown(info, self.reparse())
-        if self._allocated is not None:  # blocks hold the file's xattrs too: a client that set the room of its data wants to see that
-            info = info._replace(allocation=(max(self._allocated, info.size) + 4095) & ~4095)
+        if self.allocated is not None:  # blocks hold the file's xattrs too: a client that set the room of its data wants to see that
+            info = info._replace(allocation=(max(self.allocated, info.size) + 4095) & ~4095)
         change = self.times.change if self.times is not None else None
         return info if change is None or change[1] != times.changed_at(st) else info._replace(change_time=change[0])
 
@@ -318,7 +318,7 @@ class PosixHandle:
             except OSError as error:
                 if error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS):
                     raise
-        self._allocated = size
+        self.allocated = size
 
     # Times and attributes
 
