@@ -49,7 +49,7 @@ from smbd.smb2.constants import (
     SYNCHRONIZE,
 )
 from smbd.smb2.dtyp import SecurityDescriptor, cached_descriptor, create_descriptor, map_generic
-from smbd.smb2.names import DATA, INDEX_ALLOCATION, Path
+from smbd.smb2.names import DATA, EXACT, INDEX_ALLOCATION, Path
 from smbd.smb2.status import SmbError
 from workers import access, changes, keeping
 from workers.breaks import NOTHING, Blocked, of_directory
@@ -292,6 +292,7 @@ def _record(worker: Worker, opened: Open, handle: Handle, wish: Wish) -> OpenCla
         again=wish.again,
         allocation=handle.opened.allocation,
         durable=None if wish.wanted is ORDINARY else claim_of(wish.wanted, tree, handle, (wish.options, wish.action)),
+        exact=handle.path.type == EXACT,
     )
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from smbd.sharing import CacheKind, Claimant, Durable, FileKey, Lasting, OpenFlags
 from smbd.smb2 import status
 from smbd.smb2.constants import CAP_PERSISTENT_HANDLES, FILE_EXECUTE, FILE_OPEN_REPARSE_POINT, FILE_READ_DATA
-from smbd.smb2.names import Path, parse
+from smbd.smb2.names import EXACT, Path, decode, parse, parse_posix
 from smbd.smb2.status import SmbError
 from workers import identity
 from workers.commands.close import close_open
@@ -24,7 +24,7 @@ from workers.vfs.interface import LinkMet
 from workers.vfs.patient import unwrapped
 
 if TYPE_CHECKING:
-    from smbd.sharing import CacheClaim
+    from smbd.sharing import CacheClaim, OpenRow
     from workers.open import Open
     from workers.request import Request
     from workers.tree import TreeConnect
@@ -106,7 +106,7 @@ def _check(request: Request, asked: Asked, durable: Durable) -> None:
         raise SmbError(status.OBJECT_NAME_NOT_FOUND)
     if leased and asked.cache.lease_key != row.lease_key:
         raise SmbError(status.OBJECT_NAME_NOT_FOUND)
-    if leased and not row.flags & OpenFlags.DELETE_ON_CLOSE and not _same_name(asked.name, row.path, row.key.stream):
+    if leased and not row.flags & OpenFlags.DELETE_ON_CLOSE and not _same_name(asked.name, row):
         raise SmbError(status.INVALID_PARAMETER)
     if row.share.casefold() != request.tree.share.name.casefold():
         raise SmbError(status.OBJECT_NAME_NOT_FOUND)
@@ -114,12 +114,14 @@ def _check(request: Request, asked: Asked, durable: Durable) -> None:
         raise SmbError(status.ACCESS_DENIED)
 
 
-def _same_name(asked: memoryview, path: str, stream: str) -> bool:
+def _same_name(asked: memoryview, row: OpenRow) -> bool:
     try:
+        if row.flags & OpenFlags.EXACT:
+            return "/".join(parse_posix(decode(asked)).components) == row.path
         found = parse(asked)
     except SmbError:
         return False  # no name at all
-    return "/".join(found.components).casefold() == path.casefold() and found.stream.casefold() == stream.casefold()
+    return "/".join(found.components).casefold() == row.path.casefold() and found.stream.casefold() == row.key.stream.casefold()
 
 
 def _reopen(tree: TreeConnect, durable: Durable) -> Handle:
@@ -127,7 +129,8 @@ def _reopen(tree: TreeConnect, durable: Durable) -> Handle:
     vfs, row, itself = tree.vfs, durable.row, bool(durable.claim.options & FILE_OPEN_REPARSE_POINT)
     assert vfs is not None
     try:
-        handle = vfs.open(Path(tuple(row.path.split("/")) if row.path else (), row.key.stream), itself)
+        kind = EXACT if row.flags & OpenFlags.EXACT else ""
+        handle = vfs.open(Path(tuple(row.path.split("/")) if row.path else (), row.key.stream, kind), itself)
     except (FileNotFoundError, LinkMet):
         raise SmbError(status.OBJECT_NAME_NOT_FOUND) from None
     try:

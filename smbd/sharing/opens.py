@@ -214,7 +214,7 @@ def _packed_row(claim: OpenClaim, opened: Opened, mate: OpenState | None, flags:
     """The fixed part of a new row; ``mate`` is a row of the lease it belongs to, whose break it takes part in."""
     cache = claim.cache
     flags |= (OpenFlags.DELETE_ON_CLOSE if claim.delete_on_close else 0) | (OpenFlags.DIRECTORY if claim.directory else 0)
-    flags |= OpenFlags.NO_LEVEL_II if cache.whole else 0
+    flags |= (OpenFlags.NO_LEVEL_II if cache.whole else 0) | (OpenFlags.EXACT if claim.exact else 0)
     breaking = (0, 0, 0) if mate is None else (mate.breaking, mate.requested, mate.required)
     deadline = 0 if mate is None else mate.deadline
     return OPEN_STATE.pack(

@@ -31,7 +31,7 @@ class OpenFlags(IntEnum):
     """Bits that the tables keep of an open. CLOSING: its file is being deleted, the row stays as witness until that is done.
 
     NAMED: it has a row in ``durables``, by which its client finds it again; LASTING: it outlives its connection and its process.
-    NO_LEVEL_II: its oplock ends when it is broken.
+    NO_LEVEL_II: its oplock ends when it is broken. EXACT: its path is a name of the POSIX extensions.
     Not an IntFlag: those take a microsecond for each ``&``.
     """
 
@@ -41,6 +41,7 @@ class OpenFlags(IntEnum):
     NAMED = 0x8
     LASTING = 0x10
     NO_LEVEL_II = 0x20
+    EXACT = 0x40
 
 
 class Lasting(IntEnum):
@@ -129,7 +130,7 @@ class OpenClaim(NamedTuple):
     ``waiter_id`` and ``deadline`` (ns of the monotonic clock) are for the breaks it may cause: whom to wake, and when to go on anyway;
     ``again``: it was answered with ``wait`` before. ``admitted``: ``may_look`` has let it in before, and it asks for no cache.
     ``allocation``: bytes that the stream occupies.
-    ``durable``: None for an open that ends with its connection and has no names.
+    ``durable``: None for an open that ends with its connection and has no names. ``exact``: see ``OpenFlags``.
     """
 
     file_id: int
@@ -153,6 +154,7 @@ class OpenClaim(NamedTuple):
     admitted: bool = False
     allocation: int = 0
     durable: DurableClaim | None = None
+    exact: bool = False
 
 
 class Notice(NamedTuple):

@@ -17,9 +17,10 @@ from smbd.smb2.dtyp import SID
 from smbd.smb2.fscc import change, posix
 from smbd.smb2.fscc.reparse import Symlink, pack_symlink
 from smbd.smb2.messages import create
-from smbd.smb2.messages.create_contexts import POSIX, parse_chain
+from smbd.smb2.messages.create_contexts import DURABLE_RECONNECT_V2, DURABLE_REQUEST_V2, LEASE_V2, POSIX, parse_chain
 from tests.wire_client import FileId, Offer, Response, WireClient
 from tests.workers.house import ALICE, KEY, House
+from tests.workers.test_worker_reconnect import drop
 from tests.workers.test_worker_reparse import stopped_at
 
 ON_ERRANDS_TOO = True
@@ -251,3 +252,23 @@ def test_a_pattern_is_a_name_or_finds_nothing(client: WireClient, folder: Path, 
     directory = opened(client, "", options=c.FILE_DIRECTORY_FILE)
     answer = client.query_directory(directory, pattern, info_class=posix.FILE_POSIX_INFORMATION)
     assert answer.status == status.NO_SUCH_FILE
+
+
+def test_what_outlives_its_connection_still_has_them(house: House, folder: Path) -> None:
+    (folder / "NAME:").touch()
+    machine = offer(POSIX)
+    machine.client_guid = b"M" * 16
+    client = house.client(offer=machine)
+    lease, durable = LEASE_V2.pack(b"K" * 16, 7, 0, 0, bytes(16), 0, 0), DURABLE_REQUEST_V2.pack(0, 0, 0, b"G" * 16)
+    asked = [(POSIX, pack("<I", 0o600)), (b"RqLs", lease), (b"DH2Q", durable)]
+    made = client.create("name:", oplock=c.OPLOCK_LEVEL_LEASE, contexts=asked).parse(create.CREATE_RESPONSE)
+    first = made.file_id_persistent, made.file_id_volatile
+    drop(house, client)
+    back = house.client(offer=machine)
+    again = [asked[1], (b"DH2C", DURABLE_RECONNECT_V2.pack(*first, b"G" * 16, 0))]
+    assert back.create("NAME:", contexts=again).status == status.INVALID_PARAMETER
+    found = back.create("name:", contexts=again).parse(create.CREATE_RESPONSE)
+    second = found.file_id_persistent, found.file_id_volatile
+    assert back.query_info(second, c.INFO_FILE, posix.FILE_POSIX_INFORMATION).status == status.SUCCESS
+    assert renamed(back, second, "Name:", 0) == status.SUCCESS
+    assert sorted(os.listdir(folder)) == ["NAME:", "Name:"]

@@ -101,7 +101,7 @@ def _sole(request: Request) -> OpenRow | None:
     if not (opened.granted | access.maximal(request.worker, request.tree, opened.handle)) & DELETE:
         return None
     rows = request.worker.sharing.opens_of(opened.key)
-    if len(rows) != 1 or rows[0].flags & ~OpenFlags.DIRECTORY or rows[0].cache_state:
+    if len(rows) != 1 or rows[0].flags & ~(OpenFlags.DIRECTORY | OpenFlags.EXACT) or rows[0].cache_state:
         return None
     return rows[0]
 
@@ -137,7 +137,7 @@ def _enter(request: Request, opened: Open, row: OpenRow, made: Handle) -> None:
         return  # a link in a link's place may get its number
     claim = OpenClaim(
         row.file_id, row.access, row.share_access, row.path, row.share, row.user, row.session_id, row.tree_id, False, False,
-        row.uid, row.gid, row.opened, deadline=request.worker.breaks.deadline(),
+        row.uid, row.gid, row.opened, deadline=request.worker.breaks.deadline(), exact=bool(row.flags & OpenFlags.EXACT),
     )  # fmt: skip
     request.worker.breaks.send(sharing.open(key, claim).notices)
     opened.key = key
