@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from struct import pack, unpack_from
 
 import pytest
 
+from pools.port import files
 from smbd.smb2 import constants as c
 from smbd.smb2 import status
 from smbd.smb2.fscc import change, query, reparse
@@ -303,3 +305,33 @@ def test_what_somebody_else_put_there_counts_for_nothing(client: WireClient, fol
     os.setxattr(folder / "f", "user.SmbReparse", pack("<IHHHHHHI", reparse.TAG_SYMLINK, 12, 0, 9, 9, 9, 9, 1))
     assert client.create("f").status == status.IO_REPARSE_DATA_INVALID
     assert "SMBREPARSE" not in dict(entries(client))
+
+
+@pytest.mark.parametrize("kind", [0, c.FILE_DIRECTORY_FILE])
+def test_a_symlink_that_the_disk_does_not_take_costs_nothing(
+    client: WireClient, folder: Path, monkeypatch: pytest.MonkeyPatch, kind: int
+) -> None:
+    """Some file systems have room for a shorter target than others: what was to become a link is there still."""
+    opened = make(client, "stays", kind)
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(files, "symlink", refuse)
+        assert status.is_error(set_reparse(client, opened, link("t" * 4000)))
+    assert os.listdir(folder) == ["stays"]
+    assert (folder / "stays").is_dir() == bool(kind)
+    assert set_reparse(client, opened, link("target")) == status.SUCCESS
+    assert os.listdir(folder) == ["stays"]
+    assert os.readlink(folder / "stays") == "target"
+
+
+def test_a_link_over_the_symlink_that_led_to_the_file_leaves_nothing_behind(client: WireClient, folder: Path) -> None:
+    (folder / "file").write_bytes(b"content")
+    (folder / "link").symlink_to("file")
+    name = "link".encode("utf-16-le")
+    body = pack("<QQI", 1, 0, len(name)) + name
+    assert client.set_info(client.open("link"), c.INFO_FILE, change.FILE_LINK_INFORMATION, body).status == status.SUCCESS
+    assert sorted(os.listdir(folder)) == ["file", "link"]
+    assert (folder / "link").read_bytes() == b"content"

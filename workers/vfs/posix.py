@@ -303,13 +303,18 @@ class PosixVfs:
         path, real = base.path, base.real
         left = None if isinstance(base, LinkHandle) else _last_of(base)
         with self._located(base) as (fd, name):
-            files.remove(fd, name, is_directory=stat.S_ISDIR(files.stat_at(fd, name).mode))
-            self._resolver.names.changed(fd, os.fsdecode(name), None)
-            streamstore.remove_leftover(self.root, left)
+            directory = stat.S_ISDIR(files.stat_at(fd, name).mode)
             if target is None:
+                files.remove(fd, name, is_directory=directory)
+                self._resolver.names.changed(fd, os.fsdecode(name), None)
                 return self._create_in((fd, real.rpartition(b"/")[0]), path, NewFile())
-            files.symlink(target, fd, name)
+            with _draft(fd) as draft:  # the target may be too long for the file system: then what is there stays
+                files.symlink(target, fd, draft)
+                if directory:
+                    files.remove(fd, name, is_directory=True)
+                files.rename(fd, draft, fd, name, replace=True)
             self._resolver.names.changed(fd, None, os.fsdecode(name))
+            streamstore.remove_leftover(self.root, left)
         made = self._resolver.open_link(path, real)
         if made is None:
             raise FileNotFoundError(errno.ENOENT, path.wire())
@@ -429,14 +434,9 @@ class PosixVfs:
 
     def _link_over(self, source: tuple[int, bytes], target: tuple[int, bytes, bytes]) -> None:
         """What is there goes when the link stands: the kernel may refuse that."""
-        fd = target[0]
-        between = b"." + secrets.token_hex(16).encode()
-        files.link(*source, fd, between)
-        try:
-            self._move((fd, between), target, True)
-        except OSError:
-            files.remove(fd, between)
-            raise
+        with _draft(target[0]) as draft:
+            files.link(*source, target[0], draft)
+            self._move((target[0], draft), target, True)
 
     def snapshots(self, _handle: Handle) -> list[str]:
         return []
@@ -500,6 +500,19 @@ def _posix(handle: Handle) -> PosixHandle:
     if isinstance(handle, PosixHandle):
         return handle
     raise SmbError(status.INVALID_PARAMETER)
+
+
+@contextmanager
+def _draft(directory: int) -> Iterator[bytes]:
+    """A name in a directory for what is renamed when it stands. What has it at the end all the same is removed: rename(2) leaves one of
+    two links of a file where it is.
+    """
+    name = b"." + secrets.token_hex(16).encode()
+    try:
+        yield name
+    finally:
+        with suppress(FileNotFoundError):
+            files.remove(directory, name)
 
 
 def _last_of(base: PosixHandle) -> streamstore.Leftover | None:
