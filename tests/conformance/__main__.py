@@ -54,7 +54,7 @@ def _options() -> argparse.ArgumentParser:
     parser.add_argument("suites", nargs="*", metavar="SUITE", help="what to run (default: everything)")
     parser.add_argument("--quick", action="store_true", help="a few short suites")
     parser.add_argument("--list", action="store_true", help="print the suites, with what each wants of its server, and end")
-    parser.add_argument("--jobs", type=int, default=3, metavar="N", help="servers side by side (default 3: suites mostly wait)")
+    parser.add_argument("--jobs", type=int, default=6, metavar="N", help="servers side by side (default 6: suites mostly wait)")
     parser.add_argument("--limit", type=float, default=PATIENCE, metavar="SECONDS", help=f"for each test (default {PATIENCE:.0f})")
     parser.add_argument("--combination", metavar="ROW", choices=[row.name for row in combinations.TABLE],
                         help=f"a form of the server, of {', '.join(row.name for row in combinations.TABLE)}")  # fmt: skip

@@ -82,24 +82,25 @@ _SNAPSHOTS: Final = {"vfs objects": "shadow_copy2", "shadow:snapdir": ".snapshot
 
 PLANS: Final = (
     *_plain(
-        "acls async_dosmode charset check-sharemode compound_find connect create credits deny fileid getinfo ioctl-on-stream mangle"
-        " maximum_allowed mkdir openattr read rename sdread secleak session-id setinfo sharemode streams tcon timestamp_resolution winattr"
+        "acls async_dosmode charset check-sharemode connect create credits deny fileid getinfo ioctl-on-stream mangle"
+        " maximum_allowed mkdir openattr read rename sdread session-id setinfo sharemode streams tcon timestamp_resolution winattr"
     ),
     Plan("smb2.acls_non_canonical", share={"acl flag inherited canonicalization": "no"}),
     Plan("smb2.bench", options=("torture:timelimit=4", "torture:nprocs=2", "torture:qdepth=4"), seconds=15),
     Plan("smb2.change_notify_disabled", settings={"change notify": "no"}),
     Plan("smb2.compound", seconds=10),
-    Plan("smb2.compound_async", seconds=30),
+    Plan("smb2.compound_async", seconds=6),
+    Plan("smb2.compound_find", seconds=70),
     Plan("smb2.create_no_streams", share={"named streams": "no"}, samba={"vfs objects": "acl_xattr"}),
     Plan("smb2.delete-on-close-perms"),
     Plan("smb2.delete-on-close-perms", "readonly", ("torture:delete_readonly=yes",), share={"delete readonly": "yes"}),
-    Plan("smb2.dir", share={"mangled names": "yes"}),  # it wants short names in listings
+    Plan("smb2.dir", seconds=80, share={"mangled names": "yes"}),  # it wants short names in listings
     Plan("smb2.dosmode", share={"hide files": "/hidefile/", "hide dot files": "yes"}),
-    Plan("smb2.durable-open", seconds=60),
+    Plan("smb2.durable-open", seconds=10),
     Plan("smb2.durable-open-disconnect", seconds=10),
     Plan("smb2.durable-v2-delay", seconds=15),
-    Plan("smb2.durable-v2-open", seconds=40),
-    Plan("smb2.durable-v2-open", "persistent", share=_PERSISTENT, seconds=40),
+    Plan("smb2.durable-v2-open", seconds=8),
+    Plan("smb2.durable-v2-open", "persistent", share=_PERSISTENT, seconds=8),
     Plan(
         "smb2.ea",
         options=("torture:acl_xattr_name=millpond.sd",),  # where descriptors are kept without root
@@ -108,20 +109,21 @@ PLANS: Final = (
     Plan("smb2.ioctl", seconds=20, fixtures=("nobodys",)),
     Plan("smb2.ioctl", "btrfs", seconds=20, samba={"vfs objects": "btrfs acl_xattr streams_xattr"}, fixtures=("btrfs", "nobodys")),
     Plan("smb2.kernel-oplocks", share={"kernel oplocks": "yes"}, samba={"vfs objects": "streams_xattr"}, seconds=20),
-    Plan("smb2.lease", seconds=180),
+    Plan("smb2.lease", seconds=200),
     Plan("smb2.lock", seconds=30),
     Plan("smb2.maxfid", options=("torture:maxopenfiles=4000",), seconds=60),
-    Plan("smb2.multichannel", options=_FILTERED, fixtures=("iptables",), seconds=250),
+    Plan("smb2.multichannel", options=_FILTERED, fixtures=("iptables",), seconds=260),
     Plan("smb2.multichannel", "port445", fixtures=("port 445",), tests=("smb2.multichannel.bugs.bug_15346",)),
-    Plan("smb2.notify", seconds=60),
+    Plan("smb2.notify", seconds=110),
     Plan("smb2.notify-inotify", settings={"kernel change notify": "yes"}),
     # 35 seconds ([MS-SMB2] 3.3.2.1), and one that a busy machine may add.
     Plan("smb2.oplock", options=(*_FILTERED, "torture:oplocktimeout=36"), fixtures=("iptables",), seconds=120),
-    Plan("smb2.replay", options=_FILTERED, fixtures=("iptables",), seconds=600),
+    Plan("smb2.replay", options=_FILTERED, fixtures=("iptables",), seconds=210),
     Plan("smb2.replay", "persistent", share=_PERSISTENT, tests=("smb2.replay.replay5",)),
     Plan("smb2.rw", seconds=15),
     Plan("smb2.samba3misc", share={"posix locking": "yes"}, seconds=10),
-    Plan("smb2.scan", seconds=100, slow=3),
+    Plan("smb2.scan", seconds=55, slow=3),
+    Plan("smb2.secleak", seconds=20),
     Plan("smb2.session", seconds=20),
     Plan("smb2.session", "encrypted", share={"smb encrypt": "required"}, seconds=20),
     Plan("smb2.session-require-signing", settings={"server signing": "mandatory"}),
