@@ -107,12 +107,15 @@ class Yielding(Closing):
         return 0 if durable is None else durable.lasting
 
     def _awaits_janitor(self, transaction: Transaction, key: FileKey) -> bool:
-        """Whether the file is about to be deleted because an open ended that was disconnected, or whose process was killed."""
+        """Whether the file is about to be deleted because an open ended that was disconnected, or whose process was killed.
+
+        Or was deleted, and a new one has its number before the janitor has met what a killed process left of the old one.
+        """
         for row_key, raw in rows(transaction, self._opens, STREAM_KEY.pack(key.dev, key.ino, 0)[:FILE_PREFIX]):
             owner = OPEN_KEY.unpack(row_key)
             if is_closing_orphan(row_key, raw):
                 return True
-            if OPEN_STATE.unpack(raw).flags & OpenFlags.CLOSING and not self.is_alive(owner.slot, owner.generation):
+            if owner.slot != DISCONNECTED and not self.is_alive(owner.slot, owner.generation):
                 return True
         return False
 

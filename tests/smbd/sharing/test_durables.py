@@ -260,6 +260,22 @@ def test_a_file_that_was_to_go_with_a_killed_process_is_awaited(house: House) ->
     assert janitor.finish_sweep([item]).wake == (Waiter(17, 1, 5),)
 
 
+def test_a_new_file_with_the_number_of_a_deleted_one_waits_until_a_killed_process_is_swept(house: House) -> None:
+    one, two = house.process(16), house.process(17)
+    one.open(KEY, claim(1, 0, None))
+    two.open(KEY, claim(2, 0, None))
+    one.set_delete_on_close(KEY, 1, True)
+    house.dead.add((16, 1))
+    assert two.close(KEY, 2).delete is Deletion.FILE
+    two.finish_delete(KEY, 2, Deletion.FILE)
+    wanted = claim(3, 0, None)._replace(waiter_id=5)
+    assert two.open(KEY, wanted) == Opened(True)
+    janitor = house.process(4)
+    (item,) = janitor.sweep(16, 1).doomed
+    assert janitor.finish_sweep([item]).wake == (Waiter(17, 1, 5),)
+    assert not two.open(KEY, wanted).wait
+
+
 def test_time_ends_them(house: House) -> None:
     one = lost(house, wanted=claim(1, durable=DURABLE._replace(timeout=0))._replace(delete_on_close=True))
     with pytest.raises(SmbError) as caught:
