@@ -29,6 +29,7 @@ from workers.vfs.snapshots import SnapshotVfs
 
 if TYPE_CHECKING:
     from workers.line import Line
+    from workers.request import Request
     from workers.session import Session
     from workers.tree import TreeConnect
     from workers.worker import Worker
@@ -64,6 +65,26 @@ def open_root(worker: Worker, tree: TreeConnect, path: str) -> None:
     except (FileNotFoundError, NotADirectoryError):
         worker.log.error("share %s: %s is not there", share.name, path)
         raise SmbError(status.BAD_NETWORK_NAME) from None
+
+
+def insists_on_encryption(config: Config, share: Share) -> bool:
+    """Whether nothing of the share may travel in the clear: the share's word, or that of the whole server."""
+    return _encryption(config, share) == "required"
+
+
+def encrypts(request: Request, share: Share) -> bool:
+    """Tree connect's EncryptData."""
+    config = request.worker.config
+    return insists_on_encryption(config, share) or (_encryption(config, share) == "desired" and can_encrypt(request))
+
+
+def can_encrypt(request: Request) -> bool:
+    """Whether the session has a cipher."""
+    return request.channel is not None and request.channel.cipher is not None
+
+
+def _encryption(config: Config, share: Share) -> str:
+    return share.smb_encrypt if share.smb_encrypt != "default" else config.server_smb_encrypt
 
 
 def identify(worker: Worker, tree: TreeConnect) -> None:

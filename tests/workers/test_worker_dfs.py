@@ -15,7 +15,7 @@ from smbd.smb2.constants import Command
 from smbd.smb2.fscc import reparse
 from smbd.smb2.fscc.reparse import Symlink, pack_symlink
 from smbd.smb2.messages import create, tree
-from tests.wire_client import Response, WireClient, create_body
+from tests.wire_client import Offer, Response, WireClient, create_body
 from tests.workers.house import House
 
 ON_ERRANDS_TOO = True
@@ -231,3 +231,26 @@ def test_a_link_is_no_other_link_afterwards(client: WireClient, folder: Path) ->
     opened = client.open("folder\\link", options=c.FILE_OPEN_REPARSE_POINT, disposition=c.FILE_OPEN, access=c.GENERIC_ALL)
     assert client.ioctl(c.FSCTL_SET_REPARSE_POINT, reparse.pack_dfs("evil\\share"), opened).status != status.SUCCESS
     assert os.readlink(folder / "folder" / "link") == LINK
+
+
+SECRET = "msdfs root = yes\nsmb encrypt = required\n[proxy]\nmsdfs proxy = \\elsewhere\\share\nsmb encrypt = required\n"
+
+
+@pytest.mark.parametrize("form", [ask, ask_ex])
+@pytest.mark.parametrize("name", ["\\server\\data\\folder\\link", "\\server\\data\\missing", "\\server\\proxy", "\\server\\proxy\\x"])
+def test_what_is_in_a_share_that_insists_on_encryption_does_not_leave_in_the_clear(
+    make_house: Callable[..., House], folder: Path, name: str, form: Callable[..., Response]
+) -> None:
+    (folder / "folder").mkdir()
+    os.symlink(LINK, folder / "folder" / "link")
+    client = make_house(share_text=SECRET).client(share="IPC$")
+    assert status.name(form(client, name).status) == "ACCESS_DENIED"
+    client.seal = True
+    assert form(client, name).status == status.SUCCESS
+
+
+def test_that_there_is_such_a_share_hears_who_could_use_it(make_house: Callable[..., House]) -> None:
+    house = make_house(share_text=SECRET)
+    assert told(able := house.client(share="IPC$"), ask(able, "\\server\\data"))[2] == [(4, 1, "\\server\\data", "\\server\\data")]
+    unable = house.client(share="IPC$", offer=Offer(dialects=(0x0210,)))
+    assert status.name(ask(unable, "\\server\\data").status) == "ACCESS_DENIED"

@@ -7,7 +7,6 @@ from functools import partial
 from time import monotonic
 from typing import Any
 
-from smbd.config import Config, Share
 from smbd.smb2 import status
 from smbd.smb2.constants import (
     CAP_PERSISTENT_HANDLES,
@@ -38,7 +37,7 @@ from smbd.smb2.messages.tree import (
 )
 from smbd.smb2.names import decode
 from smbd.smb2.status import SmbError
-from workers.admission import admit, open_root
+from workers.admission import admit, can_encrypt, encrypts, open_root
 from workers.ending import end_tree
 from workers.loop import Completion
 from workers.patience import errand, fit, patiently
@@ -64,7 +63,7 @@ def tree_connect(request: Request, body: TreeConnectRequest) -> bytes | Coroutin
     if share is None or (share.msdfs_proxy and worker.config.host_msdfs):
         raise SmbError(status.BAD_NETWORK_NAME)  # the latter stands elsewhere: clients ask for a referral
     tree = TreeConnect(worker.next_tree_id(), session, share, worker.now())
-    tree.encrypt = encryption_required(request, worker.config, share)
+    tree.encrypt = encrypts(request, share)
     if tree.encrypt and not can_encrypt(request):
         raise SmbError(status.ACCESS_DENIED)  # 3.3.5.7: the client cannot encrypt and the share insists
     tree.maximal_access = PIPE_ACCESS
@@ -132,19 +131,6 @@ def share_name(request: Request, body: TreeConnectRequest) -> str:
     if len(parts) != 4 or parts[0] or parts[1] or not parts[3]:
         raise SmbError(status.BAD_NETWORK_NAME)
     return parts[3]
-
-
-def encryption_required(request: Request, config: Config, share: Share) -> bool:
-    """Tree connect's EncryptData: the share's word, or that of the whole server."""
-    word = share.smb_encrypt if share.smb_encrypt != "default" else config.server_smb_encrypt
-    if word == "required":
-        return True
-    return word == "desired" and can_encrypt(request)
-
-
-def can_encrypt(request: Request) -> bool:
-    """Whether the session has a cipher."""
-    return request.channel is not None and request.channel.cipher is not None
 
 
 def share_flags(tree: TreeConnect) -> int:

@@ -1,7 +1,8 @@
 """DFS referrals: FSCTL_DFS_GET_REFERRALS and _EX ([MS-SMB2] 3.3.5.15.2, [MS-DFSC] 3.2.5).
 
 Owns: the way from a name to the shares that stand behind it. Namespaces are shares with ``msdfs root``; their links are Samba's, symlinks
-``msdfs:server\\share``, and a whole share may stand for another one (``msdfs proxy``).
+``msdfs:server\\share``, and a whole share may stand for another one (``msdfs proxy``). Invariant: a referral tells nobody what the share
+would not tell him by the same way: neither the user, nor in the clear.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from smbd.smb2.fscc import reparse
 from smbd.smb2.messages.dfs import Asked, Referral, pack, read_request, read_request_ex
 from smbd.smb2.names import Path, parse_text
 from smbd.smb2.status import SmbError
-from workers.admission import admit, open_root
+from workers.admission import admit, can_encrypt, insists_on_encryption, open_root
 from workers.patience import errand, fit, patiently
 from workers.request import Request
 from workers.tree import TreeConnect
@@ -58,12 +59,21 @@ def _answer(request: Request, asked: Asked, room: int) -> Output | Coroutine[Any
     if share is None or not (share.msdfs_root or share.msdfs_proxy):
         raise SmbError(status.NOT_FOUND)
     root = _path(parts[:2])
+    _check_encryption(request, share, beneath=bool(share.msdfs_proxy) or len(parts) > 2)
     if share.msdfs_proxy:
         return _packed(asked, Referral(root, _targets(share.msdfs_proxy, share), False, TIME_TO_LIVE), room)
     itself = Referral(root, (root,), True, TIME_TO_LIVE)
     if len(parts) == 2:
         return _packed(asked, itself, room)
     return patiently(request, _look_up(request, (share, asked, itself), parts, room))
+
+
+def _check_encryption(request: Request, share: Share, *, beneath: bool) -> None:
+    """As at a tree connect (3.3.5.7) and at the requests that follow it (3.3.5.2.11): that there is a share that insists on encryption, who
+    could use it hears in the clear too; what is in it does not leave in the clear. IPC$, by which referrals come, insists on nothing.
+    """
+    if insists_on_encryption(request.worker.config, share) and not (request.encrypted if beneath else can_encrypt(request)):
+        raise SmbError(status.ACCESS_DENIED)
 
 
 def _path(parts: list[str]) -> str:
