@@ -8,13 +8,24 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from authd.messages import AUTHENTICATE, FORGET, FORGET_REQUEST, Step, pack_authenticate, unpack_step
+from authd.messages import (
+    AUTHENTICATE,
+    CONFIRM,
+    CONFIRM_REQUEST,
+    FORGET,
+    FORGET_REQUEST,
+    Step,
+    pack_authenticate,
+    unpack_confirmed,
+    unpack_step,
+)
 from pools.layout import Readable
 from pools.queue import Ask
 from smbd.accounts import lookup_names, lookup_sids
 from smbd.child import AUTHD
+from smbd.smb2.dtyp.token import Token
 
-__all__ = ["Step", "authenticate", "forget", "initial_token", "lookup_names", "lookup_sids"]
+__all__ = ["Step", "authenticate", "confirm", "forget", "initial_token", "lookup_names", "lookup_sids"]
 
 TIMEOUT = 60.0
 """Longer than the delay after a failed attempt and a restart of authd together."""
@@ -43,6 +54,15 @@ async def authenticate(ask: Ask, conversation: int, token: Readable, address: st
 def forget(send: Send, conversation: int) -> None:
     """The client went away in the middle: authd drops what it holds for this conversation."""
     send(AUTHD, FORGET.number, FORGET_REQUEST.pack(conversation))
+
+
+async def confirm(ask: Ask, peer: tuple[int, int], proof: bytes, timeout: float) -> Token | None:
+    """Who has just logged on through the worker ``peer``, with a key of which ``proof`` is shown; None: nobody. Answered once.
+
+    Raises AskError when authd cannot be reached.
+    """
+    answer = await ask(AUTHD, CONFIRM.number, CONFIRM_REQUEST.pack(*peer, proof), timeout)
+    return unpack_confirmed(answer.payload)
 
 
 def initial_token() -> bytes:

@@ -7,6 +7,8 @@ Invariant: a secret travels in one direction only: the session key, from authd t
       AUTHENTICATE(conversation, token) -->   one step of SPNEGO
       <-- AUTHENTICATE_ANSWER(status, token, and at the end the session key and who it is)
       FORGET(conversation) -->                no answer; the conversation's state is dropped
+      CONFIRM(worker, proof of a key) -->     whether somebody has just logged on through another worker, with that key
+      <-- CONFIRM_ANSWER(who it is, or nothing)
 
 A conversation is (slot, generation of the worker, number chosen by the worker); the first two are the hub's stamp, so a worker can
 neither continue nor end another's.
@@ -14,6 +16,7 @@ neither continue nor end another's.
 
 from __future__ import annotations
 
+from hashlib import blake2b
 from typing import NamedTuple
 
 from pools.layout import U8, U16, U32, U64, Layout, Raw16, Readable, WireError
@@ -32,7 +35,9 @@ AUTHD_ONLY = frozenset({"authd"})
 AUTHENTICATE = Kind(0x0200, "AUTHENTICATE", 1, 0, MAX_TOKEN + 256, WORKER)
 AUTHENTICATE_ANSWER = Kind(0x0201, "AUTHENTICATE_ANSWER", 1, 0, 60 * 1024, AUTHD_ONLY)
 FORGET = Kind(0x0202, "FORGET", 1, 0, 8, WORKER)
-KINDS: tuple[Kind, ...] = (AUTHENTICATE, AUTHENTICATE_ANSWER, FORGET, *accounts.KINDS)
+CONFIRM = Kind(0x0204, "CONFIRM", 1, 0, 24, WORKER)
+CONFIRM_ANSWER = Kind(0x0205, "CONFIRM_ANSWER", 1, 0, 60 * 1024, AUTHD_ONLY)
+KINDS: tuple[Kind, ...] = (AUTHENTICATE, AUTHENTICATE_ANSWER, FORGET, CONFIRM, CONFIRM_ANSWER, *accounts.KINDS)
 
 SUCCESS = 0x00000000
 MORE_PROCESSING = 0xC0000016
@@ -62,6 +67,14 @@ class _Forget(NamedTuple):
     conversation: U64
 
 
+class Confirm(NamedTuple):
+    """CONFIRM: whose logon it was, and ``proof_of`` its key."""
+
+    slot: U32
+    generation: U32
+    proof: Raw16
+
+
 class _Answer(NamedTuple):
     status: U32
     token_length: U16
@@ -86,12 +99,19 @@ class _Id(NamedTuple):
 
 AUTHENTICATE_REQUEST = Layout(_Authenticate)
 FORGET_REQUEST = Layout(_Forget)
+CONFIRM_REQUEST = Layout(Confirm)
 ANSWER = Layout(_Answer)
 IDENTITY = Layout(_Identity)
 ID = Layout(_Id)
 LENGTH = accounts.COUNT
 
 GUEST, ANONYMOUS = 1, 2
+NO_KEY = bytes(16)
+
+
+def proof_of(session_key: bytes) -> bytes:
+    """16 bytes that only who knows the key can tell, and that tell nobody the key."""
+    return blake2b(session_key, digest_size=16, person=b"millpond logon").digest()
 
 
 def pack_authenticate(conversation: int, token: Readable, address: str) -> bytes:
@@ -116,6 +136,16 @@ def pack_step(step: Step) -> bytes:
     identity = step.identity
     head = ANSWER.pack(step.status, len(step.token), identity is not None) + step.token
     return head if identity is None else head + pack_identity(identity, step.session_key)
+
+
+def pack_confirmed(who: Token | None) -> bytes:
+    """CONFIRM_ANSWER."""
+    return b"" if who is None else pack_identity(who, NO_KEY)
+
+
+def unpack_confirmed(payload: Readable) -> Token | None:
+    """The inverse of ``pack_confirmed``."""
+    return _unpack_identity(payload, 0)[1] if len(payload) else None
 
 
 def pack_identity(who: Token, session_key: bytes) -> bytes:

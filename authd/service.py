@@ -17,7 +17,19 @@ from authd.conversation import Conversations, Gate, Key, Policy
 from authd.directory import Directory
 from authd.identity import Identities, UserMap
 from authd.limits import Limiter
-from authd.messages import AUTHENTICATE, FORGET, FORGET_REQUEST, pack_step, unpack_authenticate
+from authd.messages import (
+    AUTHENTICATE,
+    CONFIRM,
+    CONFIRM_REQUEST,
+    FORGET,
+    FORGET_REQUEST,
+    Confirm,
+    pack_confirmed,
+    pack_step,
+    proof_of,
+    unpack_authenticate,
+)
+from authd.proofs import Proof, Proofs
 from authd.users import UserDatabase
 from pools.port import sandbox, sockets
 from pools.queue import PEER, PEER_DIED, RELOAD, Deferred, Endpoint, Handler, Message, Service
@@ -58,12 +70,14 @@ class Authenticator:
         self._secret = secrets.token_bytes(16)
         self._limiter = Limiter(config.failed_logon_delay)
         self._conversations = Conversations(gate_for(config, self._secret, self._limiter), config.session_setup_timeout)
+        self._proofs = Proofs()
 
     def handlers(self) -> dict[int, Handler]:
         """The message table."""
         return {
             AUTHENTICATE.number: self.authenticate,
             FORGET.number: self.forget,
+            CONFIRM.number: self.confirm,
             LOOKUP_NAMES.number: self.lookup_names,
             LOOKUP_SIDS.number: self.lookup_sids,
             LIST_USERS.number: self.list_users,
@@ -76,6 +90,9 @@ class Authenticator:
         number, token, address = unpack_authenticate(message.payload)
         key = Key(message.sender, message.generation, number)
         outcome = self._conversations.step(key, token, address, self._clock())
+        who = outcome.step.identity
+        if who is not None and not who.guest and not who.anonymous:
+            self._proofs.note(Proof(*key[:2], proof_of(outcome.step.session_key)), who, self._clock())
         answer = pack_step(outcome.step)
         if not outcome.delay:
             return answer
@@ -88,9 +105,16 @@ class Authenticator:
         (number,) = FORGET_REQUEST.unpack(message.payload)
         self._conversations.forget(Key(message.sender, message.generation, number))
 
+    def confirm(self, message: Message) -> bytes:
+        """CONFIRM: what a worker says of itself is nothing that another one has to believe."""
+        asked: Confirm = CONFIRM_REQUEST.unpack(message.payload)
+        return pack_confirmed(self._proofs.take(Proof(*asked), self._clock()))
+
     def peer_died(self, message: Message) -> None:
         """PEER_DIED: its conversations with it."""
-        self._conversations.drop_peer(*PEER.unpack(message.payload))
+        slot, generation = PEER.unpack(message.payload)
+        self._conversations.drop_peer(slot, generation)
+        self._proofs.drop_peer(slot, generation)
 
     def lookup_names(self, message: Message) -> bytes:
         """LOOKUP_NAMES."""
@@ -116,8 +140,9 @@ class Authenticator:
             log.error("the new configuration is not used for logons: %s", error)
 
     def expire(self) -> None:
-        """Drop conversations that came to no end; called now and then."""
+        """Drop conversations that came to no end, and what is known of old ones; called now and then."""
         self._conversations.expire(self._clock())
+        self._proofs.expire(self._clock())
 
     def _directory(self) -> Directory:
         gate = self._conversations.gate

@@ -1,7 +1,8 @@
 """Worker to worker: a connection that is to become a channel of a session elsewhere, or to join its client's other connections.
 
 Owns: kinds 0x0540 to 0x054F. Invariants: the descriptor travels only after CHANNEL_ASK was answered with SUCCESS; CHANNEL_MOVE is a
-notice, and whoever has sent it has nothing more to do with the connection.
+notice, and whoever has sent it has nothing more to do with the connection. Nothing here is believed: a worker that was taken over may say
+anything.
 
     worker of the connection                        worker of the session
       CHANNEL_ASK(what kind of connection, proof) -->
@@ -32,7 +33,7 @@ class Purpose(IntEnum):
     """Why a connection's worker asks. What follows the fixed part of CHANNEL_ASK shows that it may."""
 
     BIND = 1  # a signed SESSION_SETUP for a session that is not its own: the whole PDU
-    JOIN = 2  # somebody has logged on who has a session there: who he is
+    JOIN = 2  # somebody has logged on who has a session there: the proof of his key (``authd.messages.proof_of``), which authd knows
 
 
 class Ask(NamedTuple):

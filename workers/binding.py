@@ -1,15 +1,16 @@
 """Channels: how a session is bound to another connection ([MS-SMB2] 3.3.5.5, 3.3.5.5.2, 3.3.5.5.3).
 
 Owns: the rules, for sessions of this worker and, through the hub, for those of others. Invariants: a refusal is signed only if the
-request was, and rightly; a connection comes into a session's worker only after that worker has seen the signature, so that whoever has no
-key of the session never shares a process with it.
+request was, and rightly; a connection comes into a session's worker only after that worker has seen the signature, or has heard from
+authd that the session's user has just logged on there, so that whoever is not that user never shares a process with him. Another worker's
+word counts for nothing: its client may have taken it over.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from authd.messages import pack_identity
+from authd import client as authd
 from pools.queue import AskError, AskGone, Message
 from smbd.channel_messages import ANSWER, ASK, CHANNEL_ASK, MAX_PROOF, Purpose
 from smbd.channel_messages import Answer as Told
@@ -21,7 +22,7 @@ from smbd.smb2.dialects import DIALECTS
 from smbd.smb2.header import ERROR_BODY, HEADER, NO_SIGNATURE, SIGNATURE_END, SIGNATURE_OFFSET, TRANSPORT_SIZE
 from smbd.smb2.reply import Reply, pack_replies, reply_size
 from smbd.smb2.status import SmbError
-from workers.handover import may_leave, send_away
+from workers.handover import Welcome, expect, may_leave, send_away
 from workers.request import Answer, Request
 from workers.session import Logon, Session, State, Terms, terms_of
 
@@ -35,6 +36,7 @@ MAX_CHANNELS = 32  # of a session: what Windows allows
 MAX_LINES = 64  # of a worker: its client's sessions share them
 MAX_FORGERIES = 8  # bindings with a wrong signature that one connection may try: each costs another process a look
 PATIENCE = 5.0  # seconds for another worker to answer
+PROOF_SIZE = 16
 
 
 def begin(line: Line, session: Session, *, binding: bool = False) -> Logon:
@@ -213,11 +215,37 @@ def asked(worker: Worker, message: Message) -> None:
     if ask.dialect not in DIALECTS:
         told = Told(status.INVALID_PARAMETER, 0, NO_SIGNATURE)
     elif ask.purpose == Purpose.JOIN:
-        welcome = _welcomes(worker, ask.session_id, terms, bytes(proof))
-        told = Told(status.SUCCESS if welcome else status.REQUEST_NOT_ACCEPTED, 0, NO_SIGNATURE)
+        worker.loop.spawn(_confirm(worker, message, (ask.session_id, terms), bytes(proof)), _confirmed)
+        return
     else:
         told = _verdict(worker, worker.sessions.get(ask.session_id), terms, proof, (ask.refusal, ask.credits))
+        if told.status == status.SUCCESS:
+            expect(worker, message, Welcome())
     worker.mailbox.answer(message, ANSWER.pack(*told))
+
+
+async def _confirm(worker: Worker, message: Message, wanted: tuple[int, Terms], proof: bytes) -> None:
+    """Somebody may join if it is this session's user: authd says who it is, through whose process it has logged him on itself."""
+    code = status.REQUEST_NOT_ACCEPTED
+    peer = message.sender, message.generation
+    if _may_join(worker, *wanted) and len(proof) == PROOF_SIZE and peer not in worker.confirming:
+        worker.confirming.add(peer)
+        try:
+            who = await authd.confirm(worker.mailbox.ask, peer, proof, PATIENCE)
+        except AskError:
+            who = None
+        finally:
+            worker.confirming.discard(peer)
+        session = worker.sessions.get(wanted[0])
+        if who is not None and session is not None and session.token == who and _may_join(worker, *wanted):
+            expect(worker, message, Welcome(session.session_id, proof))
+            code = status.SUCCESS
+    worker.mailbox.answer(message, ANSWER.pack(code, 0, NO_SIGNATURE))
+
+
+def _confirmed(_: Any, error: BaseException | None) -> None:
+    if error is not None:
+        raise error
 
 
 def has_room(worker: Worker) -> bool:
@@ -225,12 +253,11 @@ def has_room(worker: Worker) -> bool:
     return bool(worker.lines) and len(worker.lines) < MAX_LINES and not any(line.halted or line.draining for line in worker.lines)
 
 
-def _welcomes(worker: Worker, session_id: int, terms: Terms, who: bytes) -> bool:
+def _may_join(worker: Worker, session_id: int, terms: Terms) -> bool:
     session = worker.sessions.get(session_id)
     if session is None or session.state is not State.VALID or session.proven is None or not has_room(worker):
         return False
-    same = (session.terms.dialect, session.terms.client_guid) == (terms.dialect, terms.client_guid)
-    return same and pack_identity(session.require_token(), NO_SIGNATURE) == who
+    return (session.terms.dialect, session.terms.client_guid) == (terms.dialect, terms.client_guid)
 
 
 def _verdict(worker: Worker, session: Session | None, terms: Terms, view: memoryview, own: tuple[int, int]) -> Told:

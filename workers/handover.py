@@ -1,34 +1,54 @@
 """A connection goes to another worker of its client, and one comes in ([MS-SMB2] 3.3.5.5: sessions are looked up in GlobalSessionTable).
 
 Owns: what travels, and when nothing hinders it. Invariants: a connection travels with all that it has, or not at all; who has sent one away
-says nothing more on it; what comes in was welcome (``binding.asked``), and is closed when that is not so any more.
+says nothing more on it; what comes in was welcome (``expect``), from that very process and with the very key that was proven, and is
+closed when that is not so any more. Whatever else a process says of its connection concerns that connection alone, or is checked here.
 """
 
 from __future__ import annotations
 
 import secrets
-from typing import TYPE_CHECKING
+from time import monotonic
+from typing import TYPE_CHECKING, NamedTuple
 
+from authd.messages import proof_of
 from pools.layout import WireError
 from pools.pool import PoolExhausted
 from pools.port import sockets
 from pools.queue import MAX_PAYLOAD, AskBusy, Message
 from smbd.channel_messages import CHANNEL_MOVE, Joining, Moved, pack_move, unpack_move
 from smbd.smb2 import passage, status
-from smbd.smb2.crypto import SessionKeys
+from smbd.smb2.crypto import NONCES, SessionKeys
 from smbd.smb2.status import SmbError
 from workers.ending import end_session
 from workers.session import Session, State, terms_of
 
 if TYPE_CHECKING:
+    import socket
+
     from smbd.smb2.connection import Connection
     from workers.line import Line
     from workers.request import Request
     from workers.worker import Worker
 
 MAX_UNREAD = 48 << 10
+WELCOME = 30.0  # seconds for which somebody is
 Process = tuple[int, int]
 """Slot and generation."""
+
+
+class Welcome(NamedTuple):
+    """What may come from a process until ``until``: a connection whose first request says what it is for, or one that joins ``twin``."""
+
+    twin: int = 0
+    proof: bytes = b""
+    until: float = 0.0
+
+    def is_for(self, moved: Moved) -> bool:
+        """Whether it is this connection that was asked for."""
+        if moved.twin != self.twin or monotonic() > self.until:
+            return False
+        return moved.joining is None or proof_of(moved.key) == self.proof
 
 
 def is_idle(line: Line, requests: int) -> bool:
@@ -87,23 +107,41 @@ def _send(line: Line, to: Process, moved: Moved) -> None:
 # coming in
 
 
+def expect(worker: Worker, message: Message, welcome: Welcome) -> None:
+    """The sender of ``message`` may send one connection."""
+    now = monotonic()
+    worker.welcomes = {peer: one for peer, one in worker.welcomes.items() if one.until > now}
+    worker.welcomes[message.sender, message.generation] = welcome._replace(until=now + WELCOME)
+
+
 def arrived(worker: Worker, message: Message) -> None:
     """CHANNEL_MOVE."""
+    welcome = worker.welcomes.pop((message.sender, message.generation), None)
     if len(message.descriptors) != 1:
         message.close_descriptors()
         raise WireError(f"a connection with {len(message.descriptors)} descriptors")
-    sock = sockets.adopt(message.descriptors[0])
+    try:
+        sock = sockets.adopt(message.descriptors[0])
+    except OSError:
+        message.close_descriptors()
+        raise WireError("a connection that is no socket") from None
     try:
         moved = unpack_move(message.payload)
+        if welcome is None or not welcome.is_for(moved):
+            raise WireError("a connection that was not asked for")
         if worker.ended or worker.closed or not worker.lines or any(line.draining for line in worker.lines):
             sock.close()  # it was welcome when it was asked for; the client comes again
             return
         connection, _ = passage.unpack(moved.connection, worker.lines[0].connection.settings, secrets.token_bytes)
+        address = _address_of(sock, worker.lines[0].sock, moved.address)
     except WireError:
         sock.close()
         raise
+    except OSError:
+        sock.close()  # the client has gone meanwhile
+        return
     sock.setblocking(False)
-    line = worker.attach(sock, moved.address, connection)
+    line = worker.attach(sock, address, connection)
     try:
         if moved.joining is not None:
             _come_in(line, moved, moved.joining)
@@ -112,12 +150,22 @@ def arrived(worker: Worker, message: Message) -> None:
         line.end(f"cannot be taken over: {error}")
 
 
+def _address_of(sock: socket.socket, like: socket.socket, told: str) -> str:
+    """The client's, as the kernel knows it; ``told`` where there are no addresses. OSError when nobody is at the other end."""
+    if sock.type != like.type:
+        raise WireError("a connection of another kind")
+    peer = sock.getpeername()
+    return str(peer[0]) if isinstance(peer, tuple) else told
+
+
 def _come_in(line: Line, moved: Moved, told: Joining) -> None:
     """The session that comes with its connection. It is its twin's user who has it: nobody else's word is taken for that."""
     worker, connection = line.worker, line.connection
     twin = worker.sessions.get(moved.twin)
     if twin is None or twin.state is not State.VALID or twin.proven is None or told.session_id in worker.sessions:
         raise SmbError(status.USER_SESSION_DELETED)
+    if not told.session_id or worker.sharing.session(told.session_id) is not None or told.nonce_counter > NONCES // 2:
+        raise SmbError(status.INVALID_PARAMETER)  # somebody else's name, or a cipher that is used up
     session = Session(told.session_id, told.started)
     session.token, session.proven = twin.token, twin.proven
     session.encrypt = bool(told.encrypt)

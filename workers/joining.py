@@ -11,12 +11,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from authd.messages import pack_identity
+from authd.messages import proof_of
 from pools.queue import AskError
 from smbd.channel_messages import ANSWER, ASK, CHANNEL_ASK, Purpose
 from smbd.smb2 import status
 from smbd.smb2.constants import CAP_MULTI_CHANNEL
-from smbd.smb2.header import NO_SIGNATURE
 from workers.handover import is_idle, send_joining
 from workers.session import Session, terms_of
 
@@ -54,11 +53,11 @@ async def _go(line: Line, session: Session, home: SessionRecord) -> None:
     worker = line.worker
     try:
         await worker.loop.sleep(0.0)  # the answer to the logon leaves
-        if not _ready(line, session):
+        keys = session.first.keys if session.first is not None else None
+        if keys is None or not _ready(line, session):
             return
         fixed = ASK.pack(home.session_id, Purpose.JOIN, 0, 0, *terms_of(line.connection))
-        who = pack_identity(session.require_token(), NO_SIGNATURE)
-        answer = await worker.mailbox.ask(home.slot, CHANNEL_ASK.number, fixed + who, PATIENCE)
+        answer = await worker.mailbox.ask(home.slot, CHANNEL_ASK.number, fixed + proof_of(keys.session_key), PATIENCE)
         if ANSWER.unpack(answer.payload).status == status.SUCCESS and _ready(line, session):
             send_joining(line, (home.slot, home.generation), session, home.session_id)
     except AskError:

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from pools.pool import Buffer, BufferPool
     from smbd.smb2.connection import Connection
     from smbd.smb2.crypto import Channel
+    from workers.handover import Welcome
     from workers.mailbox import Mailbox
     from workers.tree import TreeConnect
     from workers.vfs.interface import Handle
@@ -125,6 +126,8 @@ class Worker:
         self._same: dict[FileKey, int] = {}  # how many of them there are of a file
         self.locks = 0  # byte ranges that these have locked
         self.creates = Creates()
+        self.welcomes: dict[tuple[int, int], Welcome] = {}  # by process: the connections that may come in
+        self.confirming: set[tuple[int, int]] = set()  # processes that the authenticator is being asked about
         self.disks: dict[str, Disk] = {}  # by share, as far as they were used
         self._orphans: set[Handle] = set()  # handles whose open has ended, which a VFS thread is to close
         self.max_read = self.max_write = self.max_transact = BATCH

@@ -41,7 +41,7 @@ Signer = Callable[[memoryview], bytes]
 TAG_SIZE = 16
 GCM_NONCE_SIZE = 12
 CCM_NONCE_SIZE = 11
-_COUNTER_LIMIT = 1 << 56
+NONCES = 1 << 56  # of one session
 
 
 class Unsealable(Exception):
@@ -107,16 +107,14 @@ class SessionCipher:
         Needs 52 bytes before ``start`` and 16 after ``end``, whose content is lost.
         """
         counter = self._counter
-        if counter >= _COUNTER_LIMIT:
+        if counter >= NONCES:
             raise OverflowError("nonces of this session are used up")
         self._counter = counter + 1
         nonce = self._prefix + counter.to_bytes(self._nonce_size - 4, "little")
         first = start - TRANSFORM_SIZE
         size = end - start
         padded = nonce + self._padding
-        TRANSFORM_HEADER.pack_into(
-            view, first, TRANSFORM_PROTOCOL_ID, NO_SIGNATURE, padded, size, 0, TRANSFORM_ENCRYPTED, self._session_id
-        )
+        TRANSFORM_HEADER.pack_into(view, first, TRANSFORM_PROTOCOL_ID, NO_SIGNATURE, padded, size, 0, TRANSFORM_ENCRYPTED, self._session_id)
         self._encrypt_into(nonce, view[start:end], view[first + 20 : start], view[start : end + TAG_SIZE])
         view[first + 4 : first + 20] = view[end : end + TAG_SIZE]
         return view[first:end]

@@ -1,7 +1,8 @@
 """A connection on its way from one process to another: its state as bytes, and made whole again.
 
-Owns: the layout. Invariant: what is packed is all that a connection has beside its sessions; one with requests that came out of order does
-not travel (``may_travel``). The socket, what it has yet to bring, and sessions are the caller's.
+Owns: the layout. Invariants: what is packed is all that a connection has beside its sessions; one with requests that came out of order does
+not travel (``may_travel``); what is made whole again could have been negotiated here, whoever has packed it. The socket, what it has yet to
+bring, and sessions are the caller's.
 """
 
 from __future__ import annotations
@@ -12,13 +13,26 @@ from typing import NamedTuple
 
 from pools.layout import U8, U16, U32, U64, Layout, Raw16, Readable, WireError
 from smbd.smb2.connection import Connection
-from smbd.smb2.constants import POSIX_EXTENSIONS_AVAILABLE
+from smbd.smb2.constants import (
+    CIPHER_AES128_CCM,
+    CIPHER_AES128_GCM,
+    CIPHER_AES256_CCM,
+    CIPHER_AES256_GCM,
+    POSIX_EXTENSIONS_AVAILABLE,
+    SIGNING_AES_CMAC,
+    SIGNING_AES_GMAC,
+    SIGNING_HMAC_SHA256,
+)
 from smbd.smb2.crypto import PreauthHash
 from smbd.smb2.dialects import DIALECTS
 from smbd.smb2.messages.create_contexts import POSIX
 from smbd.smb2.negotiate import Choice, NegotiateSettings
 
 PREAUTH_SIZE = 64
+CIPHERS = (0, CIPHER_AES128_CCM, CIPHER_AES128_GCM, CIPHER_AES256_CCM, CIPHER_AES256_GCM)
+SIGNINGS = (SIGNING_HMAC_SHA256, SIGNING_AES_CMAC, SIGNING_AES_GMAC)
+MOST_CREDITS = 65535
+MOST_BYTES = 8 << 20  # in one request or response: no configuration allows more
 
 
 class Passage(NamedTuple):
@@ -82,6 +96,7 @@ def unpack(payload: Readable, settings: NegotiateSettings, random: Callable[[int
     end = start + told.dialects * ONE_DIALECT.size
     if told.dialect not in DIALECTS or len(payload) < end:
         raise WireError(f"a connection of dialect 0x{told.dialect:04x} in {len(payload)} bytes")
+    _check(told)
     settings = replace(
         settings,
         max_transact_size=told.max_transact_size,
@@ -104,3 +119,12 @@ def unpack(payload: Readable, settings: NegotiateSettings, random: Callable[[int
     connection = Connection(settings, random)
     connection.resume(choice, PreauthHash(bytes(payload[PASSAGE.size : start])), (told.low, told.high))
     return connection, end
+
+
+def _check(told: Passage) -> None:
+    """``WireError`` for what no negotiation ends with."""
+    sizes = told.max_transact_size, told.max_read_size, told.max_write_size
+    if told.cipher_id not in CIPHERS or told.signing_id not in SIGNINGS or max(sizes) > MOST_BYTES:
+        raise WireError(f"a connection with cipher {told.cipher_id}, signatures {told.signing_id} and requests of {max(sizes)} bytes")
+    if not (0 < told.max_credits <= MOST_CREDITS and 0 <= told.high - told.low <= 2 * MOST_CREDITS):
+        raise WireError(f"a connection with {told.max_credits} credits, of which {told.low} to {told.high} may be used")

@@ -85,6 +85,35 @@ def test_a_logon(desk: Desk) -> None:
     assert done.identity.name == "alice"
 
 
+def confirmed(desk: Desk, peer: tuple[int, int], session_key: bytes) -> str:
+    """Who has logged on so, as another worker is told."""
+    found = asyncio.run(client.confirm(desk.ask, peer, messages.proof_of(session_key), 5.0))
+    return "nobody" if found is None else found.name
+
+
+def test_another_worker_is_told_who_has_logged_on(desk: Desk) -> None:
+    side = ntlm_client()
+    desk.authenticate(1, side.step(desk.authenticate(1, side.step() or b"").token) or b"")
+    assert confirmed(desk, (17, 3), side.session_key) == "nobody"
+    assert confirmed(desk, WORKER, bytes(16)) == "nobody"
+    assert confirmed(desk, WORKER, side.session_key) == "alice"
+    assert confirmed(desk, WORKER, side.session_key) == "nobody"
+
+
+@pytest.mark.parametrize("how", ["refused", "death", "time", "nobody in particular"])
+def test_of_others_it_is_told_nothing(desk: Desk, how: str) -> None:
+    side = ntlm_client("wrong" if how == "refused" else "secret")
+    if how == "nobody in particular":
+        side = spnego.client("", "", protocol="ntlm", options=spnego.NegotiateOptions.use_ntlm)
+    done = desk.authenticate(1, side.step(desk.authenticate(1, side.step() or b"").token) or b"")
+    if how == "death":
+        desk.handle(PEER_DIED, PEER.pack(*WORKER))
+    elif how == "time":
+        desk.now += 31
+        desk.authenticator.expire()
+    assert confirmed(desk, WORKER, done.session_key) == "nobody"
+
+
 def test_a_refusal_waits_on_a_timer(desk: Desk) -> None:
     side = ntlm_client("wrong")
     challenge = desk.authenticate(1, side.step() or b"")

@@ -18,7 +18,19 @@ from pathlib import Path
 from shutil import rmtree
 from typing import Any
 
-from authd.messages import AUTHENTICATE, MORE_PROCESSING, Step, pack_step, unpack_authenticate
+from authd.messages import (
+    AUTHENTICATE,
+    CONFIRM,
+    CONFIRM_REQUEST,
+    MORE_PROCESSING,
+    Step,
+    pack_confirmed,
+    pack_step,
+    proof_of,
+    unpack_authenticate,
+    unpack_step,
+)
+from authd.proofs import Proof, Proofs
 from pools.counters import CounterSegment
 from pools.pool import MallocPool
 from pools.queue import Message
@@ -62,7 +74,7 @@ class Fake:
         self.loop = loop
         self.sent: list[tuple[int, int, bytes]] = []
         self.asked: deque[tuple[int, bytes, Completion[Message]]] = deque()
-        self.replies: dict[int, Callable[[bytes], bytes]] = {AUTHENTICATE.number: house.authenticate}
+        self.replies: dict[int, Callable[[bytes], bytes]] = {AUTHENTICATE.number: house.authenticate, CONFIRM.number: house.confirm}
 
     def send(
         self, destination: int, kind: int, payload: bytes = b"", *, id: int = 0, descriptors: Sequence[int] = (), generation: int = 0
@@ -86,7 +98,10 @@ class Fake:
         reply = self.replies.get(kind)
         worker = self.house.workers.get(destination)
         if reply is not None:
-            done.finish(Message(kind + 1, destination, 1, 0, reply(payload)))
+            answer = reply(payload)
+            if kind == AUTHENTICATE.number:
+                self.house.note(self._slot, unpack_step(answer))
+            done.finish(Message(kind + 1, destination, 1, 0, answer))
         elif kind == CHANNEL_ASK.number and worker is not None:
             self.house.questions.append(done)
             message = Message(kind, self._slot, 1, len(self.house.questions), payload)
@@ -183,6 +198,7 @@ class House:
         self.questions: list[Completion[Message]] = []  # of worker to worker
         self.tokens: dict[str, Token] = {name: token_of(name) for name in (ALICE, BOB)}
         self.steps: deque[Step] = deque()
+        self.proofs = Proofs()
         self._umask = os.umask(0)
         self._identity = identity.current()
 
@@ -196,6 +212,15 @@ class House:
             return pack_step(Step(MORE_PROCESSING, b"go on"))
         found = self.tokens.get(name)
         return pack_step(Step(status.SUCCESS, b"", KEY, found) if found else Step(status.LOGON_FAILURE, b""))
+
+    def note(self, slot: int, step: Step) -> None:
+        """What the authenticator remembers of a logon."""
+        if step.identity is not None:
+            self.proofs.note(Proof(slot, 1, proof_of(step.session_key)), step.identity, 0.0)
+
+    def confirm(self, payload: bytes) -> bytes:
+        """The fake authenticator: who has logged on with a worker's key."""
+        return pack_confirmed(self.proofs.take(Proof(*CONFIRM_REQUEST.unpack(payload)), 0.0))
 
     def process(self, slot: int) -> Sharing:
         """The state as worker ``slot`` sees it. One environment a process is LMDB's rule, so they share it here, as threads do."""

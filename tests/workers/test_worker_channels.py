@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import os
+import socket
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from authd.messages import Step, proof_of
+from pools.layout import WireError
 from pools.port import sockets
 from pools.queue import Message
+from smbd.channel_messages import ANSWER, ASK, CHANNEL_ASK, CHANNEL_MOVE, MOVE, Joining, Moved, Purpose, pack_move
 from smbd.smb2 import constants as c
-from smbd.smb2 import status
+from smbd.smb2 import passage, status
 from smbd.smb2.constants import Command
 from smbd.smb2.header import HEADER_SIZE
 from smbd.smb2.messages import control
 from smbd.smb2.messages.directory import CHANGE_NOTIFY_REQUEST
 from tests.wire_client import Closed, FileId, Offer, Request, Response, WireClient, create_body
 from tests.workers.house import ALICE, BOB, KEY, House, log_on
+from workers import binding, handover
 from workers.binding import MAX_CHANNELS, MAX_FORGERIES, MAX_LINES
 from workers.loop import Completion
+from workers.session import Session, terms_of
 
 GUID = bytes(range(16))
 OTHER_GUID = bytes(range(16, 32))
@@ -468,3 +477,129 @@ def test_what_is_encrypted_for_a_session_that_has_ended(house: House, why: str) 
     assert second.session_setup_raw(b"nobody", second.session_id, sign=True).status == status.LOGON_FAILURE
     with pytest.raises(Closed):
         echo_of_tree(first)
+
+
+# what a worker that was taken over could say: see binding.asked, handover.arrived
+
+
+def session_of(house: House, client: WireClient) -> Session:
+    return house.worker_of(client).sessions[client.session_id]
+
+
+def ask_to_join(house: House, sender: WireClient, victim: WireClient, proof: bytes) -> int:
+    """The answer to a question that ``sender``'s worker puts to ``victim``'s."""
+    worker = house.worker_of(victim)
+    terms = terms_of(house.worker_of(sender).lines[0].connection)._replace(client_guid=session_of(house, victim).terms.client_guid)
+    fixed = ASK.pack(victim.session_id, Purpose.JOIN, 0, 0, *terms)
+    done: Completion[Message] = Completion()
+    house.questions.append(done)
+    answers: list[int] = []
+    worker.loop.spawn(answer_to(done, answers), lambda *_: None)
+    binding.asked(worker, Message(CHANNEL_ASK.number, house.worker_of(sender).slot, 1, len(house.questions), fixed + proof))
+    house.turn_until(lambda: bool(answers))
+    return answers[0]
+
+
+async def answer_to(done: Completion[Message], answers: list[int]) -> None:
+    answers.append(ANSWER.unpack((await done).payload).status)
+
+
+def joining(house: House, sender: WireClient, victim: WireClient, key: bytes = KEY, **changes: Any) -> bytes:
+    """The connection of ``sender`` with a session of ``victim``'s user, as its worker would say it."""
+    told = Joining(0x1234, 5, 0, 0, 0, 0, 0, 64, len(key))._replace(**changes)
+    connection = passage.pack(house.worker_of(sender).lines[0].connection)
+    return pack_move(Moved(victim.session_id, connection, "192.0.2.1", b"", told, bytes(64), key))
+
+
+def move(house: House, sender: WireClient, victim: WireClient, payload: bytes, descriptors: Sequence[int] | None = None) -> socket.socket:
+    """``payload`` goes from ``sender``'s worker to ``victim``'s, by default with one end of a pair; the other end."""
+    near, far = socket.socketpair()
+    with near:
+        sent = tuple(os.dup(fd) for fd in ([near.fileno()] if descriptors is None else descriptors))
+        with contextlib.suppress(WireError):
+            handover.arrived(house.worker_of(victim), Message(CHANNEL_MOVE.number, house.worker_of(sender).slot, 1, 0, payload, sent))
+    return far
+
+
+def untouched(house: House, victim: WireClient, far: socket.socket) -> None:
+    """Nobody has come in, and the victim goes on."""
+    house.turn()
+    far.settimeout(5)
+    with far:
+        assert far.recv(1) == b""
+    assert len(house.worker_of(victim).lines) == len(house.worker_of(victim).sessions) == 1
+    assert echo(victim).status == status.SUCCESS
+
+
+@pytest.fixture
+def forger(house: House) -> WireClient:
+    """Somebody else, of whose worker anything is to be expected."""
+    return first_of(house, offer(OTHER_GUID), BOB)
+
+
+def test_a_forged_session_that_was_not_asked_for_is_nobody_s(house: House, forger: WireClient) -> None:
+    victim = first_of(house)
+    untouched(house, victim, move(house, forger, victim, joining(house, forger, victim)))
+
+
+def test_who_has_logged_on_says_the_authenticator_alone(house: House, forger: WireClient) -> None:
+    """The forger's worker has a key, and knows who the victim is; it has not seen him log on."""
+    victim = first_of(house)
+    assert ask_to_join(house, forger, victim, proof_of(KEY)) == status.REQUEST_NOT_ACCEPTED
+    assert ask_to_join(house, forger, victim, proof_of(b"another key")) == status.REQUEST_NOT_ACCEPTED
+    assert ask_to_join(house, forger, victim, b"") == status.REQUEST_NOT_ACCEPTED
+    untouched(house, victim, move(house, forger, victim, joining(house, forger, victim)))
+
+
+def test_the_victim_s_own_proof_serves_nobody_else(house: House, forger: WireClient) -> None:
+    victim = first_of(house)
+    house.note(house.worker_of(victim).slot, Step(status.SUCCESS, b"", b"victim's own key", house.tokens[ALICE]))
+    assert ask_to_join(house, forger, victim, proof_of(b"victim's own key")) == status.REQUEST_NOT_ACCEPTED
+
+
+def welcome(house: House, sender: WireClient, victim: WireClient) -> None:
+    house.note(house.worker_of(sender).slot, Step(status.SUCCESS, b"", KEY, house.tokens[ALICE]))
+    assert ask_to_join(house, sender, victim, proof_of(KEY)) == status.SUCCESS
+
+
+def test_who_has_proven_a_key_comes_with_that_one_and_once(house: House, forger: WireClient) -> None:
+    victim, stranger = first_of(house), first_of(house, offer(bytes(16)), BOB)
+    welcome(house, forger, victim)
+    untouched(house, victim, move(house, stranger, victim, joining(house, forger, victim)))
+    untouched(house, victim, move(house, forger, victim, joining(house, forger, victim, b"another key, 16 ")))
+    untouched(house, victim, move(house, forger, victim, joining(house, forger, victim)))
+    welcome(house, forger, victim)
+    with move(house, forger, victim, joining(house, forger, victim)):
+        assert {session.require_token().name for session in house.worker_of(victim).sessions.values()} == {ALICE}
+        assert len(house.worker_of(victim).sessions) == 2
+    house.turn_until(lambda: len(house.worker_of(victim).lines) == 1)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"session_id": 0}, {"nonce_counter": (1 << 56) - 1}, {"nonce_counter": (1 << 64) - 1}, {"session_id": None}]
+)
+def test_a_session_that_is_none(house: House, forger: WireClient, changes: dict[str, Any]) -> None:
+    victim = first_of(house)
+    changes = {name: forger.session_id if value is None else value for name, value in changes.items()}
+    welcome(house, forger, victim)
+    far = move(house, forger, victim, joining(house, forger, victim, **changes))
+    house.turn_until(lambda: len(house.worker_of(victim).lines) == 1)
+    untouched(house, victim, far)
+
+
+def test_what_is_no_connection_disturbs_nobody(house: House, forger: WireClient, tmp_path: Path) -> None:
+    victim = first_of(house)
+    good = joining(house, forger, victim)
+    datagrams, listener = socket.socketpair(type=socket.SOCK_DGRAM), socket.create_server(("127.0.0.1", 0))
+    with open(tmp_path / "file", "wb") as file, listener, datagrams[0], datagrams[1]:
+        for descriptors in ([], [file.fileno()], [file.fileno()] * 2, [datagrams[0].fileno()], [listener.fileno()]):
+            welcome(house, forger, victim)
+            untouched(house, victim, move(house, forger, victim, good, descriptors))
+    fixed = MOVE.size
+    for at in range(0, passage.PASSAGE.size, 2):
+        welcome(house, forger, victim)
+        noise = good[: fixed + at] + b"\xff\xff" + good[fixed + at + 2 :]
+        with move(house, forger, victim, noise):
+            house.turn()
+        house.turn_until(lambda: len(house.worker_of(victim).lines) == 1)
+        assert echo(victim).status == status.SUCCESS

@@ -24,8 +24,8 @@ CHOICES = st.builds(
     Choice,
     st.sampled_from(list(DIALECTS.values())),
     st.integers(0, 0xFFFFFFFF),
-    NUMBERS,
-    NUMBERS,
+    st.sampled_from(passage.CIPHERS),
+    st.sampled_from(passage.SIGNINGS),
     st.binary(min_size=16, max_size=16),
     st.integers(0, 0xFFFFFFFF),
     NUMBERS,
@@ -51,6 +51,21 @@ def test_what_arrives_is_what_left(choice: Choice, low: int, span: int, rest: by
     assert came.preauth.value == sent.preauth.value
     assert (came.credits.low, came.credits.high, came.credits.maximum) == (low, low + span, 64)
     assert came.settings == OURS
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"cipher_id": 5}, {"signing_id": 3}, {"low": 10}, {"high": 1 << 20}, {"max_credits": 0}, {"max_credits": 1 << 16},
+        {"max_read_size": 8 << 20 | 1}, {"max_write_size": 1 << 31}, {"max_transact_size": 0xFFFFFFFF}, {"dialect": 0x0210 + 1},
+    ],
+)  # fmt: skip
+def test_what_no_negotiation_ends_with_is_no_connection(changes: dict[str, int]) -> None:
+    packed = passage.pack(connected(Choice(DIALECTS[c.DIALECT_311], 0)))
+    told = passage.PASSAGE.unpack(packed)
+    passage.unpack(packed, OURS, bytes)
+    with pytest.raises(WireError):
+        passage.unpack(passage.PASSAGE.pack(*told._replace(**changes)) + packed[passage.PASSAGE.size :], OURS, bytes)
 
 
 def test_no_truncation_is_taken_for_a_connection() -> None:
