@@ -270,26 +270,25 @@ class Breaks:
         awaited: Awaited | None = None
         if notice.deadline:
             client_guid = session.terms.client_guid if session is not None else worker.client_guid
-            key = opened.key if opened is not None else None
-            awaited = Awaited(partial(self._is_awaited, notice, key, client_guid), notice.deadline, own)
+            awaited = Awaited(partial(self._is_awaited, notice, opened, client_guid), notice.deadline, own)
             pause = max(0.0, (notice.deadline - monotonic_ns()) / NS)
-            worker.loop.later(pause, partial(self._expired, notice, key, client_guid))
+            worker.loop.later(pause, partial(self._expired, notice, opened, client_guid))
         if notice.lease:
             body = _lease_notification(notice)
             tell(worker, lines, partial(_say, awaited, lambda line: line.engine.notify(body)), awaited)
         elif opened is not None:
             tell(worker, lines, partial(_say, awaited, partial(_tell_oplock, opened, notice.state)), awaited)
 
-    def _is_awaited(self, notice: OplockBreak, key: FileKey | None, client_guid: bytes) -> bool:
-        """Whether the client has yet to acknowledge the break."""
-        sharing = self._worker.sharing
+    def _is_awaited(self, notice: OplockBreak, opened: Open | None, client_guid: bytes) -> bool:
+        """Whether the client has yet to acknowledge the break. A stream's open may have another key since."""
+        sharing, key = self._worker.sharing, None if opened is None else opened.key
         if notice.lease:
             return sharing.awaits_lease(client_guid, notice.lease_key, notice.deadline)
         return key is not None and sharing.awaits_oplock(key, notice.file_id, notice.deadline)
 
-    def _expired(self, notice: OplockBreak, key: FileKey | None, client_guid: bytes) -> None:
+    def _expired(self, notice: OplockBreak, opened: Open | None, client_guid: bytes) -> None:
         """3.3.6.1, 3.3.6.5: not acknowledged in time."""
-        worker = self._worker
+        worker, key = self._worker, None if opened is None else opened.key
         if notice.lease:
             waiters = worker.sharing.expire_lease(client_guid, notice.lease_key, notice.deadline)
         elif key is not None:
@@ -335,9 +334,7 @@ def _directory_of(tree: TreeConnect, path: Path) -> FileKey | None:
 
 def _tell_oplock(opened: Open, state: int, line: Line) -> None:
     """3.3.4.6."""
-    body = control.OPLOCK_BREAK.pack(
-        control.OPLOCK_BREAK_STRUCTURE_SIZE, LEVEL_OF_STATE[state], 0, 0, opened.persistent, opened.volatile
-    )
+    body = control.OPLOCK_BREAK.pack(control.OPLOCK_BREAK_STRUCTURE_SIZE, LEVEL_OF_STATE[state], 0, 0, opened.persistent, opened.volatile)
     session = opened.session
     seal = session.channels.get(line) if session.encrypt or opened.tree.encrypt else None
     line.engine.notify(body, session.session_id, seal)

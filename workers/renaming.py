@@ -1,21 +1,22 @@
 """Renames and hard links: [MS-FSA] 2.1.5.15.6 (link), 2.1.5.15.11 (rename).
 
 Owns: the checks on source, target and the directories between them. Invariant: a file that is open somewhere is never replaced, unless
-POSIX semantics are asked for, and a directory with open files in it never moves.
+POSIX semantics are asked for, and a directory with open files in it never moves; a stream's record has its new name before the disk has.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from smbd.sharing import FileKey, Operation
 from smbd.sharing.caching import HANDLE
 from smbd.sharing.rules import SHARED
 from smbd.smb2 import status
-from smbd.smb2.constants import DELETE, FILE_SHARE_WRITE
+from smbd.smb2.constants import DELETE, FILE_NOTIFY_CHANGE_LAST_WRITE, FILE_NOTIFY_CHANGE_SIZE, FILE_SHARE_WRITE
 from smbd.smb2.names import EXACT, Path, fold, parse_posix, parse_stream, parse_text
 from smbd.smb2.status import SmbError
-from workers import access, changes
+from workers import access, changes, keeping
+from workers.commands.close import wake
 
 if TYPE_CHECKING:
     from smbd.sharing import OpenRow
@@ -31,52 +32,89 @@ def rename(request: Request, opened: Open, handle: Handle, wish: Rename) -> None
     vfs, old = tree.vfs, handle.path
     assert vfs is not None
     assert opened.key is not None
+    if handle.stream:
+        _rename_stream(request, opened, handle, wish)
+        return
     target = target_of(handle, wish.name)
-    if not old.components and not old.stream:
+    if not old.components:
         raise SmbError(status.ACCESS_DENIED)  # the share's root
-    if not old.stream:
-        _check_directories(request, opened, old, target)
-        _check_target(request, opened.key, target, wish)
-    else:
-        _check_streams(request, opened.key, target)
+    _check_directories(request, opened, old, target)
+    _check_target(request, opened.key, target, wish)
     worker.breaks.require(request, Operation.RENAME)
     vfs.rename(handle, target, wish.replace)
     opened.path = handle.path
-    if old.stream:
-        changes.removed(worker, tree, old, opened)
-        changes.added(worker, tree, handle.path, opened)
-        return
     worker.sharing.rename(opened.key, "/".join(handle.path.components))
     changes.renamed(worker, opened, old, handle.path)
 
 
-def _check_streams(request: Request, key: FileKey, target: Path) -> None:
-    """[MS-FSA] 2.1.5.15.11.1: a stream that somebody has open is not replaced. Here it is not taken from under other opens either: they
-    know their stream by its name.
-    """
-    sharing = request.worker.sharing
-    if len(sharing.opens_of(key)) > 1:
-        raise SmbError(status.SHARING_VIOLATION)
-    wanted = key._replace(stream=target.stream)
-    if fold(target.stream) != fold(key.stream) and sharing.opens_of(wanted):
-        raise SmbError(status.ACCESS_DENIED)
-
-
 def target_of(handle: Handle, name: str) -> Path:
-    """The new name: share-relative, or ":stream" within the same file."""
+    """The new name of a file, relative to the share. Of a file itself no stream is made."""
     if handle.path.type == EXACT:
         return parse_posix(name)
     if name.startswith(":"):
-        stream, kind = parse_stream(name)
-        if not handle.stream or not stream:
-            raise SmbError(status.INVALID_PARAMETER)
-        return Path(handle.path.components, stream, kind)
+        raise SmbError(status.INVALID_PARAMETER)
     target = parse_text(name)
-    if handle.stream and not target.stream:
+    if target.stream:
         raise SmbError(status.OBJECT_NAME_INVALID)
-    if target.stream and not handle.stream:
-        raise SmbError(status.OBJECT_NAME_INVALID)
-    return target.base if not target.stream else target
+    return target
+
+
+def _rename_stream(request: Request, opened: Open, handle: Handle, wish: Rename) -> None:
+    """[MS-FSA] 2.1.5.15.11.1. A stream that others have open too keeps its name, by which they know it: SHARING_VIOLATION.
+
+    The record moves first: nobody who comes under either name misses the open. Whatever fails then moves it back.
+    """
+    worker, old, key = request.worker, handle.path, opened.key
+    assert key is not None
+    if not wish.name.startswith(":"):
+        _refuse_path(request, opened, handle, wish.name)
+    stream = parse_stream(wish.name)
+    if fold(stream) == fold(handle.stream):
+        return
+    if not (stream or wish.replace):
+        raise SmbError(status.OBJECT_NAME_COLLISION)  # every file has that one
+    worker.breaks.require(request, Operation.RENAME)
+    waiting = worker.sharing.rename_stream(key, opened.persistent, stream)
+    opened.key = key._replace(stream=stream)
+    try:
+        _move(request, opened, handle, stream, wish.replace)
+    except (OSError, SmbError):
+        worker.sharing.rename_stream(opened.key, opened.persistent, key.stream, undo=True)
+        opened.key = key
+        raise
+    wake(worker, waiting)
+    changes.removed(worker, request.tree, old, opened)
+    assert opened.path is not None
+    if stream:
+        changes.added(worker, request.tree, opened.path, opened)
+    else:
+        changes.altered(worker, opened, FILE_NOTIFY_CHANGE_SIZE | FILE_NOTIFY_CHANGE_LAST_WRITE)
+    if keeping.is_kept(opened):
+        keeping.tell_keeper(worker, opened)
+
+
+def _refuse_path(request: Request, opened: Open, handle: Handle, name: str) -> NoReturn:
+    """[MS-FSA] 2.1.5.15.11: the directory that a path names is opened first; a name in it has no colon."""
+    target = parse_text(name)
+    if target.components:
+        _check_directories(request, opened, handle.path, target)
+    raise SmbError(status.OBJECT_NAME_INVALID)
+
+
+def _move(request: Request, opened: Open, handle: Handle, stream: str, replace: bool) -> None:
+    """On the disk. In the place of the unnamed stream the open goes on with the file itself."""
+    vfs = request.tree.vfs
+    assert vfs is not None
+    if stream:
+        vfs.rename(handle, handle.path._replace(stream=stream), replace)
+        opened.path = handle.path
+        return
+    made = vfs.absorb(handle)
+    opened.handle, opened.path = made, made.path
+    if opened.in_flight:
+        opened.orphan = handle
+    else:
+        handle.close()
 
 
 def _check_directories(request: Request, opened: Open, old: Path, target: Path) -> None:

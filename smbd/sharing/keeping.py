@@ -92,6 +92,14 @@ class Keeping(Locks):
         if state.slot == DISCONNECTED:
             transaction.delete(_lost_key(state.deadline, file_id), db=self._lost)
 
+    def _name_stream(self, transaction: Transaction, file_id: int, stream: int) -> None:
+        """The open of these names is of another stream of its file."""
+        name = FILE_ID_KEY.pack(file_id)
+        kept = transaction.get(name, db=self._durables)
+        assert kept is not None
+        state = DURABLE_STATE.unpack(kept)._replace(stream=stream)
+        transaction.put(name, DURABLE_STATE.pack(*state) + kept[DURABLE_STATE.size :], db=self._durables)
+
     def _durable(self, transaction: Transaction, file_id: int) -> DurableState | None:
         raw = transaction.get(FILE_ID_KEY.pack(file_id), db=self._durables)
         return None if raw is None else DURABLE_STATE.unpack(raw)

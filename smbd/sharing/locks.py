@@ -142,6 +142,22 @@ class Locks(Watches):
         self._store(transaction, locks_at, kept)
         return self._waiting(transaction, at)
 
+    def _carry(self, transaction: Transaction, at: bytes, to: bytes, owner: Owner) -> None:
+        """An open of this process takes its locks and its waits along from one stream of its file to another."""
+        _, ino, _ = key = STREAM_KEY.unpack(at)
+        prefix = BUCKET_PREFIX.pack(lock_bucket(key.dev, ino))
+        locks: list[LockTuple] = list(LOCK_ROW.iter_unpack(transaction.get(prefix + at, db=self._locks) or b""))
+        own = [lock for lock in locks if lock[:3] == owner]
+        if own:
+            there: list[LockTuple] = list(LOCK_ROW.iter_unpack(transaction.get(prefix + to, db=self._locks) or b""))
+            self._store(transaction, prefix + to, there + own)
+            self._store(transaction, prefix + at, [lock for lock in locks if lock[:3] != owner])
+        for row_key, raw in rows(transaction, self._waiters, at):
+            state = WAITER_STATE.unpack(raw)
+            if (state.slot, state.generation, state.file_id) == owner:
+                transaction.delete(row_key, db=self._waiters)
+                self._enlist(transaction, to, state.file_id, state.waiter_id)
+
     def _store(self, transaction: Transaction, at: bytes, locks: list[LockTuple]) -> None:
         if locks:
             transaction.put(at, b"".join(LOCK_STATE.pack(*lock) for lock in locks), db=self._locks)

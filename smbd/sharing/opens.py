@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from smbd.sharing.caches import ATTRIBUTES_ONLY, count_cache, grant_alone
 from smbd.sharing.closing import FILE_PREFIX
 from smbd.sharing.records import (
+    LEASE_KEY,
     LOCK_ROW,
     OPEN_KEY,
     OPEN_STATE,
@@ -26,9 +27,9 @@ from smbd.sharing.records import (
     stream_key,
     unpack_strings,
 )
-from smbd.sharing.rules import SHARED, count, count_named, doom, share_conflict
+from smbd.sharing.rules import SHARED, Owner, count, count_named, doom, share_conflict
 from smbd.sharing.store import Transaction, rows, walk
-from smbd.sharing.values import NOBODY, CacheKind, FileKey, OpenClaim, Opened, OpenFlags, OpenRow
+from smbd.sharing.values import NOBODY, CacheKind, FileKey, OpenClaim, Opened, OpenFlags, OpenRow, Waiter
 from smbd.sharing.yielding import Yielding, open_row
 from smbd.smb2 import status
 from smbd.smb2.constants import DELETE, FILE_SHARE_DELETE, FILE_WRITE_DATA
@@ -158,6 +159,47 @@ class Opens(Yielding):
             share, _, stream, user = unpack_strings(raw, OPEN_STATE.size, 4)
             transaction.put(row_key, raw[: OPEN_STATE.size] + pack_strings(share, path, stream, user), db=self._opens)
 
+    def rename_stream(self, key: FileKey, file_id: int, stream: str, *, undo: bool = False) -> tuple[Waiter, ...]:
+        """An open of this process is of its file's stream ``stream`` from now on, with its cache, its locks and its own waits.
+
+        SHARING_VIOLATION while others have the old one open, who know it by its name; INVALID_PARAMETER while anybody has the new one
+        ([MS-FSA] 2.1.5.15.11.1); DELETE_PENDING where what is to be deleted with the old one would be the file. ``undo``: back again,
+        whoever came meanwhile. Returns who waits for the old one: it is free.
+        """
+        return self._write(self._rename_stream, key, file_id, stream, undo)
+
+    def _rename_stream(self, transaction: Transaction, key: FileKey, file_id: int, stream: str, undo: bool) -> tuple[Waiter, ...]:
+        at, to, suffix = stream_key(key), stream_key(key._replace(stream=stream)), self._own_suffix(file_id)
+        raw = transaction.get(at + suffix, db=self._opens)
+        if raw is None:
+            raise SmbError(status.FILE_CLOSED)
+        row, state = OPEN_STATE.unpack(raw), self._state(transaction, at)
+        if not undo and self._others_alive(transaction, at, at + suffix):
+            raise SmbError(status.SHARING_VIOLATION)
+        if not undo and self._others_alive(transaction, to, at + suffix):
+            raise SmbError(status.INVALID_PARAMETER)
+        named = bool(stream and key.stream)  # what is to be deleted goes along, and is not the file
+        if not named and not undo and (state.delete_pending or row.flags & OpenFlags.DELETE_ON_CLOSE):
+            raise SmbError(status.DELETE_PENDING)
+        share, path, _, user = unpack_strings(raw, OPEN_STATE.size, 4)
+        transaction.delete(at + suffix, db=self._opens)
+        transaction.put(to + suffix, raw[: OPEN_STATE.size] + pack_strings(share, path, stream, user), db=self._opens)
+        before, after = _counted(state, row, -1), _counted(self._state(transaction, to), row, 1)
+        if named and state.delete_pending:
+            before, after = doom(before, on=False), doom(after, state.delete_uid, state.delete_gid)
+        if not key.stream:
+            before = count_named(before, row.access, row.share_access, 1)
+        if not stream:
+            after = count_named(after, row.access, row.share_access, -1)
+        self._save(transaction, at, before)
+        self._save(transaction, to, after)
+        if row.kind >= CacheKind.LEASE:
+            transaction.put(LEASE_KEY.pack(row.client_guid, row.lease_key), to, db=self._leases)
+        if row.flags & OpenFlags.NAMED:
+            self._name_stream(transaction, file_id, STREAM_KEY.unpack(to).stream)
+        self._carry(transaction, at, to, Owner(self.slot, self.generation, file_id))
+        return self._waiting(transaction, at)
+
     def opens_of(self, key: FileKey) -> list[OpenRow]:
         """The standing opens of one stream."""
         return self._read(lambda transaction: list(self._rows_of(transaction, stream_key(key))))
@@ -208,6 +250,12 @@ class Opens(Yielding):
             if owner.stream and not shares and self._stands(owner.slot, owner.generation, row.flags):
                 return True
         return False
+
+
+def _counted(state: FileState, row: OpenState, step: int) -> FileState:
+    """The sums of a stream with a row more (``step`` 1) or less (-1)."""
+    state = count(count_cache(state, row.cache, step), row.access, row.share_access, step)
+    return state._replace(lasting=state.lasting + step) if row.flags & OpenFlags.LASTING else state
 
 
 def _packed_row(claim: OpenClaim, opened: Opened, mate: OpenState | None, flags: int) -> bytes:

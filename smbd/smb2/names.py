@@ -175,12 +175,16 @@ def beneath_share(text: str, share: str) -> str:
     return path.lstrip("\\") if fold(named) == fold(share) else text.lstrip("\\")
 
 
-def parse_stream(text: str) -> tuple[str, str]:
-    """(stream, type) of a target that starts with a colon, as a rename within a file has: ":new:$DATA"."""
-    rest, stream, kind = _split_stream(text)
-    if rest:
+def parse_stream(text: str) -> str:
+    """What a rename within a file asks for, ":new" or ":new:$DATA"; '' is the unnamed stream. The statuses are [MS-FSA] 2.1.5.15.11.1's."""
+    first, *parts = text.split(":")
+    if first or not 0 < len(parts) <= 2 or not parts[-1]:
         raise SmbError(status.INVALID_PARAMETER)
-    return stream, kind
+    if len(parts[0]) > COMPONENT_MAX or _FORBIDDEN_STREAM.search(parts[0]):
+        raise SmbError(status.INVALID_PARAMETER)
+    if len(parts) == 2 and parts[1].upper() != DATA:
+        raise SmbError(status.OBJECT_TYPE_MISMATCH)
+    return parts[0]
 
 
 def _split_stream(text: str) -> tuple[str, str, str]:

@@ -11,6 +11,7 @@ import pytest
 from smbd.smb2 import constants as c
 from smbd.smb2 import status
 from smbd.smb2.constants import Command
+from smbd.smb2.fscc import change
 from smbd.smb2.messages import create
 from tests.server import Server, eventually
 from tests.wire_client import Request, Response, WireClient, lock_body, notify_body
@@ -178,3 +179,58 @@ def test_rename_and_data_are_seen_at_once(pair: tuple[WireClient, WireClient]) -
         assert two.read_data(second, turn * 10, 10) == b"0123456789"
     one.close(first)
     two.close(second)
+
+
+def renamed(client: WireClient, file: tuple[int, int], name: str, replace: bool = False) -> int:
+    return client.set_info(file, c.INFO_FILE, change.FILE_RENAME_INFORMATION, change.pack_rename(name, replace)).status
+
+
+def test_a_renamed_stream_is_found_by_its_new_name_and_by_no_other(pair: tuple[WireClient, WireClient]) -> None:
+    one, two = pair
+    first = one.open("renamed:old", share=c.FILE_SHARE_READ)
+    assert one.write(first, 0, b"content").status == status.SUCCESS
+    assert one.lock(first, (0, 3, EXCLUSIVE | AT_ONCE)).status == status.SUCCESS
+    assert renamed(one, first, ":new") == status.SUCCESS
+    assert two.create("renamed:old", disposition=c.FILE_OPEN).status == status.OBJECT_NAME_NOT_FOUND
+    other = two.open("renamed:old", share=0)
+    assert two.lock(other, (0, 3, EXCLUSIVE | AT_ONCE)).status == status.SUCCESS
+    assert two.create("renamed:new").status == status.SHARING_VIOLATION
+    second = two.open("renamed:new", access=READ, disposition=c.FILE_OPEN)
+    assert two.read(second, 0, 7).status == status.FILE_LOCK_CONFLICT
+    assert one.lock(first, (0, 3, UNLOCK)).status == status.SUCCESS
+    assert two.read_data(second, 0, 7) == b"content"
+    assert renamed(one, first, ":again") == status.SHARING_VIOLATION
+    two.close(second)
+    one.close(first)
+    assert two.lock(two.open("renamed:new", share=0), (0, 3, EXCLUSIVE | AT_ONCE)).status == status.SUCCESS
+
+
+def test_a_stream_takes_the_place_of_what_its_file_holds(server: Server, pair: tuple[WireClient, WireClient]) -> None:
+    one, two = pair
+    first = one.open("whole:part", share=c.FILE_SHARE_READ)
+    assert one.write(first, 0, b"content").status == status.SUCCESS
+    assert renamed(one, first, "::$DATA") == status.OBJECT_NAME_COLLISION
+    looking = two.open("whole", access=READ)
+    assert renamed(one, first, "::$DATA", replace=True) == status.INVALID_PARAMETER
+    two.close(looking)
+    assert renamed(one, first, "::$DATA", replace=True) == status.SUCCESS
+    assert (server.share / "whole").read_bytes() == b"content"
+    assert one.write(first, 7, b" and more").status == status.SUCCESS
+    assert one.read_data(first, 0, 100) == b"content and more"
+    assert two.create("whole").status == status.SHARING_VIOLATION
+    assert two.create("whole:part", disposition=c.FILE_OPEN).status == status.OBJECT_NAME_NOT_FOUND
+    one.close(first)
+    assert two.read_data(two.open("whole", share=0), 0, 100) == b"content and more"
+
+
+def test_a_stream_is_not_renamed_by_a_path(pair: tuple[WireClient, WireClient]) -> None:
+    """[MS-FSA] 2.1.5.15.11: the path's directory is opened first, and no name in it has a colon."""
+    one, two = pair
+    two.close(two.open("above", options=c.FILE_DIRECTORY_FILE))
+    first = one.open("above\\file:old")
+    assert renamed(one, first, "above\\file:new") == status.OBJECT_NAME_INVALID
+    held = two.open("above", options=c.FILE_DIRECTORY_FILE, access=DELETE)
+    assert renamed(one, first, "above\\file:new") == status.SHARING_VIOLATION
+    assert renamed(one, first, ":new") == status.SUCCESS
+    two.close(held)
+    one.close(first)

@@ -358,9 +358,11 @@ def test_a_stream_that_is_open_is_neither_replaced_nor_taken_away(house: House, 
     client.write(mine, 0, b"mine")
     other.write(theirs, 0, b"theirs")
     wish = rename_body(":theirs", replace=True)
-    assert client.set_info(mine, c.INFO_FILE, 10, wish).status == status.ACCESS_DENIED
+    assert client.set_info(mine, c.INFO_FILE, 10, wish).status == status.INVALID_PARAMETER
     assert other.read_data(theirs, 0, 10) == b"theirs"
     other.close(theirs)
+    assert client.set_info(mine, c.INFO_FILE, 10, wish).status == status.INVALID_PARAMETER  # [MS-FSA] 2.1.5.15.11.1: it holds something
+    other.close(other.open("f:theirs", disposition=c.FILE_OVERWRITE))
     second = other.open("f:mine")
     assert client.set_info(mine, c.INFO_FILE, 10, wish).status == status.SHARING_VIOLATION
     other.close(second)

@@ -159,8 +159,7 @@ def grant(request: Request, ranges: list[Range], waiter: int = 0) -> bool:
 async def wait_for(request: Request, ranges: list[Range], waiter: int) -> bytes:
     """Try again at each wake-up until it is granted, cancelled, or the file is closed."""
     worker, opened = request.worker, request.open
-    key = opened.key
-    assert key is not None
+    assert opened.key is not None
     request.ends_with_open = True
     opened.lock_waits.add(waiter)
     try:
@@ -173,7 +172,7 @@ async def wait_for(request: Request, ranges: list[Range], waiter: int) -> bytes:
             if await on_errand(request, again) if request.tree.slow and opened.told else again():
                 return RESPONSE
     except (Cancelled, SmbError):
-        worker.sharing.cancel_wait(key, waiter)
+        worker.sharing.cancel_wait(opened.key, waiter)
         raise
     finally:
         worker.lock_waits.pop(waiter, None)

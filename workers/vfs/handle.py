@@ -103,6 +103,10 @@ class PosixHandle:
         """Where it was found."""
         return Place(self.root.fd, self.real)
 
+    def again(self) -> PosixHandle:
+        """The file once more, whatever stream this is of."""
+        return PosixHandle(files.dup(self.fd), self._readable, (self.path.base, self.real, self.link), self.root)
+
     def made(self, writable: bool) -> None:
         """It was created just now, with a descriptor of this kind."""
         self._writable = writable

@@ -271,7 +271,14 @@ class Vfs(Protocol):
         """
 
     def rename(self, handle: Handle, target: Path, replace: bool) -> None:
-        """FileExistsError unless ``replace``. A target that differs in case only is the same file. Streams rename within their file."""
+        """FileExistsError unless ``replace``. A target that differs in case only is the same file. Streams rename within their file, and
+        replace nothing that holds anything (INVALID_PARAMETER).
+        """
+
+    def absorb(self, handle: Handle) -> Handle:
+        """The content of the stream that ``handle`` names becomes its file's, and the stream is gone; INVALID_PARAMETER unless the file was
+        empty. A handle of the file, for writing; the other one names nothing any more, and is to be closed.
+        """
 
     def link(self, handle: Handle, target: Path, replace: bool) -> None: ...
 

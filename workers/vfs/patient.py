@@ -191,6 +191,9 @@ class PatientVfs:
     def rename(self, handle: Handle, target: Path, replace: bool) -> None:
         away(self.below.rename, unwrapped(handle), target, replace)
 
+    def absorb(self, handle: Handle) -> Handle:
+        return PatientHandle(away(self.below.absorb, unwrapped(handle)))
+
     def link(self, handle: Handle, target: Path, replace: bool) -> None:
         away(self.below.link, unwrapped(handle), target, replace)
 

@@ -29,7 +29,7 @@ from workers.vfs.listing import scan
 from workers.vfs.reach import open_base, say_what_stops
 from workers.vfs.resolver import READ, Resolver, join
 from workers.vfs.root import RESERVED, Root, VfsSettings, displayed, is_reserved
-from workers.vfs.streams import StreamHandle, rename_stream
+from workers.vfs.streams import StreamHandle, absorb_stream, rename_stream
 from workers.vfs.volume import fs_info
 
 LARGE_DIRECTORY = 1 << 16  # bytes of the directory itself: from about 1,500 entries on, 15 ms of listing
@@ -319,6 +319,11 @@ class PosixVfs:
         if made is None:
             raise FileNotFoundError(errno.ENOENT, path.wire())
         return made
+
+    def absorb(self, handle: Handle) -> Handle:
+        if not isinstance(handle, StreamHandle):
+            raise SmbError(status.INVALID_PARAMETER)
+        return absorb_stream(handle)
 
     def rename(self, handle: Handle, target: Path, replace: bool) -> None:
         if isinstance(handle, StreamHandle):

@@ -261,6 +261,10 @@ class SnapshotVfs:
         self._must_be_now(target, handle)
         self.below.rename(handle, target, replace)
 
+    def absorb(self, handle: Handle) -> Handle:
+        self._must_be_now(handle.path, handle)
+        return self.below.absorb(handle)
+
     def link(self, handle: Handle, target: Path, replace: bool) -> None:
         self._must_be_now(target, handle)
         self.below.link(handle, target, replace)

@@ -272,7 +272,33 @@ def rename_stream(handle: StreamHandle, target: Path, replace: bool) -> None:
     if existing is not None and existing != handle.stream:
         if not replace:
             raise SmbError(status.OBJECT_NAME_COLLISION)
+        if streamstore.size_of(base, base.root, existing):
+            raise SmbError(status.INVALID_PARAMETER)  # [MS-FSA] 2.1.5.15.11.1
         streamstore.remove(base, base.root, existing)
     if target.stream != handle.stream:
         streamstore.rename(base, handle.stream, target.stream)
     handle.renamed(target.stream)
+
+
+def absorb_stream(handle: StreamHandle) -> PosixHandle:
+    """See ``Vfs.absorb``. The content is in both places before it is taken out of the first."""
+    base = handle.base
+    made = base.again()
+    try:
+        if made.directory or made.info().size:
+            raise SmbError(status.INVALID_PARAMETER)
+        made.activate(False, True)
+        try:
+            size = handle.info().size
+            if copy_range((handle, 0), (made, 0), size) != size:
+                raise OSError(errno.EIO, "a stream is shorter than it was", handle.stream)
+            made.fsync()
+        except BaseException:
+            made.truncate(0)
+            raise
+        streamstore.remove(base, base.root, handle.stream)
+        made.refresh()
+    except BaseException:
+        made.close()
+        raise
+    return made

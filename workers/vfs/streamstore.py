@@ -59,18 +59,24 @@ def entries(base: Base, root: Root) -> list[StreamInfo]:
     """All named streams with their sizes."""
     found = []
     for name in stream_names(base):
-        value = inline(base, name)
-        if value is None:
-            try:
-                fd = open_stored(base, root, name, os.O_RDONLY)
-            except FileNotFoundError:
-                continue
-            size = files.fstat(fd).st_size
-            files.close(fd)
-        else:
-            size = len(value)
+        try:
+            size = size_of(base, root, name)
+        except FileNotFoundError:
+            continue
         found.append(StreamInfo(name, size, (size + 15) & ~15))
     return found
+
+
+def size_of(base: Base, root: Root, name: str) -> int:
+    """Of one stream, by its stored spelling; FileNotFoundError when it points to nothing that is its own."""
+    value = inline(base, name)
+    if value is not None:
+        return len(value)
+    fd = open_stored(base, root, name, os.O_RDONLY)
+    try:
+        return files.fstat(fd).st_size
+    finally:
+        files.close(fd)
 
 
 def inline(base: Base, name: str) -> bytes | None:

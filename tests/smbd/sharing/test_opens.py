@@ -6,9 +6,10 @@ import itertools
 
 import pytest
 
-from smbd.sharing import Deletion, FileKey, OpenClaim
+from smbd.sharing import CacheClaim, CacheKind, Deletion, DurableClaim, FileKey, Lasting, OpenClaim, Range, Sharing, Waiter
 from smbd.sharing.records import FileState
 from smbd.sharing.rules import SHARED, count, share_conflict
+from smbd.sharing.store import rows
 from smbd.smb2 import status
 from smbd.smb2.constants import DELETE, FILE_EXECUTE, FILE_READ_ATTRIBUTES, FILE_READ_DATA, FILE_WRITE_DATA
 from smbd.smb2.status import SmbError
@@ -211,3 +212,86 @@ def test_overwriting_counts_as_writing(house: House) -> None:
     one.open(KEY, claim(1, FILE_READ_DATA, share=1))
     assert status_of(two.open, KEY, claim(2, FILE_READ_DATA, overwrite=True)) == status.SHARING_VIOLATION
     two.open(KEY, claim(2, FILE_READ_DATA, share=1))
+
+
+NEW = STREAM._replace(stream="new")
+LATER = 1 << 62
+LEASED = CacheClaim(CacheKind.LEASE_V2, 7, 0, b"g" * 16, b"k" * 16)
+
+
+def left(sharing: Sharing) -> list[int]:
+    """The tables that hold anything."""
+    return sharing._read(lambda transaction: [at for at, table in enumerate(sharing.tables()) if rows(transaction, table)])
+
+
+@pytest.mark.parametrize("to", [NEW, KEY])
+def test_a_renamed_stream_is_another_one_s_with_all_that_it_has(house: House, to: FileKey) -> None:
+    one, two = house.process(16), house.process(17)
+    one.open(STREAM, claim(1, share=1, cache=LEASED, durable=DurableClaim(Lasting.RESILIENT, 2, 60_000, create_guid=b"c" * 16)))
+    one.lock(STREAM, 1, [Range(5, 5)])
+    assert not one.lock(STREAM, 1, [Range(7, 1)], waiter_id=9)
+    assert one.rename_stream(STREAM, 1, to.stream) == ()
+    assert (one.opens_of(STREAM), [row.key for row in two.opens_of(to)]) == ([], [to])
+    assert not two.open(STREAM, claim(2, share=0)).wait
+    assert two.lock(STREAM, 2, [Range(5, 5)])
+    notices = two.open(to, claim(3, waiter_id=3, deadline=LATER)).notices
+    assert [(notice.slot, notice.lease_key) for notice in notices] == [(16, LEASED.lease_key)]
+    assert Waiter(17, 1, 3) in one.acknowledge_lease(LEASED.client_guid, LEASED.lease_key, 1, LATER).wake
+    assert status_of(two.open, to, claim(3)) == status.SHARING_VIOLATION
+    two.open(to, claim(3, FILE_READ_DATA))
+    assert status_of(two.lock, to, 3, [Range(9, 1)]) == status.LOCK_NOT_GRANTED
+    found = two.find_created(bytes(16), b"c" * 16)
+    assert found is not None
+    assert found.row.key == to
+    assert 9 in {waiter.waiter_id for waiter in one.unlock(to, 1, [Range(5, 5)]).wake}
+    one.cancel_wait(to, 9)
+    two.cancel_wait(to, 3)
+    one.close(to, 1)
+    two.close(to, 3)
+    two.close(STREAM, 2)
+    assert left(one) == []
+
+
+def test_a_stream_keeps_its_name_while_others_have_it_or_the_new_one(house: House) -> None:
+    one, two = house.process(16), house.process(17)
+    one.open(STREAM, claim(1))
+    two.open(STREAM, claim(2))
+    assert status_of(one.rename_stream, STREAM, 1, "new") == status.SHARING_VIOLATION
+    two.close(STREAM, 2)
+    two.open(NEW, claim(3))
+    assert status_of(one.rename_stream, STREAM, 1, "NEW") == status.INVALID_PARAMETER
+    two.close(NEW, 3)
+    two.open(KEY, claim(4))
+    assert status_of(one.rename_stream, STREAM, 1, "") == status.INVALID_PARAMETER
+    house.dead.add((17, 1))
+    one.rename_stream(STREAM, 1, "")
+    assert status_of(one.rename_stream, STREAM, 1, "x") == status.FILE_CLOSED
+
+
+def test_a_renaming_that_failed_is_undone_whoever_came_meanwhile(house: House) -> None:
+    one, two = house.process(16), house.process(17)
+    for to in (NEW, KEY):
+        one.open(STREAM, claim(1))
+        one.rename_stream(STREAM, 1, to.stream)
+        two.open(STREAM, claim(2))
+        two.open(to, claim(3))
+        one.rename_stream(to, 1, STREAM.stream, undo=True)
+        assert [row.file_id for row in one.opens_of(STREAM)] == [1, 2]
+        one.close(STREAM, 1)
+        two.close(STREAM, 2)
+        assert two.close(to, 3).last
+    assert left(one) == []
+
+
+def test_what_is_to_be_deleted_goes_along_and_is_never_the_file(house: House) -> None:
+    one = house.process(16)
+    one.open(STREAM, claim(1))
+    one.set_delete_on_close(STREAM, 1, True)
+    assert status_of(one.rename_stream, STREAM, 1, "") == status.DELETE_PENDING
+    one.rename_stream(STREAM, 1, "new")
+    assert one.is_delete_pending(NEW)
+    assert not one.is_delete_pending(STREAM)
+    assert one.close(NEW, 1).delete is Deletion.STREAM
+    one.finish_delete(NEW, 1, Deletion.STREAM)
+    one.open(STREAM, claim(2, DELETE, delete_on_close=True))
+    assert status_of(one.rename_stream, STREAM, 2, "") == status.DELETE_PENDING

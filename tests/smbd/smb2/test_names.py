@@ -117,7 +117,29 @@ def test_parents():
     assert path.wire() == "a\\b:s"
     assert Path().parent == Path()
     assert Path(("a",)).child("c") == Path(("a", "c"))
-    assert names.parse_stream(":new:$DATA") == ("new", DATA)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [(":new:$DATA", "new"), (":new", "new"), ("::$data", ""), (":a b?*:$DATA", "a b?*"), (f":{'x' * 255}", "x" * 255)],
+)
+def test_what_a_stream_is_to_be_called(text: str, expected: str) -> None:
+    assert names.parse_stream(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        (":", status.INVALID_PARAMETER), ("::", status.INVALID_PARAMETER), (":a:", status.INVALID_PARAMETER),
+        (":a:b:$DATA", status.INVALID_PARAMETER), ("f:a", status.INVALID_PARAMETER), (":a\\b", status.INVALID_PARAMETER),
+        (":a/b:$DATA", status.INVALID_PARAMETER), (f":{'x' * 256}", status.INVALID_PARAMETER),
+        (":a:$INDEX_ALLOCATION", status.OBJECT_TYPE_MISMATCH), ("::$EA", status.OBJECT_TYPE_MISMATCH),
+    ],
+)  # fmt: skip
+def test_what_no_stream_is_called(text: str, code: int) -> None:
+    with pytest.raises(SmbError) as caught:
+        names.parse_stream(text)
+    assert caught.value.status == code
 
 
 @pytest.mark.parametrize(

@@ -113,15 +113,49 @@ def test_replacing_a_file_removes_its_stored_content(share):
 
 
 def test_rename_of_streams(share):
-    share.put("f:a", b"a")
+    share.put("f:a", b"")
     share.put("f:b", b"b" * 30_000)
+    share.put("f:full", b"kept")
+    share.put("f:large", b"kept" * 10_000)
     handle = share.open("f:b")
     with pytest.raises(SmbError):
         share.vfs.rename(handle, parse_text("f:A"), False)
+    for full in ("f:full", "f:large"):
+        with pytest.raises(SmbError):
+            share.vfs.rename(handle, parse_text(full), True)
     share.vfs.rename(handle, parse_text("f:A"), True)
     share.vfs.rename(handle, parse_text("f:Third"), False)
     handle.close()
     assert share.read("f:third") == b"b" * 30_000
+    assert share.read("f:large") == b"kept" * 10_000
+
+
+@pytest.mark.parametrize("content", [b"", b"short", b"long" * 300_000])
+def test_a_stream_becomes_its_file_s_content(share, content):
+    share.put("f")
+    share.put("f:other", b"stays")
+    share.put("f:s", content)
+    handle = share.open("f:s")
+    made = share.vfs.absorb(handle)
+    handle.close()
+    assert (made.path.wire(), made.info().size) == ("f", len(content))
+    assert made.pwrite(b"more", len(content)) == 4
+    made.close()
+    assert share.read("f") == content + b"more"
+    assert share.read("f:other") == b"stays"
+    assert stored(share) == []
+    with pytest.raises(FileNotFoundError):
+        share.open("f:s")
+
+
+def test_a_stream_replaces_no_content(share):
+    share.put("f", b"content")
+    share.put("f:s", b"stream")
+    handle = share.open("f:s")
+    with pytest.raises(SmbError):
+        share.vfs.absorb(handle)
+    handle.close()
+    assert (share.read("f"), share.read("f:s")) == (b"content", b"stream")
 
 
 def test_a_forged_token_opens_nothing(share):
