@@ -53,4 +53,17 @@ def commands(made: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.Argu
 def test_the_example_is_a_configuration_without_a_slip() -> None:
     config = load(str(ROOT / "docs/millpond.conf.example"))
     assert [warning.text for warning in config.warnings if "is not a folder on this machine" not in warning.text] == []
-    assert set(config.shares) == {"homes", "public", "projects", "company", "accounts", "incoming", "ipc$"}
+    assert set(config.shares) == {
+        "homes", "public", "projects", "machines", "scratch", "company", "accounts", "incoming", "ipc$",
+    }  # fmt: skip
+
+
+def test_the_example_shows_what_an_administrator_looks_for() -> None:
+    """Each with a line above it, or its share's comment, that says what it is for."""
+    text = (ROOT / "docs/millpond.conf.example").read_text(encoding="utf-8")
+    shown = (
+        "server multi channel support", "max disconnected opens", "max disconnected opens per user", "smb3 unix extensions",
+        "durable handles", "continuous availability", "vfs objects", "shadow:snapdir", "smb encrypt", "msdfs root", "admin users",
+        "posix locking", "oplocks",
+    )  # fmt: skip
+    assert [name for name in shown if not re.search(rf"^\t{name} = ", text, re.MULTILINE)] == []

@@ -31,6 +31,7 @@ class Line(Traffic):
 
     def __init__(self, worker: Worker, sock: socket.socket, address: str, connection: Connection) -> None:
         super().__init__(worker)
+        self.number = worker.next_id()
         self.connection = connection
         connection.elsewhere = self._elsewhere
         self.client_address = address
@@ -42,6 +43,15 @@ class Line(Traffic):
         self.open_traffic(sock)
         self.engine = Engine(self)
         self.loop.later(worker.config.session_setup_timeout, self._expect_session)
+
+    @property
+    def server_address(self) -> str:
+        """Ours, on this connection; empty where there are no addresses, or the client has gone."""
+        try:
+            name = self.sock.getsockname()
+        except OSError:
+            return ""
+        return str(name[0]) if isinstance(name, tuple) else ""
 
     def _elsewhere(self, session_id: int) -> Channel | None:
         """What came under the cipher of a session that was ended, or has no channel here, is answered under it."""

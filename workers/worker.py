@@ -12,6 +12,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -20,7 +21,7 @@ from pools.counters import BYTES_READ, BYTES_WRITTEN, COMMANDS_AT, ERRORS, REQUE
 from pools.port import files
 from smbd.accounts import IdMap
 from smbd.config import Config, Share
-from smbd.sharing import FileKey, SessionRecord, Sharing, TreeRecord
+from smbd.sharing import ChannelRecord, FileKey, SessionRecord, Sharing, TreeRecord
 from smbd.smb2 import status
 from smbd.smb2.credits import Disconnect
 from smbd.smb2.status import SmbError
@@ -178,7 +179,11 @@ class Worker:
             line.shut()
         give_up(self, line)
         for session in list(self.sessions.values()):
-            if session.channels.pop(line, None) is not None and not session.channels:
+            if session.channels.pop(line, None) is None:
+                continue
+            if session.channels:
+                self.sharing.remove_channel(session.session_id, line.number)
+            else:
                 self.cancel_session(session.session_id)
                 end_session(self, session, lost=True)
 
@@ -380,6 +385,11 @@ class Worker:
 
     def welcome(self, session: Session, line: Line) -> None:
         """The session has a channel on ``line``."""
+        bound = session.channels.get(line) is not session.first
+        name, addresses = (session.session_id, line.number), (line.client_address, line.server_address)
+        with suppress(SmbError):  # no room: it is for status only
+            self.check_room()
+            self.sharing.add_channel(ChannelRecord(*name, self.slot, self.generation, self.now(), int(bound), *addresses))
         line.welcome(self.lands_from if self.lands_from < NEVER else 0, proven=session.token is not None and not session.is_anonymous)
 
     def _raise_limits(self, connection: Connection) -> None:

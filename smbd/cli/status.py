@@ -15,7 +15,7 @@ from smbd.instance import StartError
 if TYPE_CHECKING:
     from smbd.cli.command import Run
 
-SECTIONS = ("sessions", "opens", "locks", "pools", "processes")
+SECTIONS = ("sessions", "channels", "opens", "locks", "pools", "processes")
 _STATUS = """\
 Show who is connected, what is open and locked, and what memory and processes the server uses. Looking costs the server nothing.
 
@@ -30,7 +30,7 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     """status."""
     status = commands.add_parser(
         "status",
-        help="show sessions, opens, locks, pools, processes",
+        help="show sessions, channels, opens, locks, pools, processes",
         description=_STATUS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

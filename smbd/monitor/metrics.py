@@ -47,7 +47,7 @@ def _lines(snapshot: Snapshot) -> Iterator[str]:
     yield from _metric("millpond_start_time_seconds", "gauge", "When the server started.", [("", snapshot["started"])])
     build = _label(version=snapshot["version"], form=snapshot["form"])
     yield from _metric("millpond_build_info", "gauge", "Version and form.", [(build, 1)])
-    for section in ("sessions", "opens", "locks"):
+    for section in ("sessions", "channels", "opens", "locks"):
         yield from _metric(f"millpond_{section}", "gauge", f"{section.capitalize()} at the moment.", [("", len(snapshot[section]))])
     for name, (kind, text, key) in _TOTALS.items():
         yield from _metric(name, kind, text, [("", snapshot["totals"][key])])

@@ -17,7 +17,7 @@ from pools.buffer import CLASSES, USUAL
 from pools.counters import CLASS_COLUMNS, PAST, ROLES, CounterSegment, Reading
 from smbd.child import COUNTERS_FILE, SHARING_DIRECTORY
 from smbd.config import Config
-from smbd.sharing import DISCONNECTED, OpenRow, SessionRecord, Sharing
+from smbd.sharing import DISCONNECTED, Lasting, OpenRow, SessionRecord, Sharing
 from smbd.version import VERSION, form
 
 Row = dict[str, Any]
@@ -31,6 +31,7 @@ _SIGNATURES = {0: "HMAC-SHA256", 1: "AES-CMAC", 2: "AES-GMAC"}
 # [MS-SMB2] 2.2.13.1.1 and 2.2.13: what an access mask and a share access allow, in the order they are written
 _ACCESS = (("r", 0x1 | 0x20), ("w", 0x2 | 0x4), ("d", 0x10000))
 _SHARE = (("r", 0x1), ("w", 0x2), ("d", 0x4))
+_LASTING = ((Lasting.PERSISTENT, "persistent"), (Lasting.RESILIENT, "resilient"), (Lasting.DURABLE, "durable"))
 
 
 class State:
@@ -40,6 +41,8 @@ class State:
         self.rows = {reading.slot: reading for reading in counters.read_rows()}
         self.opens = [one for one in sharing.opens() if self._lives(one.slot, one.generation)]
         self.sessions = [one for one in sharing.sessions() if self._lives(one.slot, one.generation)]
+        self.channels = [one for one in sharing.channels() if self._lives(one.slot, one.generation)]
+        self.promises = sharing.promises()
         self.trees = [one for one in sharing.trees() if self._lives(one.slot, one.generation)]
         self.locks = [(key, one) for key, one in sharing.locks() if self._lives(one.slot, one.generation)]
 
@@ -123,15 +126,50 @@ def _session(state: State, one: SessionRecord) -> Row:
         "encryption": _CIPHERS.get(one.cipher, str(one.cipher)),
         "shares": sorted({tree.share for tree in state.trees if tree.session_id == one.session_id}),
         "opens": sum(1 for entry in state.opens if entry.session_id == one.session_id),
+        "channels": sum(1 for entry in state.channels if entry.session_id == one.session_id),
         "since": unix_time(one.started),
         "pid": state.pid(one.slot),
     }
 
 
+def channels(state: State) -> list[Row]:
+    """One row for each connection of each session. ``server``: our address on it; ``interface``: which has that address, "" for none here.
+
+    ``bound``: it was bound to the session later; false for the connection that the session was set up on.
+    """
+    interfaces = _interfaces()
+    users = {one.session_id: one.user for one in state.sessions}
+    return [
+        {
+            "session": f"{one.session_id:016x}",
+            "user": users.get(one.session_id, ""),
+            "client": one.client,
+            "server": one.server,
+            "interface": interfaces.get(_plain_address(one.server), ""),
+            "bound": bool(one.bound),
+            "since": unix_time(one.since),
+            "pid": state.pid(one.slot),
+        }
+        for one in sorted(state.channels, key=lambda one: (one.session_id, one.bound, one.since, one.number))
+    ]
+
+
+def _interfaces() -> dict[str, str]:
+    """Address -> name of the interface, as the system has them now."""
+    found = psutil.net_if_addrs()
+    return {_plain_address(one.address): name for name, addresses in found.items() for one in addresses}
+
+
+def _plain_address(text: str) -> str:
+    """Without an interface's name behind it, and IPv4 without the clothes of IPv6."""
+    return text.partition("%")[0].removeprefix("::ffff:")
+
+
 def opens(state: State) -> list[Row]:
     """One row for each open file, directory or stream. ``access`` and ``shared``: r, w and d for read, write and delete.
 
-    ``lost``: its connection is lost, and its client may come back for it; no process has it meanwhile.
+    ``lasts``: which losses it outlives: "no", "durable" and "resilient" its connection's, "persistent" the server's too. ``lost``: its
+    connection is lost, and its client may come back for it for ``left`` seconds; no process has it meanwhile.
     """
     return [
         {
@@ -143,12 +181,25 @@ def opens(state: State) -> list[Row]:
             "access": _letters(one.access, _ACCESS),
             "shared": _letters(one.share_access, _SHARE),
             "locks": one.locks,
+            "lasts": _lasts(state, one),
             "lost": one.slot == DISCONNECTED,
+            "left": _left(state, one),
             "since": unix_time(one.opened),
             "pid": state.pid(one.slot),
         }
         for one in sorted(state.opens, key=lambda one: (one.share, one.path))
     ]
+
+
+def _lasts(state: State, one: OpenRow) -> str:
+    lasting, _ = state.promises.get(one.file_id, (0, 0))
+    return next((name for bit, name in _LASTING if lasting & bit), "no")
+
+
+def _left(state: State, one: OpenRow) -> float:
+    """Seconds, 0 for an open that somebody has; one that is overdue ends at any moment."""
+    _, deadline = state.promises.get(one.file_id, (0, 0))
+    return round(max(0, deadline - time.monotonic_ns()) / 1e9, 1) if one.slot == DISCONNECTED and deadline else 0.0
 
 
 def locks(state: State) -> list[Row]:
@@ -261,6 +312,7 @@ def _system(pid: int) -> Row:
 
 SECTIONS: Mapping[str, Callable[[State], list[Row]]] = {
     "sessions": sessions,
+    "channels": channels,
     "opens": opens,
     "locks": locks,
     "pools": pools,

@@ -15,12 +15,17 @@ from smbd.monitor.snapshot import Row, Snapshot
 _COLUMNS: dict[str, tuple[tuple[str, str, str], ...]] = {
     "sessions": (
         ("SESSION", "session", ""), ("USER", "user", ""), ("CLIENT", "client", ""), ("DIALECT", "dialect", ""), ("SIGNING", "signing", ""),
-        ("ENCRYPTION", "encryption", ""), ("SHARES", "shares", ""), ("OPENS", "opens", "n"), ("AGE", "since", "time"),
-        ("PID", "pid", "n"),
+        ("ENCRYPTION", "encryption", ""), ("SHARES", "shares", ""), ("CHANNELS", "channels", "n"), ("OPENS", "opens", "n"),
+        ("AGE", "since", "time"), ("PID", "pid", "n"),
+    ),
+    "channels": (
+        ("SESSION", "session", ""), ("USER", "user", ""), ("CLIENT", "client", ""), ("SERVER", "server", ""),
+        ("INTERFACE", "interface", ""), ("BOUND", "bound", ""), ("AGE", "since", "time"), ("PID", "pid", "n"),
     ),
     "opens": (
         ("OPEN", "open", ""), ("SHARE", "share", ""), ("PATH", "path", ""), ("USER", "user", ""), ("ACCESS", "access", ""),
-        ("SHARED", "shared", ""), ("LOCKS", "locks", "n"), ("LOST", "lost", ""), ("AGE", "since", "time"), ("PID", "pid", "n"),
+        ("SHARED", "shared", ""), ("LOCKS", "locks", "n"), ("LASTS", "lasts", ""), ("LOST", "lost", ""), ("LEFT", "left", "span"),
+        ("AGE", "since", "time"), ("PID", "pid", "n"),
     ),
     "locks": (
         ("SHARE", "share", ""), ("PATH", "path", ""), ("OFFSET", "offset", "n"), ("LENGTH", "length", "n"),
@@ -70,6 +75,8 @@ def _cell(value: Any, unit: str, now: float) -> str:
         return size(value)
     if unit == "time":
         return duration(now - value) if value else "-"
+    if unit == "span":
+        return duration(value) if value else "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):

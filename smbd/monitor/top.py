@@ -11,7 +11,7 @@ from smbd.monitor.snapshot import Row, Snapshot
 from smbd.monitor.tables import duration, plain, size
 
 # What ``frame`` needs of a snapshot.
-SECTIONS = ("sessions", "opens", "locks", "processes")
+SECTIONS = ("sessions", "channels", "opens", "locks", "processes")
 _HEADINGS = ("CPU%", "REQ/s", "READ/s", "WRITE/s", "ERR/s", "PRIVATE", "POOLS", "SESS", "OPENS", "PID")
 _WIDTHS = (6, 8, 9, 9, 7, 8, 8, 5, 6, 8)
 _COUNTS = ("sessions", "opens", "pid")
@@ -43,14 +43,19 @@ def _head(before: Snapshot, after: Snapshot, seconds: float) -> Iterator[str]:
     up = duration(after["taken"] - after["started"]) if after["started"] else "?"
     workers = sum(1 for row in after["processes"] if row["role"] == "worker")
     yield (
-        f"millpond {after['version']}, process {after['master']}, up {up}   connections {workers}   sessions {len(after['sessions'])}"
-        f"   opens {len(after['opens'])}   locks {len(after['locks'])}"
+        f"millpond {after['version']}, process {after['master']}, up {up}   workers {workers}   sessions {len(after['sessions'])}"
+        f"   channels {len(after['channels'])}   opens {_opens(after['opens'])}   locks {len(after['locks'])}"
     )
     rates = {name: _rate(old[name], totals[name], seconds) for name in _RATES}
     yield (
         f"requests {rates['requests']:,.0f}/s   read {size(round(rates['bytes_read']))}/s   written {size(round(rates['bytes_written']))}/s"
         f"   errors {rates['errors']:,.0f}/s   pools {size(totals['pool_bytes'])} of {size(totals['budget'])}"
     )
+
+
+def _opens(rows: list[Row]) -> str:
+    lost = sum(1 for row in rows if row["lost"])
+    return f"{len(rows)} ({lost} lost)" if lost else str(len(rows))
 
 
 def _table(rows: list[tuple[Row, dict[str, float]]]) -> Iterator[str]:

@@ -84,6 +84,16 @@ class Durables(Opens):
         found = (self._find(transaction, APP_KEY.unpack(key).file_id) for key, _ in walk(transaction, self._apps, app_instance))
         return [one for one in found if one is not None]
 
+    def promises(self) -> dict[int, tuple[int, int]]:
+        """Of opens that outlive their connections, by FileId: bits of ``Lasting``, and the deadline (ns of the monotonic clock) of one that
+        is disconnected, else 0.
+        """
+        return self._read(self._promises)
+
+    def _promises(self, transaction: Transaction) -> dict[int, tuple[int, int]]:
+        found = ((FILE_ID_KEY.unpack(name).file_id, DURABLE_STATE.unpack(raw)) for name, raw in walk(transaction, self._durables))
+        return {file_id: (state.lasting, state.deadline) for file_id, state in found if state.lasting}
+
     # ---- losing and reclaiming them ------------------------------------------------------------------------------------------------------
 
     def endure(self, key: FileKey, file_id: int, claim: DurableClaim) -> None:

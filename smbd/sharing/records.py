@@ -275,6 +275,22 @@ class TreeState(NamedTuple):
     reserved: U32
 
 
+class ChannelKey(NamedTuple):
+    """Key of ``channels``; ``number`` is its worker's for the connection."""
+
+    session_id: U64
+    number: U64
+
+
+class ChannelState(NamedTuple):
+    """Value of ``channels``; the client's address and the server's follow. ``bound`` is 0 for that which the session was set up on."""
+
+    slot: U32
+    generation: U32
+    since: U64
+    bound: U32
+
+
 class Counted(NamedTuple):
     """Length of the string that follows."""
 
@@ -305,6 +321,8 @@ CLIENT_KEY = Layout(ClientKey)
 SESSION_STATE = Layout(SessionState)
 TREE_KEY = Layout(TreeKey)
 TREE_STATE = Layout(TreeState)
+CHANNEL_KEY = Layout(ChannelKey)
+CHANNEL_STATE = Layout(ChannelState)
 COUNTED = Layout(Counted)
 
 LOCK_ROW = Struct("<IIQQQQ")

@@ -1,17 +1,21 @@
-"""Sessions and tree connects of all workers: for status, srvsvc and previous-session lookup.
+"""Sessions of all workers with their channels and tree connects: for status, srvsvc and previous-session lookup.
 
-Owns: the tables sessions, clients and trees. Invariants: a row is removed by its own worker or by a sweep, by nobody else; a row of clients
-names a session that is, or was, its client's.
+Owns: the tables sessions, clients, channels and trees. Invariants: a row is removed by its own worker or by a sweep, by nobody else; a row
+of clients names a session that is, or was, its client's.
 """
 
 from __future__ import annotations
 
 from smbd.sharing.records import (
+    CHANNEL_KEY,
+    CHANNEL_STATE,
     CLIENT_KEY,
     SESSION_KEY,
     SESSION_STATE,
     TREE_KEY,
     TREE_STATE,
+    ChannelKey,
+    ChannelState,
     ClientKey,
     SessionKey,
     SessionState,
@@ -21,11 +25,11 @@ from smbd.sharing.records import (
     unpack_strings,
 )
 from smbd.sharing.store import Store, Transaction, rows
-from smbd.sharing.values import SessionRecord, TreeRecord
+from smbd.sharing.values import ChannelRecord, SessionRecord, TreeRecord
 
 
 class Sessions(Store):
-    """Sessions and tree connects."""
+    """Sessions, their channels and tree connects."""
 
     def add_session(self, record: SessionRecord) -> None:
         """Record a session, or change its record (reauthentication)."""
@@ -41,7 +45,7 @@ class Sessions(Store):
         transaction.put(CLIENT_KEY.pack(record.client_guid, record.session_id), b"", db=self._clients)
 
     def remove_session(self, session_id: int) -> None:
-        """Forget a session and its tree connects."""
+        """Forget a session, its channels and its tree connects."""
         self._write(self._remove_session, session_id)
 
     def _remove_session(self, transaction: Transaction, session_id: int) -> None:
@@ -50,8 +54,9 @@ class Sessions(Store):
         if raw is not None:
             transaction.delete(CLIENT_KEY.pack(SESSION_STATE.unpack(raw).client_guid, session_id), db=self._clients)
         transaction.delete(prefix, db=self._sessions)
-        for row_key, _ in rows(transaction, self._trees, prefix):
-            transaction.delete(row_key, db=self._trees)
+        for table in (self._trees, self._channels):
+            for row_key, _ in rows(transaction, table, prefix):
+                transaction.delete(row_key, db=table)
 
     def session(self, session_id: int) -> SessionRecord | None:
         """The session of this id, if its worker lives."""
@@ -76,6 +81,25 @@ class Sessions(Store):
     def _ids_of(self, transaction: Transaction, client_guid: bytes) -> list[int]:
         keys: list[ClientKey] = [CLIENT_KEY.unpack(row_key) for row_key, _ in rows(transaction, self._clients, client_guid)]
         return [key.session_id for key in keys]
+
+    def add_channel(self, record: ChannelRecord) -> None:
+        """Record a connection of a session."""
+        self._write(self._put_channel, record)
+
+    def _put_channel(self, transaction: Transaction, record: ChannelRecord) -> None:
+        fixed = CHANNEL_STATE.pack(record.slot, record.generation, record.since, record.bound)
+        key = CHANNEL_KEY.pack(record.session_id, record.number)
+        transaction.put(key, fixed + pack_strings(record.client, record.server), db=self._channels)
+
+    def remove_channel(self, session_id: int, number: int) -> None:
+        """Forget one; its session goes on."""
+        self._write(lambda transaction: transaction.delete(CHANNEL_KEY.pack(session_id, number), db=self._channels))
+
+    def channels(self) -> list[ChannelRecord]:
+        """All channels of living workers."""
+        found = self._read(lambda transaction: rows(transaction, self._channels))
+        records = [_channel(row_key, raw) for row_key, raw in found]
+        return [record for record in records if self.is_alive(record.slot, record.generation)]
 
     def add_tree(self, record: TreeRecord) -> None:
         """Record a tree connect."""
@@ -108,6 +132,13 @@ def _session(session_id: int, raw: bytes) -> SessionRecord:
         session_id, state.slot, state.generation, state.dialect, state.started, state.flags, state.signing, state.cipher,
         state.uid, state.gid, state.client_guid, user, domain, sid, client, machine,
     )  # fmt: skip
+
+
+def _channel(row_key: bytes, raw: bytes) -> ChannelRecord:
+    at: ChannelKey = CHANNEL_KEY.unpack(row_key)
+    state: ChannelState = CHANNEL_STATE.unpack(raw)
+    client, server = unpack_strings(raw, CHANNEL_STATE.size, 2)
+    return ChannelRecord(at.session_id, at.number, state.slot, state.generation, state.since, state.bound, client, server)
 
 
 def _tree(row_key: bytes, raw: bytes) -> TreeRecord:

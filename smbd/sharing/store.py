@@ -26,7 +26,7 @@ LOCK = "lock.mdb"
 WORDS = "words"
 TABLES = (
     b"files", b"opens", b"locks", b"waiters", b"watchers", b"sessions", b"trees", b"leases", b"contended", b"directories",
-    b"durables", b"guids", b"apps", b"lost", b"clients", b"times",
+    b"durables", b"guids", b"apps", b"lost", b"clients", b"times", b"channels",
 )  # fmt: skip
 WORDS_SIZE = 64 + 2 * BUCKETS
 WATCHER_COUNT, WAITER_COUNT, ERA, LOADED, DIRECTORY_COUNT, TIME_COUNT, FULLNESS = range(7)  # the words before the buckets
@@ -175,7 +175,8 @@ class Store:
         tables = self._environment.tables
         self._files, self._opens, self._locks, self._waiters, self._watchers, self._sessions, self._trees = tables[:7]
         self._leases, self._contended, self._directories = tables[7:10]
-        self._durables, self._guids, self._apps, self._lost, self._clients, self._times = tables[10:]
+        self._durables, self._guids, self._apps, self._lost, self._clients, self._times = tables[10:16]
+        self._channels = tables[16]
 
     def close_environment(self) -> None:
         """Let go of the environment and the shared words. Nothing is removed: a sweep or the calls before did that."""
@@ -206,7 +207,8 @@ class Store:
     def tables(self) -> tuple[Table, ...]:
         """All tables, for who counts or checks them."""
         files = self._files, self._opens, self._locks, self._waiters, self._leases, self._contended, self._directories
-        return *files, self._watchers, self._sessions, self._trees, self._durables, self._guids, self._apps, self._lost, self._times
+        others = self._watchers, self._sessions, self._channels, self._trees
+        return *files, *others, self._durables, self._guids, self._apps, self._lost, self._times
 
     def _count(self, transaction: Transaction, table: Table, word: int) -> None:
         """Tell all processes how many rows a table has. Before the commit, under the writer's mutex.

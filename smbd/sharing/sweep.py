@@ -13,6 +13,7 @@ from itertools import islice
 
 from smbd.sharing.images import Images
 from smbd.sharing.records import (
+    CHANNEL_STATE,
     CLIENT_KEY,
     LOCK_KEY,
     LOCK_ROW,
@@ -25,6 +26,7 @@ from smbd.sharing.records import (
     TREE_STATE,
     WAITER_STATE,
     WATCH_KEY,
+    ChannelState,
     OpenKey,
     SessionState,
     TreeState,
@@ -74,6 +76,7 @@ class Sharing(Images):
         locks, wake = self._sweep_locks(gone)
         sessions = self._remove(self._sessions, self._read(self._dead_sessions, gone))
         self._remove(self._clients, self._read(self._dead_clients))
+        self._remove(self._channels, self._read(self._dead_channels, gone))
         trees = self._remove(self._trees, self._read(self._dead_trees, gone))
         watchers = self._remove(self._watchers, self._read(self._dead_watchers, gone))
         self._remove(self._times, self._read(self._dead_times, gone))
@@ -118,9 +121,7 @@ class Sharing(Images):
         waiting = self._waiting(transaction, at)
         return self._retire_dead(transaction, row_key, raw, item.delete, waiting)
 
-    def _retire_dead(
-        self, transaction: Transaction, row_key: bytes, raw: bytes, done: Deletion, wake: tuple[Waiter, ...] = ()
-    ) -> Swept:
+    def _retire_dead(self, transaction: Transaction, row_key: bytes, raw: bytes, done: Deletion, wake: tuple[Waiter, ...] = ()) -> Swept:
         """End one dead row: what that leaves to be deleted, and whom to wake."""
         closed = self._retire(transaction, row_key, raw, done, wake)
         if not closed.delete:
@@ -178,6 +179,14 @@ class Sharing(Images):
         """What leads to sessions that are gone."""
         keys = [row_key for row_key, _ in rows(transaction, self._clients)]
         return [key for key in keys if transaction.get(SESSION_KEY.pack(CLIENT_KEY.unpack(key).session_id), db=self._sessions) is None]
+
+    def _dead_channels(self, transaction: Transaction, gone: Gone) -> list[bytes]:
+        found: list[bytes] = []
+        for row_key, raw in rows(transaction, self._channels):
+            state: ChannelState = CHANNEL_STATE.unpack(raw)
+            if gone(state.slot, state.generation):
+                found.append(row_key)
+        return found
 
     def _dead_trees(self, transaction: Transaction, gone: Gone) -> list[bytes]:
         found: list[bytes] = []

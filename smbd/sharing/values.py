@@ -334,6 +334,22 @@ class SessionRecord(NamedTuple):
     machine: str
 
 
+class ChannelRecord(NamedTuple):
+    """A connection of a session, as status sees it: between which addresses, since when (FILETIME), and whether it was bound.
+
+    ``number`` is its worker's for the connection. Addresses are empty where there are none.
+    """
+
+    session_id: int
+    number: int
+    slot: int
+    generation: int
+    since: int
+    bound: int
+    client: str
+    server: str
+
+
 class TreeRecord(NamedTuple):
     """A tree connect as status and NetConnectionEnum see it."""
 

@@ -94,6 +94,22 @@ def test_both_channels_carry_data_at_once(lake: Server) -> None:
         first.close(file)
 
 
+def channels_of(server: Server, client: WireClient) -> list[tuple[bool, str, str]]:
+    rows = server.status("channels")["channels"]
+    return [(row["bound"], row["client"], row["server"]) for row in rows if row["session"] == f"{client.session_id:016x}"]
+
+
+def test_status_shows_which_connections_a_session_has(lake: Server) -> None:
+    first, second = pair(lake)
+    with second:
+        assert [bound for bound, *_ in channels_of(lake, first)] == [False]
+        assert bind(lake, second, first).status == status.SUCCESS
+        assert channels_of(lake, first) == [(False, "127.0.0.1", "127.0.0.1"), (True, "127.0.0.1", "127.0.0.1")]
+        assert {row["interface"] for row in lake.status("channels")["channels"]} == {"lo"}
+        first.close_connection()
+        eventually(lambda: [bound for bound, *_ in channels_of(lake, second)] == [True], what="the lost connection is still shown")
+
+
 def test_a_lost_connection_is_made_up_for_by_another(lake: Server) -> None:
     first, second = pair(lake)
     with second:

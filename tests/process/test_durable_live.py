@@ -188,7 +188,8 @@ def test_an_administrator_closes_what_nobody_has(server: Server, one: Offer) -> 
     hang_up(server, client)
     row = row_of(server, "forgotten")
     assert row is not None
-    assert row["lost"]
+    assert (row["lost"], row["lasts"]) == (True, "durable")
+    assert row["left"] > 0
     assert server.command("close", row["open"]).returncode == 0
     assert row_of(server, "forgotten") is None
     assert come_back(server.client(offer=one), "forgotten", held).status == status.OBJECT_NAME_NOT_FOUND

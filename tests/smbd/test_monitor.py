@@ -28,7 +28,8 @@ from pools.buffer import PDU
 from pools.counters import HISTOGRAM_AT, REQUESTED_AT, CounterSegment, ROLES, class_word
 from smbd.child import COUNTERS_FILE, SHARING_DIRECTORY
 from smbd.instance import LOCK_FILE
-from smbd.sharing import FileKey, OpenClaim, Range, SessionRecord, Sharing, TreeRecord, prepare
+from smbd.sharing import (CacheClaim, CacheKind, ChannelRecord, DurableClaim, FileKey, Lasting, OpenClaim, Parting, Range, SessionRecord,
+                          Sharing, TreeRecord, prepare)
 
 lock = os.open(os.path.join(sys.argv[1], LOCK_FILE), os.O_RDWR | os.O_CREAT, 0o644)
 fcntl.flock(lock, fcntl.LOCK_EX)
@@ -49,6 +50,13 @@ for slot in (16, 17):
     session = dict(session_id=slot << 32, slot=slot, generation=3, dialect=0x0311, started=133000000000000000, flags=0, signing=2, cipher=2,
                    uid=1000, gid=1000, client_guid=bytes(16), user="ann\\x1b[31m", domain="D", sid="S-1-5", client="10.0.0.9", machine="PC")
     sharing.add_session(SessionRecord(**session))
+    for number, server in ((8, "127.0.0.1"), (9, "203.0.113.1")):
+        sharing.add_channel(ChannelRecord(slot << 32, number, slot, 3, 133000000000000000, number - 8, "10.0.0.9", server))
+    lost = OpenClaim(slot, 0x3, 0x7, "left", "Public", "ann", slot << 32, 1, cache=CacheClaim(CacheKind.OPLOCK, 7),
+                     durable=DurableClaim(Lasting.DURABLE, 2, 3_600_000, create_guid=bytes([slot]) * 16))
+    if slot == 16:
+        sharing.open(FileKey(1, 99), lost)
+        sharing.disconnect(FileKey(1, 99), slot, Parting())
     sharing.add_tree(TreeRecord(slot << 32, 1, slot, 3, 133000000000000000, 0, "Public"))
     key = FileKey(1, slot, "s")
     sharing.open(key, OpenClaim(5, 0x3, 0x1, "dir/file", "Public", "ann", slot << 32, 1, opened=133000000000000000))
@@ -78,8 +86,16 @@ def test_a_snapshot_holds_what_lives(server: subprocess.Popen[bytes], lock_direc
     assert (session["session"], session["dialect"], session["signing"], session["encryption"]) == (
         "0000001000000000", "3.1.1", "AES-GMAC", "AES-128-GCM",
     )  # fmt: skip
-    assert (session["shares"], session["opens"], session["since"], session["pid"]) == (["Public"], 1, 1655526400.0, server.pid)
-    (one,) = found["opens"]
+    assert (session["shares"], session["opens"], session["since"], session["pid"]) == (["Public"], 2, 1655526400.0, server.pid)
+    assert session["channels"] == 2
+    assert [(row["client"], row["server"], row["bound"], row["user"]) for row in found["channels"]] == [
+        ("10.0.0.9", "127.0.0.1", False, "ann\x1b[31m"), ("10.0.0.9", "203.0.113.1", True, "ann\x1b[31m"),
+    ]  # fmt: skip
+    assert [row["interface"] for row in found["channels"]] == ["lo", ""]
+    one, lost = found["opens"]
+    assert (one["lasts"], one["lost"], one["left"]) == ("no", False, 0.0)
+    assert (lost["path"], lost["lasts"], lost["lost"], lost["pid"]) == ("left", "durable", True, 0)
+    assert 3000 < lost["left"] <= 3600
     assert (one["share"], one["path"], one["access"], one["shared"], one["locks"]) == ("Public", "dir/file:s", "rw-", "r--", 1)
     (lock,) = found["locks"]
     assert (lock["offset"], lock["length"], lock["exclusive"], lock["path"], lock["user"]) == (10, 20, True, "dir/file:s", "ann")
@@ -101,7 +117,8 @@ def test_status_shows_tables_and_json(
     assert "\x1b" not in said
     assert "ann\\x1b[31m" in said
     assert f"process {server.pid}, up " in said
-    for heading in ("SESSION", "SHARE", "OFFSET", "COMMITTED", "ROLE"):
+    assert "durable  yes" in said
+    for heading in ("SESSION", "INTERFACE", "SHARE", "OFFSET", "COMMITTED", "ROLE"):
         assert heading in said
     assert main(["status", "--json", "pools", "locks", "--config", str(config)], run=nothing) == 0
     found = json.loads(capsys.readouterr().out)

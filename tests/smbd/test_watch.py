@@ -37,7 +37,8 @@ def snapshot(taken: float, *processes: dict[str, Any], **sums: int) -> dict[str,
     pool = {"size": 4096, "requests": 9, "requested_bytes": 8, "misses": 7, "waits": 6, "refusals": 5, "in_use": 4, "committed_bytes": 3}
     pool |= {"buffers": 14, "high_water": 2}
     return {
-        "version": "1", "form": "pure", "master": 7, "started": 10.0, "taken": taken, "totals": all_of_it, "sessions": [], "opens": [{}],
+        "version": "1", "form": "pure", "master": 7, "started": 10.0, "taken": taken, "totals": all_of_it, "sessions": [],
+        "channels": [{}] * 3, "opens": [{"lost": False}, {"lost": True}],
         "locks": [], "processes": list(processes), "pools": [pool],
     }  # fmt: skip
 
@@ -49,7 +50,7 @@ def test_rates_are_differences_by_time_and_the_busiest_comes_first() -> None:
     before = snapshot(100.0, process(16, requests=100), process(17, cpu_seconds=1.0), requests=100)
     after = snapshot(102.0, process(16, requests=300), process(17, cpu_seconds=2.0, bytes_read=4 << 20), requests=400, pool_bytes=1 << 20)
     lines = frame(before, after, 200, 50)
-    assert "connections 2" in lines[0]
+    assert "workers 2   sessions 0   channels 3   opens 2 (1 lost)   locks 0" in lines[0]
     assert lines[1].startswith("requests 150/s   read 0/s")
     assert lines[4].split()[:3] == ["50.0", "0", "2M"]
     assert lines[5].split()[:2] == ["0.0", "100"]

@@ -10,7 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pools.layout import WireError
-from smbd.sharing import CacheClaim, CacheKind, FileKey, OpenClaim, SessionRecord, Sharing, TreeRecord, messages, prepare, wipe
+from smbd.sharing import (
+    CacheClaim,
+    CacheKind,
+    ChannelRecord,
+    FileKey,
+    OpenClaim,
+    SessionRecord,
+    Sharing,
+    TreeRecord,
+    messages,
+    prepare,
+    wipe,
+)
 from smbd.sharing.records import pack_strings, unpack_strings
 from smbd.sharing.store import WAITER_COUNT, WATCHER_COUNT
 
@@ -57,13 +69,23 @@ def test_sessions_and_trees(house: House) -> None:
     assert two.session(3) is None
     assert {record.session_id for record in one.sessions()} == {1, 2}
     assert one.trees() == [tree(1, 1), tree(1, 2)]
+    channels = [ChannelRecord(1, number, 16, 1, 9, number, "192.0.2.1", "::1") for number in range(3)]
+    for channel in channels:
+        one.add_channel(channel)
+    two.add_channel(ChannelRecord(2, 1, 17, 1, 9, 0, "", ""))
+    one.remove_channel(1, 1)
+    assert two.channels()[:2] == [channels[0], channels[2]]
     one.remove_tree(1, 2)
     one.remove_session(1)
     assert one.trees() == []
+    assert [channel.session_id for channel in one.channels()] == [2]
     house.dead.add((17, 1))
+    assert one.channels() == []
     assert one.session(2) is None
     assert one.sessions() == []
     assert one.sweep(17, 1).sessions == 1
+    house.dead.clear()
+    assert one.channels() == []
 
 
 def test_prepare_keeps_what_is_there(lock_directory: str) -> None:
