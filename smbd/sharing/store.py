@@ -10,7 +10,7 @@ import os
 import secrets
 from collections.abc import Callable, Iterator, MutableSequence
 from pathlib import Path
-from time import monotonic_ns
+from time import monotonic_ns, sleep
 from typing import Protocol, TypeVar, TypeVarTuple, cast
 
 import lmdb
@@ -31,6 +31,8 @@ TABLES = (
 WORDS_SIZE = 64 + 2 * BUCKETS
 WATCHER_COUNT, WAITER_COUNT, ERA, LOADED, DIRECTORY_COUNT, TIME_COUNT, FULLNESS = range(7)  # the words before the buckets
 LEAST_SIZE = 1 << 20
+PINNED = (0.0, 0.001, 0.01, 0.05, 0.2, 0.5)
+"""Seconds for which a full map is waited for: a reader lets go of the pages that it sees when it is done."""
 MEASURED_EACH = 64
 """Write transactions of one process after which it looks how full the map is."""
 
@@ -228,15 +230,17 @@ class Store:
     def _write(self, work: Callable[[Transaction, *Ts], R], *args: *Ts) -> R:
         """Run ``work`` in a write transaction: committed when it returns, undone when it raises.
 
-        A full map is INSUFFICIENT_RESOURCES, after one more try without the pages that dead readers pinned.
+        A full map is INSUFFICIENT_RESOURCES, after more tries without the pages that dead readers pinned, and living ones for a moment.
         """
         self._written += 1
         if not self._written % MEASURED_EACH:
             self._read(self._measure)
-        try:
-            return self._attempt(work, args)
-        except lmdb.MapFullError:
-            self.check_readers()
+        for pause in PINNED:
+            try:
+                return self._attempt(work, args)
+            except lmdb.MapFullError:
+                self.check_readers()
+                sleep(pause)
         try:
             return self._attempt(work, args)
         except lmdb.MapFullError as error:

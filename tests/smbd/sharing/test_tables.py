@@ -193,3 +193,25 @@ def test_that_a_state_was_loaded_has_nothing_to_do_with_what_is_cached(house: Ho
     one.sweep_dead()
     assert one.loaded
     assert not one.caches_directories()
+
+
+def test_a_map_that_is_full_of_what_a_reader_sees_is_waited_for(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever reads a long list keeps every page that is written meanwhile from being used again, until he is done."""
+    one = house.process(16)
+    readers = [one._begin()]
+    waited = []
+
+    def done(seconds: float) -> None:
+        waited.append(seconds)
+        if seconds:
+            readers.pop().abort()
+            readers.append(one._begin())
+
+    monkeypatch.setattr("smbd.sharing.store.sleep", done)
+    for number in range(3000):
+        key = FileKey(1, number)
+        one.open(key, OpenClaim(1, 3, 7, "f"))
+        one.close(key, 1)
+    assert any(waited)
+    assert one.opens() == []
+    readers.pop().abort()
