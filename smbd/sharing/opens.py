@@ -57,9 +57,11 @@ class Opens(Yielding):
         if (state.delete_pending or base.delete_pending) and not claim.admitted:
             return self._await_janitor(transaction, key, claim)
         if state.lasting and not claim.admitted:
-            if self._make_way(transaction, at, claim):
-                return self._await_janitor(transaction, key, claim)._replace(doomed=True)
+            doomed = self._make_way(transaction, at, claim)
             state = self._state(transaction, at)
+            base = self._state(transaction, base_at) if key.stream else state
+            if doomed or state.delete_pending or base.delete_pending:
+                return self._await_janitor(transaction, key, claim)._replace(doomed=True)
         lease = self._check_lease(transaction, at, claim) if claim.cache.kind >= CacheKind.LEASE else b""
         conflict = self._conflict(transaction, at, state, claim)
         mate: OpenState | None = None

@@ -28,6 +28,7 @@ from smbd.smb2 import status
 from smbd.smb2.status import SmbError
 
 from .conftest import House
+from .test_processes import check
 
 KEY = FileKey(1, 100)
 CLIENT, CREATE, APP, LEASE = bytes([1]) * 16, bytes([2]) * 16, bytes([3]) * 16, bytes([4]) * 16
@@ -274,6 +275,33 @@ def test_a_new_file_with_the_number_of_a_deleted_one_waits_until_a_killed_proces
     (item,) = janitor.sweep(16, 1).doomed
     assert janitor.finish_sweep([item]).wake == (Waiter(17, 1, 5),)
     assert not two.open(KEY, wanted).wait
+
+
+def test_a_file_that_was_to_go_with_a_killed_process_whose_lease_was_being_broken_is_awaited(house: House) -> None:
+    """Its open survives nothing then: whoever opens next finds that out, and must not be let in to what is deleted behind him."""
+    one, two = house.process(16), house.process(17)
+    one.open(KEY, claim(1)._replace(delete_on_close=True))
+    wanted = claim(2, 0, None)._replace(waiter_id=5, deadline=monotonic_ns() + 10**10)
+    assert two.open(KEY, wanted).wait
+    house.dead.add((16, 1))
+    assert two.open(KEY, wanted._replace(again=True)).wait
+    check(two)
+    (doomed,) = two.sweep_dead().doomed
+    assert Waiter(17, 1, 5) in two.finish_sweep([doomed]).wake
+    assert not two.open(KEY, wanted._replace(again=True)).wait
+    check(two)
+
+
+def test_a_stream_s_open_that_gives_way_is_counted_once(house: House) -> None:
+    one, two = house.process(16), house.process(17)
+    stream = KEY._replace(stream="s")
+    one.open(stream, claim(1))
+    one.disconnect(stream, 1, Parting())
+    two.open(stream, claim(2, 0, None)._replace(share_access=NONE))
+    assert [row.file_id for row in two.opens()] == [2]
+    check(two)
+    two.close(stream, 2)
+    check(two)
 
 
 def test_time_ends_them(house: House) -> None:

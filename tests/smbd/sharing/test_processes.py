@@ -7,23 +7,62 @@ import os
 import random
 import signal
 import time
+import traceback
 from collections import Counter
+from collections.abc import Iterable
 from contextlib import suppress
 from time import monotonic_ns
 
-from smbd.sharing import Act, CacheClaim, CacheKind, Deletion, FileKey, OpenClaim, Operation, Range, Sharing, prepare
+from smbd.sharing import (
+    DISCONNECTED,
+    Act,
+    CacheClaim,
+    CacheKind,
+    Claimant,
+    Deletion,
+    Doomed,
+    DurableClaim,
+    FileKey,
+    Lasting,
+    OpenClaim,
+    OpenFlags,
+    Operation,
+    Parting,
+    Range,
+    Sharing,
+    prepare,
+)
 from smbd.sharing.caches import GRACE, count_cache
+from smbd.sharing.durables import row_key_of
 from smbd.sharing.locks import Locks
 from smbd.sharing.opens import EMPTY
-from smbd.sharing.records import BUCKETS, FILE_STATE, LOCK_KEY, OPEN_KEY, OPEN_STATE, STREAM_KEY, FileState, lock_bucket
+from smbd.sharing.records import (
+    APP_KEY,
+    BUCKETS,
+    DURABLE_STATE,
+    FILE_ID_KEY,
+    FILE_STATE,
+    GUID_KEY,
+    LOCK_KEY,
+    LOCK_ROW,
+    OPEN_KEY,
+    OPEN_STATE,
+    OWNER_KEY,
+    STREAM_KEY,
+    FileState,
+    lock_bucket,
+)
 from smbd.sharing.rules import count, count_named
 from smbd.sharing.store import DIRECTORY_COUNT, TIME_COUNT, Transaction, rows
+from smbd.sharing.values import NO_GUID
 from smbd.smb2.status import SmbError
 
 FOLDER = FileKey(2, 10)
 KEYS = [FileKey(1, 10), FileKey(1, 10, "s"), FileKey(1, 11), FOLDER]
 SLOTS = 4
 ROUNDS = 40
+KEPT_FOR = (0, 1, 20, 200)  # ms without a connection
+APPS = (NO_GUID, b"A" * 16, b"B" * 16)
 
 
 class Life:
@@ -37,28 +76,27 @@ class Life:
 
 
 def random_work(one: Sharing, dice: random.Random, progress: memoryview) -> None:
-    """Whatever a worker does, in any order, for ever."""
+    """Whatever a worker does, in any order, for ever; and what the janitor does."""
     held: list[tuple[FileKey, int]] = []
-    serial = 0
+    serial = one.slot << 40 | one.generation << 20  # no two opens have one number
     while True:
         with suppress(SmbError):
-            step = dice.randrange(8)
+            step = dice.randrange(11)
             if step < 3 or not held:
                 serial += 1
                 key = dice.choice(KEYS)
                 access, share = dice.choice([1, 3, 0x10003, 0x80]), dice.choice([7, 7, 7, 3, 0])
                 wanted = OpenClaim(serial, access, share, "p/" + "n" * dice.randrange(300), delete_on_close=dice.random() < 0.1)
-                wanted = wanted._replace(directory=key == FOLDER)
+                wanted = wanted._replace(directory=key == FOLDER, durable=random_durable(dice, serial))
                 kind = dice.choice([CacheKind.NONE, CacheKind.LEASE_V2 if key == FOLDER else CacheKind.OPLOCK, CacheKind.LEASE_V2])
                 states = [1, 3] if key == FOLDER else [1, 3, 5, 7]
                 cache = CacheClaim(kind, dice.choice(states) if kind else 0, 0, bytes(16), bytes([dice.randrange(4)]) * 16)
                 if not one.open(key, wanted._replace(cache=cache, waiter_id=serial, deadline=monotonic_ns() - GRACE)).wait:
                     held.append((key, serial))
             elif step < 5:
-                key, file_id = held.pop(dice.randrange(len(held)))
-                closed = one.close(key, file_id)
-                while closed.delete is not Deletion.NOTHING:
-                    closed = one.finish_delete(key, file_id, closed.delete)
+                close(one, *held.pop(dice.randrange(len(held))))
+            elif step > 7:
+                lose_or_reclaim(one, dice, held)
             else:
                 key, file_id = dice.choice(held)
                 one.disturb(key, Act(file_id, dice.choice(list(Operation)), monotonic_ns(), dice.randrange(2) * serial))
@@ -79,6 +117,61 @@ def random_work(one: Sharing, dice: random.Random, progress: memoryview) -> None
         progress[0] += 1
 
 
+def random_durable(dice: random.Random, file_id: int) -> DurableClaim | None:
+    lasting = dice.choice([0, Lasting.DURABLE, Lasting.DURABLE, Lasting.RESILIENT, Lasting.DURABLE | Lasting.PERSISTENT])
+    guid = dice.choice([NO_GUID, file_id.to_bytes(16, "big")])
+    claim = DurableClaim(lasting, 2, dice.choice(KEPT_FOR), b"C" * 16, guid, dice.choice(APPS), sid=dice.choice("xy"))
+    return dice.choice([claim, None])
+
+
+def lose_or_reclaim(one: Sharing, dice: random.Random, held: list[tuple[FileKey, int]]) -> None:
+    """What happens to opens when connections are lost, and what the broker does then."""
+    step = dice.randrange(3)
+    if step == 0:
+        key, file_id = held.pop(dice.randrange(len(held)))
+        if not one.disconnect(key, file_id, Parting(1, 2)):
+            close(one, key, file_id)
+    elif step == 1:
+        reclaim_any(one, dice, held)
+    else:
+        key, file_id = dice.choice(held)
+        if key != FOLDER and dice.random() < 0.3:
+            one.endure(key, file_id, DurableClaim(Lasting.RESILIENT, timeout=dice.choice(KEPT_FOR)))
+        one.end_disconnected(one.overdue() or one.surplus(2, 4))
+        finish(one, one.sweep_closing().doomed)
+
+
+def close(one: Sharing, key: FileKey, file_id: int) -> None:
+    """Of an open that is ours: nobody can have taken it away."""
+    try:
+        closed = one.close(key, file_id)
+        while closed.delete is not Deletion.NOTHING:
+            closed = one.finish_delete(key, file_id, closed.delete)
+    except SmbError as error:
+        raise AssertionError(f"{file_id:x} is gone: {error}") from error
+
+
+def reclaim_any(one: Sharing, dice: random.Random, held: list[tuple[FileKey, int]]) -> None:
+    """Somebody's lost open, if there is one, is ours if it still can be: then it is all ours, and its time was not over."""
+    lost = [row for row in one.opens() if row.slot == DISCONNECTED or not one.is_alive(row.slot, row.generation)]
+    if not lost:
+        return
+    row = dice.choice(lost)
+    before, now = one.find(row.file_id), monotonic_ns()
+    one.reclaim(row.key, row.file_id, Claimant(1, 1))
+    held.append((row.key, row.file_id))
+    assert before is None or not before.deadline or before.deadline >= now
+    after = one.find(row.file_id)
+    assert after is not None
+    assert (after.row.slot, after.row.generation, after.deadline) == (one.slot, one.generation, 0)
+
+
+def finish(one: Sharing, doomed: Iterable[Doomed]) -> None:
+    """What the janitor does with what ends."""
+    while doomed:
+        doomed = one.finish_sweep(doomed).doomed
+
+
 def spawn(directory: str, life: Life, slot: int, generation: int) -> int:
     life.generations[slot] = generation
     pid = os.fork()
@@ -90,13 +183,17 @@ def spawn(directory: str, life: Life, slot: int, generation: int) -> int:
         random_work(one, random.Random(slot * 1000 + generation), life.generations[100 + slot :])
     except KeyboardInterrupt:
         code = 0
+    except BaseException:
+        traceback.print_exc()
+        raise
     finally:
         os._exit(code)
 
 
 def check(one: Sharing) -> None:
-    """Sums equal rows, every lock's bucket is set, every watcher is counted."""
+    """Sums equal rows, every lock's bucket is set, every watcher is counted; an open has its names, and every name its open."""
     one._read(_check, one)
+    one._read(_check_lasting, one)
 
 
 def _check(transaction: object, one: Sharing) -> None:
@@ -121,6 +218,30 @@ def _check(transaction: object, one: Sharing) -> None:
         assert one._buckets[LOCK_KEY.unpack(at).bucket]
     assert one._counts[0] >= len(rows(transaction, one._watchers))  # type: ignore[arg-type]
     assert one._counts[TIME_COUNT] >= len(rows(transaction, one._times))  # type: ignore[arg-type]
+
+
+def _check_lasting(transaction: object, one: Sharing) -> None:
+    opens = {key: OPEN_STATE.unpack(raw) for key, raw in rows(transaction, one._opens)}  # type: ignore[arg-type]
+    found = rows(transaction, one._durables)  # type: ignore[arg-type]
+    durables = {FILE_ID_KEY.unpack(name).file_id: DURABLE_STATE.unpack(raw) for name, raw in found}
+    named = {row_key_of(state, file_id): bool(state.lasting) for file_id, state in durables.items()}
+    assert named == {key: bool(row.flags & OpenFlags.LASTING) for key, row in opens.items() if row.flags & OpenFlags.NAMED}
+    lasting = Counter(key[: STREAM_KEY.size] for key, row in opens.items() if row.flags & OpenFlags.LASTING)
+    files = {at: FILE_STATE.unpack(raw).lasting for at, raw in rows(transaction, one._files)}  # type: ignore[arg-type]
+    assert {at: number for at, number in files.items() if number} == lasting
+    waiting = rows(transaction, one._lost)  # type: ignore[arg-type]
+    lost = {(int.from_bytes(key[:8], "big"), FILE_ID_KEY.unpack(key, 8).file_id) for key, _ in waiting}
+    assert lost == {(state.deadline, file_id) for file_id, state in durables.items() if state.slot == DISCONNECTED}
+    assert not any(state.deadline for state in durables.values() if state.slot != DISCONNECTED)
+    apps = {tuple(APP_KEY.unpack(key)) for key, _ in rows(transaction, one._apps)}  # type: ignore[arg-type]
+    assert apps == {(state.app_instance, file_id) for file_id, state in durables.items() if state.app_instance != NO_GUID}
+    known = rows(transaction, one._guids)  # type: ignore[arg-type]
+    guids = {tuple(GUID_KEY.unpack(key)): FILE_ID_KEY.unpack(name).file_id for key, name in known}
+    assert guids == {(s.client_guid, s.create_guid): file_id for file_id, s in durables.items() if s.create_guid != NO_GUID}
+    for at, raw in rows(transaction, one._locks):  # type: ignore[arg-type]
+        for lock in LOCK_ROW.iter_unpack(raw):
+            owner = at[LOCK_KEY.size - STREAM_KEY.size :] + OWNER_KEY.pack(*lock[:3])
+            assert owner in opens or not one.is_alive(lock[0], lock[1])
 
 
 def test_killed_at_any_moment(lock_directory: str) -> None:
@@ -151,8 +272,15 @@ def test_killed_at_any_moment(lock_directory: str) -> None:
     check(one)
     doomed = one.sweep_dead().doomed
     check(one)
-    while doomed:
-        doomed = one.finish_sweep(doomed).doomed
+    finish(one, doomed)
+    check(one)
+    assert {lock.slot for _, lock in one.locks()} <= {DISCONNECTED}
+    deadline = time.monotonic() + 10
+    while one.next_deadline() is not None:
+        assert time.monotonic() < deadline, "an open is kept past its deadline"
+        one.end_disconnected(one.overdue())
+        finish(one, one.sweep_closing().doomed)
+    check(one)
     assert one._read(lambda transaction: [table for table in one.tables() if rows(transaction, table)]) == []
     assert not any(one._buckets)
     assert one._counts[0] == 0
