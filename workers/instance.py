@@ -1,8 +1,8 @@
 """Application instances: [MS-SMB2] 3.3.5.9.13.
 
 Owns: what a CREATE with an AppInstanceId does to opens that the same application has left on another machine. Invariant: such an open is
-closed before the new one is let in, as its client would close it: nobody's cache is broken for it; one that knows a later version of its
-application stays, and the CREATE fails. Who may not read the file closes nobody's.
+closed before the new one is let in, as its client would close it: nobody's cache is broken for it; one that knows its version stays, unless
+the CREATE names a later one, and else that fails. Who may not read the file closes nobody's.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ ANSWER_WITHIN = 10.0  # seconds; it is asked again as long as the open is there
 def take_over(worker: Worker, tree: TreeConnect, handle: Handle, wish: Wish) -> None:
     """Have the file's opens closed that the same application has through other clients; ``Blocked`` until they are.
 
-    FILE_FORCED_CLOSED when one of them is as new as this CREATE: then none is closed.
+    FILE_FORCED_CLOSED when one of them has a version that this CREATE's is not later than: then none is closed.
     """
     app, key = wish.wanted.app, FileKey(*handle.key)
     assert app is not None
     others = [one for one in worker.sharing.find_app(app.app_id) if _gives_way(one, tree, key, wish.wanted.client_guid)]
+    if any(_stays(one, app) for one in others):
+        raise SmbError(status.FILE_FORCED_CLOSED)  # before anybody's rights are asked for
     if not others or FILE_GENERIC_READ & ~access.maximal(worker, tree, handle):
         return
-    if any(_is_newer(one, app) for one in others):
-        raise SmbError(status.FILE_FORCED_CLOSED)
     lost = [one.row.file_id for one in others if not one.connected]
     if lost:
         wake(worker, worker.sharing.end_disconnected(lost))
@@ -59,10 +59,10 @@ def _gives_way(other: Durable, tree: TreeConnect, key: FileKey, client_guid: byt
     return row.key == key and row.share == tree.share.name and other.claim.client_guid != client_guid
 
 
-def _is_newer(other: Durable, app: AppInstance) -> bool:
-    """Where both say what they are."""
+def _stays(other: Durable, app: AppInstance) -> bool:
+    """Whether it has a version, and the CREATE none that is later. Zeros are none; nor is what a dialect before 3.1.1 sends."""
     known = other.claim.app_high, other.claim.app_low
-    return app.version is not None and known != (0, 0) and known >= app.version
+    return known != (0, 0) and (app.version is None or known >= app.version)
 
 
 async def _close(worker: Worker, row: OpenRow, waiter_id: int) -> None:

@@ -102,6 +102,19 @@ def test_who_may_not_read_the_file_closes_nobody_s(house: House, pair: tuple[Wir
     assert first.close(kept).status == status.SUCCESS
 
 
+def test_who_may_not_read_the_file_hears_of_a_version_all_the_same(house: House, pair: tuple[WireClient, WireClient]) -> None:
+    """3.3.5.9.13 compares versions first."""
+    first, _ = pair
+    kept = file_id_of(take(first, asked=instance(version=(1, 5)), access=c.GENERIC_ALL))
+    house.tokens["other"] = token_of("other", group_sids=(SID.parse("S-1-1-0"),))
+    closed = parse_sddl("D:(A;;FA;;;OW)(A;;0x100080;;;WD)").pack()
+    assert first.set_info(kept, c.INFO_SECURITY, 0, closed, c.DACL_SECURITY_INFORMATION).status == status.SUCCESS
+    second = house.client("other", offer=Offer(client_guid=GUIDS[1]))
+    answer = take(second, asked=instance(version=(1, 4)), access=c.FILE_READ_ATTRIBUTES, disposition=c.FILE_OPEN)
+    assert answer.status == status.FILE_FORCED_CLOSED
+    assert first.close(kept).status == status.SUCCESS
+
+
 @pytest.mark.parametrize(
     ("known", "asked", "dialect", "expected"),
     [
@@ -111,8 +124,12 @@ def test_who_may_not_read_the_file_closes_nobody_s(house: House, pair: tuple[Wir
         ((1, 5), (1, 4), 0x0311, status.FILE_FORCED_CLOSED),
         ((2, 0), (1, 9), 0x0311, status.FILE_FORCED_CLOSED),
         (None, (1, 4), 0x0311, status.SUCCESS),
-        ((1, 5), None, 0x0311, status.SUCCESS),
-        ((1, 5), (1, 4), 0x0302, status.SUCCESS),  # there are no versions before 3.1.1
+        ((1, 5), None, 0x0311, status.FILE_FORCED_CLOSED),
+        ((1, 5), None, 0x0302, status.FILE_FORCED_CLOSED),
+        ((1, 5), (1, 6), 0x0302, status.FILE_FORCED_CLOSED),  # there are no versions before 3.1.1, so it names none
+        ((0, 0), None, 0x0311, status.SUCCESS),
+        ((0, 0), (0, 0), 0x0311, status.SUCCESS),  # zeros are no version
+        (None, None, 0x0311, status.SUCCESS),
     ],
 )
 def test_a_later_version_stays(
