@@ -40,7 +40,7 @@ READ_ONLY_ACCESS = FILE_GENERIC_READ | FILE_GENERIC_EXECUTE
 
 def find_share(worker: Worker, name: str, session: Session) -> Share | None:
     """The share a client means by ``name``."""
-    return find(worker.config, name, session.require_token().name, _home)
+    return find(worker.config, name, session.require_token().name, home_of)
 
 
 def admit(line: Line, tree: TreeConnect) -> str:
@@ -51,7 +51,8 @@ def admit(line: Line, tree: TreeConnect) -> str:
     if share.max_connections and sum(row.share == share.name for row in worker.sharing.trees()) >= share.max_connections:
         raise SmbError(status.REQUEST_NOT_ACCEPTED)
     identify(worker, tree)
-    return expand(share.path, table(_client(line, tree.session), share))
+    tree.path = expand(share.path, table(_client(line, tree.session), share))
+    return tree.path
 
 
 def open_root(worker: Worker, tree: TreeConnect, path: str) -> None:
@@ -161,7 +162,8 @@ def _group_names(token: Token) -> set[str]:
     return names
 
 
-def _home(user: str) -> str | None:
+def home_of(user: str) -> str | None:
+    """The user's home directory; None when there is no such user."""
     try:
         return pwd.getpwnam(user).pw_dir
     except (KeyError, ValueError):  # ValueError: no name at all, such as one with a NUL
@@ -174,7 +176,7 @@ def _client(line: Line, session: Session) -> Client:
     return Client(
         session_user=token.name,
         user=token.name,
-        home=_home(token.name) or "",
+        home=home_of(token.name) or "",
         domain=token.domain,
         address=line.client_address,
         protocol="SMB3" if dialect is not None and dialect.smb3 else "SMB2",

@@ -26,6 +26,7 @@ from smbd.smb2.status import SmbError
 if TYPE_CHECKING:
     from smbd.smb2.dialects import Dialect
     from workers.open import Open
+    from workers.session import Session
     from workers.tree import TreeConnect
     from workers.vfs.interface import Handle
     from workers.worker import Worker
@@ -158,6 +159,15 @@ def _app_instance(found: Found, dialect: Dialect) -> AppInstance | None:
     return AppInstance(asked.app_instance_id, (number.app_instance_version_high, number.app_instance_version_low))
 
 
+def is_somebody(session: Session) -> bool:
+    """Whether the session's user is one of whom others can be told apart: guests, and whoever gave no name, share one SID.
+
+    What they leave behind would be anybody's to reclaim, so their opens outlive nothing, and they reclaim none.
+    """
+    token = session.require_token()
+    return not token.guest and not token.anonymous
+
+
 def birth_of(handle: Handle) -> int:
     """The file's own time of birth, in ns; 0 where its file system keeps none."""
     st = files.stat_fd(handle.fd)
@@ -173,7 +183,7 @@ def claim_of(wanted: Wanted, tree: TreeConnect, handle: Handle, created: tuple[i
         return None
     app = wanted.app
     lasting = 0
-    if wanted.kind is not Kind.NONE and tree.share.durable_handles:
+    if wanted.kind is not Kind.NONE and tree.share.durable_handles and is_somebody(tree.session):
         lasting = Lasting.DURABLE
         if wanted.persistent and tree.share.continuous_availability:
             lasting |= Lasting.PERSISTENT
@@ -192,6 +202,7 @@ def claim_of(wanted: Wanted, tree: TreeConnect, handle: Handle, created: tuple[i
         str(tree.session.require_token().user_sid),
         birth_of(handle),
         *created,
+        root=tree.path if lasting & Lasting.PERSISTENT else "",
     )
 
 

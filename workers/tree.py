@@ -35,6 +35,7 @@ class TreeConnect:
         "identity",
         "in_flight",
         "maximal_access",
+        "path",
         "read_only",
         "rights",
         "rights_of",
@@ -52,6 +53,7 @@ class TreeConnect:
         self.share = share
         self.forced: Token | None = None
         self.started = started
+        self.path = ""  # of the share's folder, as it is for this client
         self.vfs: Vfs | None = None
         self.identity: Identity | None = None
         self.maximal_access = 0

@@ -79,6 +79,16 @@ def expand(text: str, letters: Mapping[str, str]) -> str:
     return _MACRO.sub(one, text)
 
 
+def may_give(text: str, expanded: str) -> bool:
+    """Whether ``expanded``, a path, can be what ``text`` is for some client. %H and the like may be several components, others one."""
+    pattern, at = "", 0
+    for match in _MACRO.finditer(text):
+        several = match[1] is not None or match[2] in "HP"
+        pattern += re.escape(text[at : match.start()]) + ("%" if match[2] == "%" else ".+" if several else "[^/]+")
+        at = match.end()
+    return ".." not in expanded.split("/") and re.fullmatch(pattern + re.escape(text[at:]), expanded, re.DOTALL) is not None
+
+
 def at_load(text: str, host: str) -> tuple[str, str]:
     """``text`` with what is known before any client connects, and the first macro letter that is not ('' when all are)."""
     known = {"h": host, "L": host.partition(".")[0].upper(), "v": VERSION, "%": "%"}

@@ -20,6 +20,7 @@ from smbd.sharing.records import (
     LEASE_KEY,
     LOCK_ROW,
     LOCK_STATE,
+    OPEN_KEY,
     OPEN_STATE,
     OWNER_KEY,
     STREAM_KEY,
@@ -30,9 +31,11 @@ from smbd.sharing.records import (
 )
 from smbd.sharing.rules import Owner, count, count_named
 from smbd.sharing.store import Transaction, walk
-from smbd.sharing.values import DISCONNECTED, CacheKind, FileKey, Lasting, OpenFlags, Parting
+from smbd.sharing.values import DISCONNECTED, NOBODY, CacheKind, FileKey, Lasting, OpenFlags, Parting
+from smbd.smb2 import status
+from smbd.smb2.status import SmbError
 
-VERSION = 1
+VERSION = 2
 FORM = VERSION << 24 | OPEN_STATE.size << 12 | DURABLE_STATE.size
 """Another one with each change of the layouts: what an older server has left is then not understood, and forgotten."""
 
@@ -48,7 +51,7 @@ class ImageHead(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """Where to look for the file of an image, and how to know it."""
+    """Where to look for the file of an image, and how to know it. ``root``: the share's folder as it was; ``uid``, ``gid``: its user's."""
 
     file_id: int
     share: str
@@ -56,6 +59,9 @@ class Kept(NamedTuple):
     stream: str
     ino: int
     birth: int
+    root: str = ""
+    uid: int = NOBODY
+    gid: int = NOBODY
 
 
 IMAGE_HEAD = Layout(ImageHead)
@@ -65,8 +71,9 @@ def kept_of(image: bytes) -> Kept:
     """``WireError`` for what is no image of this form."""
     head, row, durable, _ = _parts(image)
     share, path, stream, _ = unpack_strings(row, OPEN_STATE.size, 4)
-    state = DURABLE_STATE.unpack(durable)
-    return Kept(head.file_id, share, path, stream, state.ino, state.birth)
+    _, root = unpack_strings(durable, DURABLE_STATE.size, 2)
+    opener, state = OPEN_STATE.unpack(row), DURABLE_STATE.unpack(durable)
+    return Kept(head.file_id, share, path, stream, state.ino, state.birth, root, opener.uid, opener.gid)
 
 
 def _parts(image: bytes) -> tuple[ImageHead, bytes, bytes, bytes]:
@@ -130,7 +137,10 @@ class Images(Durables):
         return transaction.get(BUCKET_PREFIX.pack(lock_bucket(key.dev, key.ino)) + at, db=self._locks) or b""
 
     def restore(self, image: bytes, key: FileKey) -> bool:
-        """Have a persistent open stand again, of the file ``key``; False when it stands already. ``WireError`` for what is no image."""
+        """Have a persistent open stand again, of the file ``key``; False when it stands already. ``WireError`` for what is no image.
+
+        SHARING_VIOLATION when a client has the file open: it was let in while nobody knew of this open.
+        """
         return self._write(self._restore, image, key)
 
     def _restore(self, transaction: Transaction, image: bytes, key: FileKey) -> bool:
@@ -139,6 +149,8 @@ class Images(Durables):
         if transaction.get(name, db=self._durables) is not None:
             return False
         row, at = OPEN_STATE.unpack(raw), stream_key(key)
+        if any(OPEN_KEY.unpack(other).slot != DISCONNECTED for other, _ in walk(transaction, self._opens, at)):
+            raise SmbError(status.SHARING_VIOLATION)  # the vault could not be read at the start, and somebody has opened the file since
         state = DURABLE_STATE.unpack(durable)._replace(dev=key.dev, ino=key.ino, stream=STREAM_KEY.unpack(at).stream)
         row_key = at + OWNER_KEY.pack(DISCONNECTED, 0, head.file_id)
         transaction.put(row_key, raw, db=self._opens)

@@ -66,7 +66,7 @@ class Keeping(Locks):
             durable.action, 0, 0, 0, durable.app_high, durable.app_low, durable.client_guid, durable.create_guid, durable.app_instance,
             Parting().sequences,
         )  # fmt: skip
-        transaction.put(name, DURABLE_STATE.pack(*state) + pack_strings(durable.sid), db=self._durables)
+        transaction.put(name, DURABLE_STATE.pack(*state) + pack_strings(durable.sid, durable.root), db=self._durables)
         self._enter_names(transaction, state, name)
         return lasting, OpenFlags.NAMED | (OpenFlags.LASTING if lasting else 0)
 

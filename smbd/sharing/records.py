@@ -108,9 +108,10 @@ class FileIdKey(NamedTuple):
 
 
 class DurableState(NamedTuple):
-    """Value of ``durables``; the user's SID follows. The first five fields and the key of this row are the key of its row in ``opens``.
+    """Value of ``durables``; the user's SID and the share's folder follow.
 
-    ``deadline`` is 0 while a process has it. The other fields are those of ``DurableClaim`` and ``Parting``.
+    The first five fields and the key of this row are the key of its row in ``opens``. ``deadline`` is 0 while a process has
+    it. The other fields are those of ``DurableClaim`` and ``Parting``.
     """
 
     dev: U64

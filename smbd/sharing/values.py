@@ -93,7 +93,7 @@ class DurableClaim(NamedTuple):
     ``lasting``: bits of ``Lasting``; DURABLE is granted with handle caching only, PERSISTENT without. ``timeout``: ms for which it is kept
     without a connection. ``birth``: the file's own time of birth, by which it is told from a later one with its inode. ``options`` and
     ``action``: CreateOptions and CreateAction. ``sid``: of the session's user; ``version`` of the context that asked, 1 or 2;
-    ``app_high`` and ``app_low``: 2.2.13.2.15.
+    ``app_high`` and ``app_low``: 2.2.13.2.15, zeros for none. ``root``: of a persistent open the share's folder, as it was for its client.
     """
 
     lasting: int = 0
@@ -108,6 +108,7 @@ class DurableClaim(NamedTuple):
     birth: int = 0
     options: int = 0
     action: int = 0
+    root: str = ""
 
 
 class Parting(NamedTuple):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from smbd.config import ConfigError, Share, parse
 from smbd.config.access import NO_ACCESS, access, find, listed, visible
 from smbd.config.hosts import admitted, source
-from smbd.config.macros import Client, expand, table
+from smbd.config.macros import Client, expand, may_give, table
 from smbd.config.shadow import Shadow
 
 
@@ -109,6 +109,29 @@ def test_a_client_chooses_no_folder_by_its_name(name: str) -> None:
         found = expand(f"%{letter}", letters)
         assert "/" not in found
         assert found not in (".", "..")
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "expected"),
+    [
+        ("/srv/%U", "/srv/anna", True),
+        ("/srv/%U/x", "/srv/anna/x", True),
+        ("/srv/%U", "/srv/anna/x", False),
+        ("/srv/%U", "/srv/..", False),
+        ("/srv/%U", "/srv/", False),
+        ("/srv/%U", "/mnt/anna", False),
+        ("/srv/%U", "", False),
+        ("%H/shared", "/home/anna/shared", True),
+        ("%H/shared", "/home/anna/../shared", False),
+        ("%$(POND)/%m-%I", "/srv/pond/laptop-::1", True),
+        ("/100%%/%S", "/100%/data", True),
+        ("/a.b/%S", "/axb/data", False),
+        ("/srv/%U", "/srv/an\nna", True),
+        ("/srv/%U", "/srv/anna\n", True),
+    ],
+)
+def test_what_a_path_with_macros_may_have_become(text: str, path: str, expected: bool) -> None:
+    assert may_give(text, path) is expected
 
 
 def test_merging_memory_is_warned_about() -> None:

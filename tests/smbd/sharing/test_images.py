@@ -16,12 +16,12 @@ from .conftest import House
 from .test_durables import ALL, APP, CLIENT, CREATE, KEY, NONE, PERSISTENT, H, R, W, claim, refused
 from .test_processes import check
 
-FULL = PERSISTENT._replace(app_instance=APP, app_high=7)
+FULL = PERSISTENT._replace(app_instance=APP, app_high=7, root="/srv/anna")
 
 
 def made(one: Sharing, key: FileKey = KEY, state: int = R | H | W) -> bytes:
     wanted = claim(1, state, FULL)
-    one.open(key, wanted._replace(share_access=NONE if not state else ALL))
+    one.open(key, wanted._replace(uid=1001, gid=1002, share_access=NONE if not state else ALL))
     one.lock(key, 1, [Range(0, 10), Range(20, 1, False)])
     one.lock(key, 2, [Range(40, 1)])
     one.note(1, Parting(2, 33, bytes([9]) * 64))
@@ -46,7 +46,7 @@ def test_it_stands_again(house: House, state: int, key: FileKey) -> None:
     image = made(one, key, state)
     assert one.persistent() == [1]
     kept = kept_of(image)
-    assert kept == (1, "data", "a/b", key.stream, 100, 77)
+    assert kept == (1, "data", "a/b", key.stream, 100, 77, "/srv/anna", 1001, 1002)
     two = emptied(house, one, key)
     assert two.persistent() == []
     assert two.image(1) is None
@@ -79,6 +79,19 @@ def test_others_meet_it_as_before(house: House) -> None:
     two = emptied(house, one)
     two.restore(image, KEY)
     refused(status.FILE_NOT_AVAILABLE, two, claim(3, 0, None))
+
+
+def test_who_came_first_while_nobody_knew_of_it_stays(house: House) -> None:
+    """The vault could not be read when the server started."""
+    one = house.process(16)
+    image = made(one)
+    two = emptied(house, one)
+    two.open(KEY, claim(3, 0, None))
+    with pytest.raises(SmbError) as caught:
+        two.restore(image, KEY)
+    assert caught.value.status == status.SHARING_VIOLATION
+    check(two)
+    assert two.find(1) is None
 
 
 def test_an_image_is_the_same_whoever_has_the_open(house: House) -> None:
