@@ -14,11 +14,10 @@ from smbd.smb2 import status
 from smbd.smb2.constants import CAP_PERSISTENT_HANDLES, FILE_EXECUTE, FILE_OPEN_REPARSE_POINT, FILE_READ_DATA
 from smbd.smb2.names import EXACT, Path, decode, parse, parse_posix
 from smbd.smb2.status import SmbError
-from workers import identity
+from workers import identity, rangelocks
 from workers.commands.close import close_open
 from workers.opening import WRITING, writes_through
-from workers.rangelocks import take_again
-from workers.reliable import AppInstance, Durability, Kind, Reconnect, Wanted, birth_of
+from workers.reliable import AppInstance, Durability, Kind, Reconnect, Wanted, birth_of, is_somebody
 from workers.vfs.handle import PosixHandle
 from workers.vfs.interface import LinkMet
 from workers.vfs.patient import unwrapped
@@ -65,7 +64,7 @@ def reclaim(request: Request, asked: Asked, respond: Callable[[Open], bytes]) ->
     opened.durability = _durability(durable)
     try:
         if tree.share.posix_locking:
-            take_again(worker, opened)
+            rangelocks.take_again(worker, opened)
         response = respond(opened)
     except BaseException:
         close_open(worker, opened)
@@ -110,7 +109,8 @@ def _check(request: Request, asked: Asked, durable: Durable) -> None:
         raise SmbError(status.INVALID_PARAMETER)
     if row.share.casefold() != request.tree.share.name.casefold():
         raise SmbError(status.OBJECT_NAME_NOT_FOUND)
-    if claim.sid != str(request.tree.session.require_token().user_sid):
+    session = request.tree.session
+    if not is_somebody(session) or claim.sid != str(session.require_token().user_sid):
         raise SmbError(status.ACCESS_DENIED)
 
 

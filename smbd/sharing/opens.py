@@ -137,6 +137,14 @@ class Opens(Yielding):
         """
         self._write(self._set_delete, key, file_id, lambda state: doom(state, uid, gid, on))
 
+    def doom_if_alone(self, key: FileKey, file_id: int, uid: int, gid: int) -> None:
+        """The same for a file that should not have been made, unless somebody else has opened it by now: then it has become his, too."""
+
+        def change(state: FileState) -> FileState:
+            return doom(state, uid, gid) if state.handles + state.named_handles == 1 else state
+
+        self._write(self._set_delete, key, file_id, change)
+
     def _set_delete(self, transaction: Transaction, key: FileKey, file_id: int, change: Callable[[FileState], FileState]) -> None:
         at = stream_key(key)
         if transaction.get(at + self._own_suffix(file_id), db=self._opens) is None:

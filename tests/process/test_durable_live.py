@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from struct import pack
 from typing import Any
 
 import psutil
@@ -211,3 +212,52 @@ def test_the_broker_may_die_in_between(server: Server, one: Offer) -> None:
     durable(back, "short", timeout=200, options=c.FILE_DELETE_ON_CLOSE)
     kill_worker(server, back)
     eventually(lambda: not (server.share / "short").exists(), what="the new broker does not scavenge")
+
+
+def guest(server: Server, offer: Offer, user: str = "whoever") -> WireClient:
+    """Somebody without a password; anonymous without a name."""
+    client = server.negotiated(offer=offer)
+    assert client.session_setup(user, "no password" if user else "").status == status.SUCCESS
+    assert client.tree_connect(SHARE).status == status.SUCCESS
+    return client
+
+
+@pytest.mark.parametrize("user", ["whoever", ""])
+def test_what_a_guest_has_open_ends_with_its_connection(make_server: Callable[..., Server], one: Offer, two: Offer, user: str) -> None:
+    """Guests share one SID: what one of them leaves behind would be any other's to take up."""
+    shares = {"guest ok": "yes", "continuous availability": "yes", "force user": "root"}
+    server = make_server(settings={"map to guest": "bad user"}, share_settings=shares)
+    client = guest(server, one, user)
+    asked: list[tuple[str, list[tuple[bytes, bytes]], int]] = [
+        ("first", [(b"DHnQ", bytes(16))], c.OPLOCK_LEVEL_BATCH),
+        ("second", [dh2q("second")], c.OPLOCK_LEVEL_BATCH),
+        ("third", [(b"DH2Q", contexts.DURABLE_REQUEST_V2.pack(0, c.DHANDLE_FLAG_PERSISTENT, 0, b"third".ljust(16)))], 0),
+    ]
+    held = []
+    for name, context, oplock in asked:
+        answer = client.create(name, contexts=context, oplock=oplock)
+        fields = answer.parse(CREATE_RESPONSE)
+        assert (fields.oplock_level, fields.create_contexts_length) == (oplock, 0)  # what it may cache it may
+        held.append(file_id_of(answer))
+    assert client.ioctl(c.FSCTL_LMR_REQUEST_RESILIENCY, pack("<II", 60_000, 0), held[0]).status == status.NOT_SUPPORTED
+    leased = client.create("fourth", oplock=c.OPLOCK_LEVEL_LEASE, contexts=[lease("fourth"), dh2q("fourth")])
+    told = leased.parse(CREATE_RESPONSE)
+    found = contexts.parse_chain(memoryview(leased.part(told.create_contexts_offset, told.create_contexts_length)))
+    assert list(found) == [b"RqLs"]
+    hang_up(server, client)
+    assert server.status("opens")["opens"] == []
+    other = guest(server, one, user)
+    assert other.create("", contexts=[(b"DHnC", contexts.DURABLE_RECONNECT.pack(*held[0]))]).status == status.OBJECT_NAME_NOT_FOUND
+    assert other.create("second", contexts=[dh2c("second", held[1])]).status == status.OBJECT_NAME_NOT_FOUND
+    assert server.client(offer=two).create("first", share=0).status == status.SUCCESS
+
+
+def test_a_guest_takes_nothing_up(make_server: Callable[..., Server], one: Offer) -> None:
+    """Not even what an account of the same SID has left, which only a password makes it."""
+    accounts = [("nobody", "Mill.Pond-4452"), ("news", "Other.Pond-4451")]
+    server = make_server(settings={"map to guest": "bad user"}, share_settings={"guest ok": "yes", "force user": "root"}, accounts=accounts)
+    client = server.client(offer=one)
+    held = durable(client, "mine")
+    hang_up(server, client)
+    assert come_back(guest(server, one), "mine", held).status == status.ACCESS_DENIED
+    assert come_back(server.client(offer=one), "mine", held).status == status.SUCCESS

@@ -82,10 +82,9 @@ def open_and_keep(request: Request, wish: Wish, found: Contexts) -> bytes | Coro
     def undo(opened: Open) -> None:
         worker, durability, key, handle = request.worker, opened.durability, opened.key, opened.handle
         made = durability is not None and durability.action == FILE_CREATED
-        if made and key is not None and handle is not None and not handle.info().size and len(worker.sharing.opens_of(key)) == 1:
-            # Nobody else has come meanwhile, of whom more than the name might be lost.
+        if made and key is not None and handle is not None and not handle.info().size:  # else somebody has been there meanwhile
             token = opened.tree.token
-            worker.sharing.set_delete_on_close(key, opened.persistent, True, token.uid, token.gid)
+            worker.sharing.doom_if_alone(key, opened.persistent, token.uid, token.gid)
         close_open(worker, opened)
 
     return keeping.created(request, wish, open_new(request, wish, found), undo)
@@ -209,7 +208,7 @@ def read_wish(request: Request, body: CreateRequest, found: Contexts) -> Wish:
         assert dialect is not None
         assert choice is not None
         wish.wanted = reliable.wanted_of(found, dialect, request.session.terms.client_guid)
-        if wish.wanted.persistent and not choice.capabilities & CAP_PERSISTENT_HANDLES:
+        if wish.wanted.persistent and not (choice.capabilities & CAP_PERSISTENT_HANDLES and reliable.is_somebody(request.session)):
             wish.wanted = wish.wanted._replace(persistent=False)
     return wish
 

@@ -21,7 +21,7 @@ def request_resiliency(request: Request, data: memoryview, max_output: int) -> b
     if timeout > LONGEST_TIMEOUT:
         raise SmbError(status.INVALID_PARAMETER)
     opened = request.open
-    if opened.is_directory or not opened.tree.share.durable_handles:
+    if opened.is_directory or not opened.tree.share.durable_handles or not reliable.is_somebody(request.session):
         raise SmbError(status.NOT_SUPPORTED)
     reliable.endure(request.worker, opened, timeout or DEFAULT_TIMEOUT)
     return b""
