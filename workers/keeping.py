@@ -59,20 +59,26 @@ async def _created(request: Request, wish: Wish, result: Made, undo: Callable[[O
     return response
 
 
-def locked(request: Request, result: Made, undo: Callable[[], None]) -> Made:
-    """The answer of a LOCK, when a persistent open's locks are kept; ``undo`` when they cannot be."""
+def locked(request: Request, result: Made, undo: Callable[[], None] | None) -> Made:
+    """The answer of a LOCK, when a persistent open's locks are kept; ``undo`` when they cannot be.
+
+    Without ``undo`` it is the same all the same: what was unlocked is not locked again. The keeper keeps that when it can.
+    """
     return _locked(request, result, undo) if is_kept(request.open) else result
 
 
-async def _locked(request: Request, result: Made, undo: Callable[[], None]) -> bytes | Answer:
+async def _locked(request: Request, result: Made, undo: Callable[[], None] | None) -> bytes | Answer:
     response = result if isinstance(result, bytes) else await result
     worker, opened = request.worker, request.open
     worker.sharing.note(opened.persistent, parting_of(opened))
     try:
         await _keep(worker, opened.persistent)
-    except (SmbError, Cancelled):
-        undo()
-        raise
+    except (SmbError, Cancelled) as error:
+        if undo is not None:
+            undo()
+        if undo is not None or isinstance(error, Cancelled):
+            raise
+        worker.log.info("locks that were given back are still kept: status 0x%08x", error.status)
     request.resume()
     return response
 
@@ -86,8 +92,8 @@ async def _closed(request: Request, response: bytes) -> bytes:
     try:
         await _keep(request.worker, request.open.persistent)
     except SmbError as error:
-        # It is closed all the same; the keeper finds out by itself.
-        request.worker.log.warning("a closed persistent open is still kept: status 0x%08x", error.status)
+        # It is closed all the same; the keeper finds out by itself, and says itself when its disk is full.
+        request.worker.log.info("a closed persistent open is still kept: status 0x%08x", error.status)
     return response
 
 

@@ -11,11 +11,11 @@ what is told is always the whole picture of a range: the strongest lock that cov
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from smbd.sharing import Range
+from smbd.sharing.rules import undone
 from workers.vfs.interface import Handle
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def take(worker: Worker, opened: Open, wanted: Sequence[Range]) -> bool:
         try:
             _tell(opened.handle, mine, one)
         except BlockingIOError:
-            before = without(mine, wanted)
+            before = undone(mine, wanted)
             for done in wanted[: number + 1]:
                 _tell(opened.handle, before, done)
             return False
@@ -44,14 +44,23 @@ def take(worker: Worker, opened: Open, wanted: Sequence[Range]) -> bool:
 
 
 def take_again(worker: Worker, opened: Open) -> None:
-    """An open was taken up again: the kernel is told anew of its locks, as far as no program beside the server has them by now."""
+    """An open has been reclaimed, with its locks and another descriptor: the kernel is told of them.
+
+    A program beside the server may have locked some of it meanwhile. Its client was promised the lock and keeps it; the log says so.
+    """
     assert opened.key is not None
     assert opened.handle is not None
     mine = worker.sharing.own_locks(opened.key, opened.persistent)
     opened.told = bool(mine)
+    missing = 0
     for one in mine:
-        with suppress(BlockingIOError):
+        try:
             _tell(opened.handle, mine, one)
+        except OSError:  # the kernel may also have no room for it
+            missing += 1
+    if missing:
+        path = "" if opened.path is None else opened.path.wire()
+        worker.log.warning("%s in share %s: a program has %d ranges that a client locked before", path, opened.tree.share.name, missing)
 
 
 def give_back(worker: Worker, opened: Open, ranges: Sequence[Range]) -> None:
@@ -61,6 +70,15 @@ def give_back(worker: Worker, opened: Open, ranges: Sequence[Range]) -> None:
     left = without(worker.sharing.own_locks(opened.key, opened.persistent), ranges)
     for one in ranges:
         _tell(opened.handle, left, one)
+
+
+def take_back(worker: Worker, opened: Open, ranges: Sequence[Range]) -> None:
+    """Before the shared state withdraws these locks, which it has just granted."""
+    assert opened.key is not None
+    assert opened.handle is not None
+    before = undone(worker.sharing.own_locks(opened.key, opened.persistent), ranges)
+    for one in ranges:
+        _tell(opened.handle, before, one)
 
 
 def forget(opened: Open) -> None:

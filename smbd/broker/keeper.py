@@ -29,6 +29,9 @@ log = logging.getLogger("millpond.broker")
 PATIENCE = 5.0
 """Seconds that a disk has at the end."""
 
+REFUSED = "persistent opens cannot be kept in %s: %s. They are refused until they can: make room there, or move 'state directory'"
+KEPT = "persistent opens can be kept in %s again"
+
 Batch = Mapping[int, bytes | None]
 Find = Callable[[Kept], FileKey]
 """The file of an image, if it is the very same still; ``OSError`` otherwise."""
@@ -40,6 +43,7 @@ class Keeper:
     def __init__(self, sharing: Sharing, vault: Vault) -> None:
         self._sharing = sharing
         self._vault = vault
+        self._refused = False  # the last write could not be done, and the log says so
         self._known: dict[int, bytes] = {}
         self._asked: defaultdict[int, list[Deferred]] = defaultdict(list)
         self._batch: Batch = {}
@@ -105,13 +109,21 @@ class Keeper:
         error = self._done.get()
         if error is None:
             self._learn(self._batch)
-        else:
-            log.error("persistent opens cannot be kept: %s", error.strerror)
+        self._tell(error)
         payload = STATUS_ANSWER.pack(status.SUCCESS if error is None else status.DISK_FULL)
         answers, self._answers, self._batch = self._answers, [], {}
         for answer in answers:
             answer.answer(payload)
         self._begin()
+
+    def _tell(self, error: OSError | None) -> None:
+        """The administrator, once when it begins and once when it is over: clients ask, and the comparison, as often as they like."""
+        place = self._vault.directory
+        if error is not None and not self._refused:
+            log.error(REFUSED, place, error.strerror)
+        elif error is None and self._refused:
+            log.warning(KEPT, place)
+        self._refused = error is not None
 
     def _learn(self, batch: Batch) -> None:
         for file_id, image in batch.items():

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pools.counters import PID, TXN_SINCE
 from pools.queue import MASTER, PEER, PEER_DIED, RELOAD, Deferred, Endpoint, Handler, Message, Service
 from smbd.broker.janitor import Janitor
-from smbd.broker.keeper import Keeper
+from smbd.broker.keeper import KEPT, REFUSED, Keeper
 from smbd.broker.watcher import Watcher
 from smbd.child import READY, SHARING_DIRECTORY, Child
 from smbd.config import Config
@@ -78,6 +78,7 @@ class Broker:
         self._remover = remover
         self._finder = finder
         self._keeper: Keeper | None = None
+        self._refused = False  # there is no place to keep opens, and the log says so
         self._janitor: Janitor
         self.handlers: dict[int, Handler] = {
             PEER_DIED: self.peer_died,
@@ -119,11 +120,17 @@ class Broker:
         config = self._config
         if not any(share.continuous_availability for share in config.shares.values()):
             return
+        place = os.path.join(config.state_directory, VAULT_DIRECTORY)
         try:
-            vault = Vault(os.path.join(config.state_directory, VAULT_DIRECTORY))
+            vault = Vault(place)
         except OSError as error:
-            log.error("no open is persistent: %s", error)
+            if not self._refused:  # each client that asks has it tried again
+                log.error(REFUSED, place, error.strerror)
+            self._refused = True
             return
+        if self._refused:
+            log.warning(KEPT, place)
+            self._refused = False
         self._keeper = keeper = Keeper(self._sharing, vault)
         service.watch(keeper.fileno(), keeper.written)
         service.every(COMPARE_EVERY, keeper.compare)

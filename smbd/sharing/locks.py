@@ -26,7 +26,7 @@ from smbd.sharing.records import (
     lock_key,
     stream_key,
 )
-from smbd.sharing.rules import LockTuple, Owner, access_conflict, any_conflict, lock_conflict, valid_range
+from smbd.sharing.rules import LockTuple, Owner, access_conflict, any_conflict, lock_conflict, undone, valid_range
 from smbd.sharing.store import WAITER_COUNT, Transaction, rows
 from smbd.sharing.values import FileKey, Lock, Range, Unlocked, Waiter
 from smbd.sharing.watches import Watches
@@ -117,6 +117,17 @@ class Locks(Watches):
             return Unlocked(complete, ())
         self._store(transaction, at, [lock for place, lock in enumerate(locks) if place not in gone])
         return Unlocked(complete, self._waiting(transaction, stream_key(key)))
+
+    def withdraw(self, key: FileKey, file_id: int, ranges: Sequence[Range]) -> tuple[Waiter, ...]:
+        """Undo a ``lock`` that was granted: of equal locks the last goes, where ``unlock`` takes the first. Returns who may try again."""
+        return self._write(self._withdraw, key, file_id, ranges)
+
+    def _withdraw(self, transaction: Transaction, key: FileKey, file_id: int, ranges: Sequence[Range]) -> tuple[Waiter, ...]:
+        at = lock_key(key)
+        locks: list[LockTuple] = list(LOCK_ROW.iter_unpack(transaction.get(at, db=self._locks) or b""))
+        left = undone(locks, [(self.slot, self.generation, file_id, one.offset, one.length, int(one.exclusive)) for one in ranges])
+        self._store(transaction, at, left)
+        return self._waiting(transaction, stream_key(key))
 
     def _drop_locks(self, transaction: Transaction, key: FileKey, owner: Owner) -> tuple[Waiter, ...]:
         """Remove an open's locks and waits, at its end. Returns who may try again."""

@@ -6,9 +6,10 @@ Owns: the rules of [MS-FSA] 2.1.5.1.2.2 (sharing) and 2.1.4.10 (locks). Invarian
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from smbd.sharing.records import FileState
 from smbd.sharing.values import NOBODY, Range
@@ -27,6 +28,8 @@ READS = FILE_READ_DATA | FILE_EXECUTE
 WRITES = FILE_WRITE_DATA | FILE_APPEND_DATA
 SHARED = READS | WRITES | DELETE
 """The access that takes part in sharing; an open with none of it conflicts with nothing."""
+
+T = TypeVar("T")
 
 LAST = (1 << 64) - 1
 
@@ -136,6 +139,17 @@ def any_conflict(locks: Sequence[LockTuple], owner: Owner, ranges: Sequence[Rang
         if wanted.exclusive and any(overlap(*wanted[:2], *one[:2]) for one in ranges[:number]):
             return True
     return False
+
+
+def undone(locks: Sequence[T], taken: Sequence[T]) -> list[T]:
+    """``locks``, in the order of granting, without ``taken``, which came last: among equal ones it is the last that goes."""
+    going, left = Counter(taken), list[T]()
+    for lock in reversed(locks):
+        if going[lock]:
+            going[lock] -= 1
+        else:
+            left.append(lock)
+    return left[::-1]
 
 
 def access_conflict(locks: Iterable[LockTuple], owner: Owner, offset: int, length: int, write: bool) -> LockTuple | None:

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import os
+import pwd
 import signal
+import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
 
 import psutil
 import pytest
@@ -16,7 +21,7 @@ from smbd.smb2.constants import Command
 from smbd.smb2.messages import create_contexts as contexts
 from smbd.smb2.messages.create import CREATE_RESPONSE
 from smbd.smb2.messages.tree import TREE_CONNECT_RESPONSE
-from tests.server import SHARE, Server, eventually
+from tests.server import SHARE, Server, eventually, tool
 from tests.wire_client import FileId, Offer, Response, WireClient, create_body, lock_body
 
 EXCLUSIVE = c.LOCKFLAG_EXCLUSIVE_LOCK | c.LOCKFLAG_FAIL_IMMEDIATELY
@@ -232,3 +237,172 @@ def _found(answer: Response) -> Response | None:
         return None
     assert answer.status == status.SUCCESS
     return answer
+
+
+class Place:
+    """A small file system of its own, where persistent opens are kept."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.fillers: list[Path] = []
+
+    def mount(self, options: str) -> None:
+        subprocess.run([tool("mount"), "-t", "tmpfs", "-o", f"mode=0700,{options}", "tmpfs", str(self.folder)], check=True)
+
+    def fill(self) -> None:
+        """To the last byte."""
+        filler = self.folder / "filler"
+        self.fillers.append(filler)
+        with filler.open("wb", buffering=0) as file, suppress(OSError):
+            while file.tell() < 1 << 20:
+                file.write(bytes(4096))
+        assert filler.stat().st_size < 1 << 20
+
+    def use_up_inodes(self) -> None:
+        names = [self.folder / f"name{number}" for number in range(64)]
+        with suppress(OSError):
+            for name in names:
+                name.touch()
+                self.fillers.append(name)
+        assert len(self.fillers) < len(names)
+
+    def free(self) -> None:
+        for filler in self.fillers:
+            filler.unlink()
+        self.fillers.clear()
+
+
+@pytest.fixture
+def place() -> Iterator[Place]:
+    if os.geteuid():
+        pytest.skip("mounting a small file system takes root")
+    folder = Path(tempfile.mkdtemp(prefix="millpond-small-"))
+    made = Place(folder)
+    try:
+        yield made
+    finally:
+        while os.path.ismount(folder):
+            subprocess.run([tool("umount"), "-l", str(folder)], check=True)
+        folder.rmdir()
+
+
+@pytest.fixture
+def put(place: Place, make_server: Callable[..., Server]) -> Server:
+    """A server, not started, whose persistent opens are kept in ``place``: that is let go of after the server has ended."""
+    server = make_server(share_settings={"continuous availability": "yes"}, start=False)
+    state = server.peer.base / "state"
+    state.mkdir(mode=0o700)
+    (state / "persistent").symlink_to(place.folder)
+    return server
+
+
+@pytest.mark.parametrize("scarce", ["bytes", "a page is left", "inodes"])
+def test_a_server_that_starts_on_a_full_disk(place: Place, put: Server, scarce: str) -> None:
+    """Nothing is persistent, all else goes on, and there is no need to start again when there is room."""
+    server = put
+    place.mount("size=256k,nr_inodes=8")
+    if scarce == "inodes":
+        place.use_up_inodes()
+    else:
+        place.fill()
+    if scarce == "a page is left":
+        os.truncate(place.fillers[0], place.fillers[0].stat().st_size - 3 * 4096)
+    server.start()
+    brokers = server.pids("broker")
+    client = server.client(offer=ONE)
+    for _ in range(3):
+        assert ask(client, "refused").status in (status.INSUFFICIENT_RESOURCES, status.DISK_FULL)
+    assert not (server.share / "refused").exists()
+    usual = client.open("usual")
+    assert client.write(usual, 0, b"acknowledged").status == status.SUCCESS
+    assert client.lock(usual, (0, 4, EXCLUSIVE)).status == status.SUCCESS
+    assert server.pids("broker") == brokers, "it was killed"
+    told = [line for line in server.log.splitlines() if "persistent" in line]
+    assert len(told) == 1, told
+    assert "state directory" in told[0]
+    place.free()
+    held = persistent(client, "kept")
+    assert client.lock(held, (0, 4, EXCLUSIVE)).status == status.SUCCESS
+    assert server.log.count("can be kept in") == 1
+    client.transport.close()
+    kill_everything(server)
+    back = server.client(offer=ONE)
+    again = come_back(back, "kept", held)
+    assert again.status == status.SUCCESS
+    assert back.lock(file_id_of(again), (0, 4, c.LOCKFLAG_UNLOCK)).status == status.SUCCESS
+
+
+def test_a_disk_that_is_full_in_the_middle(place: Place, put: Server) -> None:
+    """A lock is acknowledged when it is kept: those that were stand after everything was killed, the one that was not is nobody's."""
+    server = put
+    place.mount("size=256k")
+    server.start()
+    client, other = server.client(offer=ONE), server.client(offer=TWO)
+    held = persistent(client, "kept")
+    assert client.write(held, 0, b"acknowledged").status == status.SUCCESS
+    place.fill()
+    taken = 0
+    while (answer := client.lock(held, *((100 * taken + n, 1, EXCLUSIVE) for n in range(100)))).status == status.SUCCESS:
+        taken += 1
+        assert taken < 64
+    assert answer.status == status.DISK_FULL
+    opened = 0  # there may still be some pages in the file
+    while (answer := ask(client, f"another {opened}")).status == status.SUCCESS:
+        opened += 1
+        assert opened < 64
+    assert answer.status == status.DISK_FULL
+    assert not (server.share / f"another {opened}").exists()
+    assert client.write(held, 12, b", and more").status == status.SUCCESS
+    reader = other.open("kept", access=c.FILE_READ_DATA)
+    free = (100 * taken, 100, EXCLUSIVE)
+    assert other.lock(reader, free).status == status.SUCCESS  # what was refused is nobody's
+    assert other.lock(reader, (100 * taken, 100, c.LOCKFLAG_UNLOCK)).status == status.SUCCESS
+    assert server.log.count("cannot be kept in") == 1
+    client.transport.close()
+    other.transport.close()
+    kill_everything(server)  # and started, the disk still full
+    back = server.client(offer=ONE)
+    again = come_back(back, "kept", held)
+    assert again.status == status.SUCCESS
+    now = file_id_of(again)
+    assert back.read_data(now, 0, 22) == b"acknowledged, and more"
+    rows = {row["path"]: row["locks"] for row in server.status("opens")["opens"]}
+    assert rows == {"kept": 100 * taken} | {f"another {number}": 0 for number in range(opened)}
+    place.free()
+    assert back.lock(now, free).status == status.SUCCESS
+    persistent(back, "with room")
+    assert back.close(now).status == status.SUCCESS
+    kill_everything(server)
+    assert server.client(offer=TWO).create("kept").status == status.SUCCESS  # what was closed is kept no longer
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="identities are switched as root only")
+@pytest.mark.parametrize("share", ["%U", "homes"])
+def test_a_folder_of_the_user_s_own(make_server: Callable[..., Server], share: str) -> None:
+    """Its path is known with its client only, and is kept as it was; it is looked into with the user's rights."""
+    server = make_server(start=False)
+    mine = server.peer.base / "own" / server.user
+    (mine / "shut").mkdir(parents=True)
+    for folder in (mine, mine / "shut"):
+        os.chown(folder, pwd.getpwnam(server.user).pw_uid, -1)
+        folder.chmod(0o700)
+    settings = {"path": str(mine.parent / "%U"), "read only": "no", "continuous availability": "yes"}
+    server.peer.shares["homes" if share == "homes" else "own"] = settings
+    server.start()
+    name = server.user if share == "homes" else "own"
+    client = server.client(offer=ONE)
+    assert client.tree_connect(name).status == status.SUCCESS
+    held = persistent(client, "kept")
+    assert client.lock(held, (0, 4, EXCLUSIVE)).status == status.SUCCESS
+    shut = persistent(client, "shut\\kept")
+    client.transport.close()
+    server.peer.stop()
+    os.chown(mine / "shut", 0, -1)
+    server.peer.launch()
+    server.peer.await_ready()
+    back = server.client(offer=ONE)
+    assert back.tree_connect(name).status == status.SUCCESS
+    again = come_back(back, "kept", held)
+    assert again.status == status.SUCCESS
+    assert back.lock(file_id_of(again), (0, 4, c.LOCKFLAG_UNLOCK)).status == status.SUCCESS
+    assert come_back(back, "shut\\kept", shut).status == status.OBJECT_NAME_NOT_FOUND

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from shutil import rmtree
 from threading import Event
+from types import SimpleNamespace
 from typing import Any
 
+import lmdb
 import pytest
 
 from pools.queue import Deferred, Message
@@ -130,6 +133,19 @@ def test_a_full_disk_is_told_and_the_next_try_counts(sharing: Sharing, keeper: K
     assert len(vault.writes) == 2  # nothing has changed
 
 
+def test_the_log_says_once_that_it_is_full_and_once_that_it_is_not(
+    sharing: Sharing, keeper: Keeper, vault: Slow, caplog: pytest.LogCaptureFixture
+) -> None:
+    opened(sharing, 1)
+    for full in (True, True, True, False, False, True):
+        vault.full = full
+        asked(keeper, 1)
+        keeper.written()
+    said = [record.getMessage() for record in caplog.records]
+    assert [vault.directory in text for text in said] == [True] * 3
+    assert ["no room" in text for text in said] == [True, False, True]
+
+
 def test_a_state_is_loaded_once(sharing: Sharing, vault: Slow, tmp_path: Path) -> None:
     opened(sharing, 1)
     opened(sharing, 2)
@@ -168,4 +184,31 @@ def test_a_vault_that_is_full_says_so(tmp_path: Path, monkeypatch: pytest.Monkey
     with pytest.raises(OSError, match="MDB_MAP_FULL"):
         vault.write({2: b"x" * (1 << 20)})
     assert vault.images() == {1: b"x" * 100}
+    vault.close()
+
+
+@pytest.mark.parametrize("size", [0, 100, 4096])
+def test_a_vault_that_was_made_on_a_full_disk_is_made_anew(tmp_path: Path, size: int) -> None:
+    Vault(str(tmp_path / "vault")).close()
+    os.truncate(tmp_path / "vault" / "data.mdb", size)
+    vault = Vault(str(tmp_path / "vault"))
+    vault.write({1: b"x"})
+    assert vault.images() == {1: b"x"}
+    vault.close()
+
+
+def test_what_has_failed_is_opened_again(tmp_path: Path) -> None:
+    vault = Vault(str(tmp_path / "vault"))
+    vault.write({1: b"x"})
+    whole = vault._environment
+    assert whole is not None
+
+    def broken(*_args: Any, **_options: Any) -> None:
+        raise lmdb.PanicError("its first pages could not be written")
+
+    vault._environment = SimpleNamespace(begin=broken, close=whole.close)  # type: ignore[assignment]
+    with pytest.raises(OSError, match="first pages"):
+        vault.write({2: b"y"})
+    vault.write({3: b"z"})
+    assert vault.images() == {1: b"x", 3: b"z"}
     vault.close()

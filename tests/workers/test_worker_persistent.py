@@ -107,6 +107,29 @@ def test_a_lock_that_cannot_be_kept_is_none(house: House) -> None:
     assert len(house.sharing.locks()) == 1
 
 
+def test_what_it_was_stacked_on_stays(house: House) -> None:
+    """To unlock takes the exclusive one of two equal locks; to undo takes the last."""
+    client = house.client()
+    held = persistent(house, client)
+    locking = send(house, client, Command.LOCK, lock_body(held, (0, 4, EXCLUSIVE)))
+    assert answer(house, client, locking).status == status.SUCCESS
+    locking = send(house, client, Command.LOCK, lock_body(held, (0, 4, c.LOCKFLAG_SHARED_LOCK | c.LOCKFLAG_FAIL_IMMEDIATELY)))
+    assert answer(house, client, locking, status.DISK_FULL).status == status.DISK_FULL
+    assert house.sharing is not None
+    assert [lock.exclusive for _, lock in house.sharing.locks()] == [1]
+
+
+def test_an_unlocking_is_one_even_if_that_cannot_be_kept(house: House) -> None:
+    client = house.client()
+    held = persistent(house, client)
+    locking = send(house, client, Command.LOCK, lock_body(held, (0, 4, EXCLUSIVE)))
+    assert answer(house, client, locking).status == status.SUCCESS
+    unlocking = send(house, client, Command.LOCK, lock_body(held, (0, 4, c.LOCKFLAG_UNLOCK)))
+    assert answer(house, client, unlocking, status.DISK_FULL).status == status.SUCCESS
+    assert house.sharing is not None
+    assert house.sharing.locks() == []
+
+
 def test_a_close_is_one_even_if_that_cannot_be_kept(house: House) -> None:
     client = house.client()
     held = persistent(house, client)

@@ -144,7 +144,7 @@ def test_what_is_left(ranges: list[tuple[int, int]], left: list[Range]) -> None:
     assert without(locks, [Range(*one) for one in ranges]) == left
 
 
-def test_what_outlives_its_connection_is_locked_again(house: House, program: Program) -> None:
+def test_what_outlives_its_connection_is_locked_again(house: House, program: Program, caplog: pytest.LogCaptureFixture) -> None:
     client = house.client()
     opened = durable(client, "f")
     assert client.lock(opened, (1, 2, AT_ONCE), (4, 1, AT_ONCE)).status == status.SUCCESS
@@ -158,3 +158,6 @@ def test_what_outlives_its_connection_is_locked_again(house: House, program: Pro
     os.close(other.fd)
     FILES.unlock_range(program.fd, 4, 1)
     assert program.picture(6) == ".xx..."
+    assert "a program has 1 ranges" in caplog.text
+    assert house.sharing is not None
+    assert [lock.offset for _, lock in house.sharing.locks()] == [1, 4]  # between clients it is as it was

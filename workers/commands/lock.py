@@ -54,8 +54,9 @@ def change_locks(request: Request, body: LockRequest) -> bytes | Coroutine[Any, 
     request.variable(ELEMENTS_AT, body.lock_count * LOCK_ELEMENT.size)
     elements = [LOCK_ELEMENT.unpack(request.view, ELEMENTS_AT + index * LOCK_ELEMENT.size) for index in range(body.lock_count)]
     entry = replay.lock_entry(request, body.lock_sequence)
+    undoing = None if elements[0].flags & LOCKFLAG_UNLOCK else partial(undo, request, elements, entry)
     if entry < 0:
-        return keeping.locked(request, execute(request, elements), partial(undo, request, elements))
+        return keeping.locked(request, execute(request, elements), undoing)
     if replay.lock_repeats(opened, entry, body.lock_sequence):
         return RESPONSE
     result = execute(request, elements)
@@ -63,7 +64,7 @@ def change_locks(request: Request, body: LockRequest) -> bytes | Coroutine[Any, 
         replay.lock_succeeded(opened, entry, body.lock_sequence)
     else:
         result = _remember(result, opened, (entry, body.lock_sequence))
-    return keeping.locked(request, result, partial(undo, request, elements, entry))
+    return keeping.locked(request, result, undoing)
 
 
 async def _remember(waiting: Coroutine[Any, None, bytes], opened: Open, place: tuple[int, int]) -> bytes:
@@ -72,19 +73,18 @@ async def _remember(waiting: Coroutine[Any, None, bytes], opened: Open, place: t
     return result
 
 
-def undo(request: Request, elements: list[LockElement], entry: int = -1) -> None:
-    """What was locked cannot be kept on disk, so it is not locked. What was unlocked stays unlocked."""
+def undo(request: Request, elements: list[LockElement], entry: int) -> None:
+    """What was locked cannot be kept on disk, so it is not locked."""
     worker, opened = request.worker, request.open
     if opened.ended or opened.key is None:
         return
     if opened.lock_sequences is not None and entry >= 0:
         opened.lock_sequences[entry] = replay.NOT_VALID
-    if not elements[0].flags & LOCKFLAG_UNLOCK:
-        ranges = [Range(element.offset, element.length) for element in elements]
-        if opened.told:
-            rangelocks.give_back(worker, opened, ranges)
-        wake(worker, worker.sharing.unlock(opened.key, opened.persistent, ranges).wake)
-        count(worker, opened, -len(ranges))
+    ranges = ranges_of(elements)
+    if opened.told:
+        rangelocks.take_back(worker, opened, ranges)
+    wake(worker, worker.sharing.withdraw(opened.key, opened.persistent, ranges))
+    count(worker, opened, -len(ranges))
 
 
 def count(worker: Worker, opened: Open, change: int) -> None:
@@ -92,6 +92,11 @@ def count(worker: Worker, opened: Open, change: int) -> None:
     change = max(change, -opened.locks)
     opened.locks += change
     worker.locks += change
+
+
+def ranges_of(elements: list[LockElement]) -> list[Range]:
+    """What they lock."""
+    return [Range(element.offset, element.length, bool(element.flags & LOCKFLAG_EXCLUSIVE_LOCK)) for element in elements]
 
 
 def execute(request: Request, elements: list[LockElement]) -> bytes | Coroutine[Any, None, bytes]:
@@ -130,7 +135,7 @@ def lock_all(request: Request, elements: list[LockElement]) -> bytes | Coroutine
             raise SmbError(status.INVALID_PARAMETER)
         if len(elements) > 1 and element.flags not in AT_ONCE:
             raise SmbError(status.INVALID_PARAMETER)
-    ranges = [Range(element.offset, element.length, bool(element.flags & LOCKFLAG_EXCLUSIVE_LOCK)) for element in elements]
+    ranges = ranges_of(elements)
     if elements[0].flags in AT_ONCE:
         if not grant(request, ranges):
             raise SmbError(status.LOCK_NOT_GRANTED)
@@ -149,7 +154,7 @@ def grant(request: Request, ranges: list[Range], waiter: int = 0) -> bool:
     if not worker.sharing.lock(opened.key, opened.persistent, ranges, waiter):
         return False
     if request.tree.share.posix_locking and not rangelocks.take(worker, opened, ranges):
-        wake(worker, worker.sharing.unlock(opened.key, opened.persistent, ranges).wake)
+        wake(worker, worker.sharing.withdraw(opened.key, opened.persistent, ranges))
         return False
     count(worker, opened, len(ranges))
     worker.breaks.data_changed(opened, Operation.LOCK)

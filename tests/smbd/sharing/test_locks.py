@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -56,6 +58,19 @@ def test_range_limits() -> None:
     assert valid_range(END, 0)
     assert not valid_range(END, 2)
     assert not valid_range(END, END)
+
+
+def test_what_was_granted_last_is_withdrawn(make_process: Callable[[int], Sharing]) -> None:
+    one = make_process(16)
+    one.lock(KEY, 1, [Range(0, 4), Range(8, 1, False)])
+    one.lock(KEY, 1, [Range(0, 4, False), Range(8, 1, False)])
+    one.lock(KEY, 2, [Range(8, 1, False)])
+    one.withdraw(KEY, 1, [Range(0, 4, False), Range(8, 1, False)])
+    assert [(lock.file_id, lock.offset, lock.exclusive) for _, lock in one.locks()] == [(1, 0, 1), (1, 8, 0), (2, 8, 0)]
+    one.withdraw(KEY, 1, [Range(0, 4), Range(8, 1, False), Range(8, 1, False)])
+    assert [lock.file_id for _, lock in one.locks()] == [2]
+    one.withdraw(KEY, 2, [Range(8, 1, False)])
+    assert one.locks() == []
 
 
 @pytest.mark.parametrize(
