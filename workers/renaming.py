@@ -43,7 +43,8 @@ def rename(request: Request, opened: Open, handle: Handle, wish: Rename) -> None
     worker.breaks.require(request, Operation.RENAME)
     vfs.rename(handle, target, wish.replace)
     opened.path = handle.path
-    worker.sharing.rename(opened.key, "/".join(handle.path.components))
+    several = handle.info().links > 1 and not opened.is_directory  # by what is it open elsewhere: this name, or another that it has?
+    worker.sharing.rename(opened.key, "/".join(handle.path.components), "/".join(old.components) if several else None)
     changes.renamed(worker, opened, old, handle.path)
 
 

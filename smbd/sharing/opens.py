@@ -160,13 +160,15 @@ class Opens(Yielding):
             return True
         return bool(key.stream and self._state(transaction, STREAM_KEY.pack(key.dev, key.ino, 0)).delete_pending)
 
-    def rename(self, key: FileKey, path: str) -> None:
-        """Every open of the file, whatever its stream, is now under ``path``."""
-        self._write(self._rename, key, path)
+    def rename(self, key: FileKey, path: str, old: str | None = None) -> None:
+        """Every open of the file, whatever its stream, is now under ``path``. ``old``: it has several names, and those by this one are."""
+        self._write(self._rename, key, path, old)
 
-    def _rename(self, transaction: Transaction, key: FileKey, path: str) -> None:
+    def _rename(self, transaction: Transaction, key: FileKey, path: str, old: str | None) -> None:
         for row_key, raw in rows(transaction, self._opens, STREAM_KEY.pack(key.dev, key.ino, 0)[:FILE_PREFIX]):
-            share, _, stream, user = unpack_strings(raw, OPEN_STATE.size, 4)
+            share, before, stream, user = unpack_strings(raw, OPEN_STATE.size, 4)
+            if old is not None and before != old:
+                continue
             transaction.put(row_key, raw[: OPEN_STATE.size] + pack_strings(share, path, stream, user), db=self._opens)
 
     def rename_stream(self, key: FileKey, file_id: int, stream: str, *, undo: bool = False) -> tuple[Waiter, ...]:

@@ -25,6 +25,7 @@ ON_ERRANDS_TOO = True
 MEBIBYTE = 1 << 20
 IDS = IdMap(MACHINE, "MILLPOND")
 NAMES = 0x0C  # FileNamesInformation
+RENAME = 10
 
 
 def rename_body(target: str, replace: bool = False) -> bytes:
@@ -370,3 +371,16 @@ def test_a_stream_that_is_open_is_neither_replaced_nor_taken_away(house: House, 
     client.close(mine)
     assert other.read_data(other.open("f:theirs", disposition=c.FILE_OPEN), 0, 10) == b"mine"
     assert other.create("f:mine", disposition=c.FILE_OPEN).status == status.OBJECT_NAME_NOT_FOUND
+
+
+def test_a_file_with_several_names_is_open_by_the_one_that_it_was_opened_by(house: House, client: WireClient, folder: Path) -> None:
+    """What a killed process was to delete would else be another name than it said."""
+    (folder / "one").touch()
+    os.link(folder / "one", folder / "two")
+    first, second = client.open("one"), client.open("two")
+    assert client.set_info(first, c.INFO_FILE, RENAME, rename_body("three")).status == status.SUCCESS
+    assert house.sharing is not None
+    assert {row.file_id: row.path for row in house.sharing.opens()} == {first[0]: "three", second[0]: "two"}
+    os.unlink(folder / "two")
+    assert client.set_info(first, c.INFO_FILE, RENAME, rename_body("four")).status == status.SUCCESS
+    assert {row.path for row in house.sharing.opens()} == {"four"}
