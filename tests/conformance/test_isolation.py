@@ -124,7 +124,7 @@ def of(ground: Path) -> list[str]:
         with suppress(psutil.Error, OSError):
             proc = Path(f"/proc/{process.pid}")
             if any(str(ground) in os.readlink(path) for path in (proc / "cwd", *(proc / "fd").iterdir())):
-                found.append(process.cmdline()[0])
+                found += process.cmdline()[:1]
     return found
 
 
