@@ -384,3 +384,10 @@ def test_a_file_with_several_names_is_open_by_the_one_that_it_was_opened_by(hous
     os.unlink(folder / "two")
     assert client.set_info(first, c.INFO_FILE, RENAME, rename_body("four")).status == status.SUCCESS
     assert {row.path for row in house.sharing.opens()} == {"four"}
+
+
+def test_a_search_expression_is_no_longer_than_a_name(client: WireClient, folder: Path) -> None:
+    (folder / "found").touch()
+    opened = client.open("", options=c.FILE_DIRECTORY_FILE)
+    assert client.query_directory(opened, "*>" * 127, flags=c.REOPEN).status == status.SUCCESS
+    assert client.query_directory(opened, "*>" * 128, flags=c.REOPEN).status == status.OBJECT_NAME_INVALID

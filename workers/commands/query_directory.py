@@ -28,7 +28,7 @@ from smbd.smb2.messages.directory import (
     QUERY_DIRECTORY_RESPONSE_STRUCTURE_SIZE,
     QueryDirectoryRequest,
 )
-from smbd.smb2.names import EXACT, Path, fold, has_wildcards, matcher, parse_posix, parse_text, short_name
+from smbd.smb2.names import COMPONENT_MAX, EXACT, Path, fold, has_wildcards, matcher, parse_posix, parse_text, short_name
 from smbd.smb2.status import SmbError
 from workers import access, writetimes
 from workers.open import Enumeration, Open
@@ -59,6 +59,8 @@ def query_directory(request: Request, body: QueryDirectoryRequest) -> Answer | C
     if body.flags & INDEX_SPECIFIED and body.file_index:
         raise SmbError(status.NOT_SUPPORTED)  # 3.3.5.18: this file system has no resume by index
     pattern = request.text(body.file_name_offset, body.file_name_length)
+    if len(pattern) > COMPONENT_MAX:
+        raise SmbError(status.OBJECT_NAME_INVALID)  # [MS-FSCC] 2.1.5.2: it stands for a name, and is looked for in each
     enumeration = position(request, opened, pattern, body.flags, info_class == FILE_NAMES_INFORMATION)
     if enumeration.large or (request.tree.slow and not request.tree.share.lists_by_rights and not request.tree.delays):
         return fill_elsewhere(request, body, enumeration)
