@@ -59,9 +59,9 @@ class Keeper:
 
     # ---- at the start -------------------------------------------------------------------------------------------------------------------
 
-    def load(self, find: Find) -> None:
+    def load(self, images: Mapping[int, bytes], find: Find) -> None:
         """Have everything stand again that was kept, once for each state: one that a dead broker has loaded says more than the disk."""
-        self._known = self._vault.images()
+        self._known = dict(images)
         if not self._sharing.loaded:
             for file_id, image in self._known.items():
                 try:

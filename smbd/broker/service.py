@@ -123,6 +123,7 @@ class Broker:
         place = os.path.join(config.state_directory, VAULT_DIRECTORY)
         try:
             vault = Vault(place)
+            images = vault.images()
         except OSError as error:
             if not self._refused:  # each client that asks has it tried again
                 log.error(REFUSED, place, error.strerror)
@@ -134,7 +135,7 @@ class Broker:
         self._keeper = keeper = Keeper(self._sharing, vault)
         service.watch(keeper.fileno(), keeper.written)
         service.every(COMPARE_EVERY, keeper.compare)
-        keeper.load(lambda kept: self._finder(self._config, kept))
+        keeper.load(images, lambda kept: self._finder(self._config, kept))
 
     def keep(self, message: Message) -> bytes | Deferred | None:
         """KEEP: see the keeper."""

@@ -112,11 +112,10 @@ class Locks(Watches):
                 break
             # [MS-FSA] 2.1.5.9: of several equal locks an exclusive one goes first; it was granted before those stacked on it.
             gone.add(equal.pop(0 if locks[equal[0]][5] else -1))
-        complete = len(gone) == len(ranges)
         if not gone:
-            return Unlocked(complete, ())
+            return Unlocked(0, ())
         self._store(transaction, at, [lock for place, lock in enumerate(locks) if place not in gone])
-        return Unlocked(complete, self._waiting(transaction, stream_key(key)))
+        return Unlocked(len(gone), self._waiting(transaction, stream_key(key)))
 
     def withdraw(self, key: FileKey, file_id: int, ranges: Sequence[Range]) -> tuple[Waiter, ...]:
         """Undo a ``lock`` that was granted: of equal locks the last goes, where ``unlock`` takes the first. Returns who may try again."""

@@ -298,9 +298,9 @@ class Waiter(NamedTuple):
 
 
 class Unlocked(NamedTuple):
-    """``complete`` is False when some range was not locked: RANGE_NOT_LOCKED is due, after waking."""
+    """``count`` ranges were: fewer than were asked for if the next was not locked. RANGE_NOT_LOCKED is due then, after waking."""
 
-    complete: bool
+    count: int
     wake: tuple[Waiter, ...]
 
 

@@ -40,9 +40,13 @@ class Vault:
         return self._environment
 
     def images(self) -> dict[int, bytes]:
-        """What is kept, by FileId.Persistent."""
-        with self._opened().begin() as transaction:
-            return {FILE_ID_KEY.unpack(key).file_id: value for key, value in transaction.cursor() if len(key) == FILE_ID_KEY.size}
+        """What is kept, by FileId.Persistent. ``OSError``: it cannot be read."""
+        try:
+            with self._opened().begin() as transaction:
+                return {FILE_ID_KEY.unpack(key).file_id: value for key, value in transaction.cursor() if len(key) == FILE_ID_KEY.size}
+        except lmdb.Error as error:
+            self.close()
+            raise OSError(errno.EIO, str(error), self.directory) from error
 
     def write(self, changes: Mapping[int, bytes | None]) -> None:
         """Keep these images, and no longer those that are None; it is on the disk afterwards. ``OSError``: nothing has changed."""

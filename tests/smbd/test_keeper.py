@@ -163,14 +163,15 @@ def test_a_state_is_loaded_once(sharing: Sharing, vault: Slow, tmp_path: Path) -
         return FileKey(9, kept.ino)
 
     keeper = Keeper(sharing, vault)
-    keeper.load(find)
+    keeper.load(vault.images(), find)
     keeper.written()
     assert [(row.file_id, row.key.dev) for row in sharing.opens()] == [(1, 9)]
     assert sorted(vault.images()) == [1]
     sharing.end_disconnected([1])
     keeper.close()
-    again = Keeper(sharing, Slow(str(tmp_path / "vault")))
-    again.load(find)  # a broker that was killed: the state knows better
+    opened_again = Slow(str(tmp_path / "vault"))
+    again = Keeper(sharing, opened_again)
+    again.load(opened_again.images(), find)  # a broker that was killed: the state knows better
     again.written()
     assert sharing.opens() == []
     again.close()
@@ -212,3 +213,15 @@ def test_what_has_failed_is_opened_again(tmp_path: Path) -> None:
     vault.write({3: b"z"})
     assert vault.images() == {1: b"x", 3: b"z"}
     vault.close()
+
+
+def test_what_cannot_be_read_is_an_error_of_the_disk(tmp_path: Path) -> None:
+    """A page that points nowhere: LMDB finds that only when it comes there."""
+    vault = Vault(str(tmp_path / "vault"))
+    vault.write({number: b"x" * 1000 for number in range(32)})
+    vault.close()
+    with open(tmp_path / "vault" / "data.mdb", "r+b") as data:
+        data.seek(2 * 4096)
+        data.write(b"\0" * (os.path.getsize(data.name) - 2 * 4096))
+    with pytest.raises(OSError, match="MDB_"):
+        vault.images()

@@ -115,8 +115,11 @@ def test_a_client_locks_so_many_ranges_and_no_more(client: WireClient, monkeypat
     assert client.lock(one, (0, 1, unlock)).status == status.SUCCESS
     assert client.lock(two, (9, 1, lock)).status == status.SUCCESS
     assert client.lock(one, (9, 1, lock)).status == status.INSUFFICIENT_RESOURCES
+    assert client.lock(two, (9, 1, unlock), (8, 1, unlock)).status == status.RANGE_NOT_LOCKED  # the first is unlocked all the same
+    assert client.lock(one, (0, 1, lock)).status == status.SUCCESS
+    assert client.lock(one, (9, 1, lock)).status == status.INSUFFICIENT_RESOURCES
     client.close(two)
-    assert client.lock(one, *((at, 1, lock) for at in range(10, 14))).status == status.SUCCESS
+    assert client.lock(one, *((at, 1, lock) for at in range(10, 13))).status == status.SUCCESS
     assert client.lock(one, (9, 1, lock)).status == status.INSUFFICIENT_RESOURCES
 
 

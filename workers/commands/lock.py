@@ -120,9 +120,9 @@ def unlock(request: Request, elements: list[LockElement]) -> bytes:
         rangelocks.give_back(worker, opened, ranges)
     done = worker.sharing.unlock(opened.key, opened.persistent, ranges)
     wake(worker, done.wake)
-    if not done.complete:
+    count(worker, opened, -done.count)
+    if done.count < good:
         raise SmbError(status.RANGE_NOT_LOCKED)
-    count(worker, opened, -len(ranges))
     if good < len(elements):
         raise SmbError(status.INVALID_PARAMETER)
     return RESPONSE
