@@ -298,9 +298,9 @@ class Waiter(NamedTuple):
 
 
 class Unlocked(NamedTuple):
-    """``count`` ranges were: fewer than were asked for if the next was not locked. RANGE_NOT_LOCKED is due then, after waking."""
+    """``ranges``: so many were, fewer than were asked for if the next was not locked. RANGE_NOT_LOCKED is due then, after waking."""
 
-    count: int
+    ranges: int
     wake: tuple[Waiter, ...]
 
 

@@ -218,7 +218,7 @@ def test_what_has_failed_is_opened_again(tmp_path: Path) -> None:
 def test_what_cannot_be_read_is_an_error_of_the_disk(tmp_path: Path) -> None:
     """A page that points nowhere: LMDB finds that only when it comes there."""
     vault = Vault(str(tmp_path / "vault"))
-    vault.write({number: b"x" * 1000 for number in range(32)})
+    vault.write(dict.fromkeys(range(32), b"x" * 1000))
     vault.close()
     with open(tmp_path / "vault" / "data.mdb", "r+b") as data:
         data.seek(2 * 4096)

@@ -120,8 +120,8 @@ def unlock(request: Request, elements: list[LockElement]) -> bytes:
         rangelocks.give_back(worker, opened, ranges)
     done = worker.sharing.unlock(opened.key, opened.persistent, ranges)
     wake(worker, done.wake)
-    count(worker, opened, -done.count)
-    if done.count < good:
+    count(worker, opened, -done.ranges)
+    if done.ranges < good:
         raise SmbError(status.RANGE_NOT_LOCKED)
     if good < len(elements):
         raise SmbError(status.INVALID_PARAMETER)

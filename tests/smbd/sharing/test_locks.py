@@ -109,9 +109,9 @@ def test_lock_and_unlock(house: House) -> None:
     assert not one.locks_conflict(FileKey(1, 101), 1, 0, 10, True)
     assert one.unlock(KEY, 1, [Range(0, 10), Range(0, 10)]) == (1, ())
     assert two.lock(KEY, 1, [Range(0, 10)])
-    assert one.unlock(KEY, 1, [Range(30, 1)]).count == 0
-    assert one.unlock(KEY, 1, [Range(10, 10)]).count == 1
-    assert two.unlock(KEY, 1, [Range(0, 10), Range(30, 1)]).count == 2
+    assert one.unlock(KEY, 1, [Range(30, 1)]).ranges == 0
+    assert one.unlock(KEY, 1, [Range(10, 10)]).ranges == 1
+    assert two.unlock(KEY, 1, [Range(0, 10), Range(30, 1)]).ranges == 2
     assert one.locks() == []
     two.cancel_wait(KEY, 1)  # any transaction: the one before has to be committed
     assert not any(one._buckets)
