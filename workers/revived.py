@@ -14,7 +14,7 @@ from smbd.config.access import find as find_share
 from smbd.config.macros import may_give
 from smbd.sharing import FileKey
 from smbd.sharing.images import Kept
-from smbd.smb2.names import Path
+from smbd.smb2.names import EXACT, Path
 from workers import identity
 from workers.admission import home_of
 from workers.doomed import asker
@@ -42,7 +42,8 @@ def find(config: Config, kept: Kept) -> FileKey:
 def _look(root: str, kept: Kept) -> FileKey:
     vfs = PosixVfs(root)
     try:
-        handle = vfs.open(Path(tuple(kept.path.split("/")) if kept.path else (), kept.stream))
+        kind = EXACT if kept.exact else ""
+        handle = vfs.open(Path(tuple(kept.path.split("/")) if kept.path else (), kept.stream, kind))
         try:
             if handle.key[1] != kept.ino or birth_of(handle) != kept.birth:
                 raise FileNotFoundError(errno.ENOENT, "another file has this name now", kept.path)

@@ -51,7 +51,10 @@ class ImageHead(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """Where to look for the file of an image, and how to know it. ``root``: the share's folder as it was; ``uid``, ``gid``: its user's."""
+    """Where to look for the file of an image, and how to know it.
+
+    ``root``: the share's folder as it was; ``uid``, ``gid``: its user's; ``exact``: see ``OpenFlags``.
+    """
 
     file_id: int
     share: str
@@ -62,6 +65,7 @@ class Kept(NamedTuple):
     root: str = ""
     uid: int = NOBODY
     gid: int = NOBODY
+    exact: bool = False
 
 
 IMAGE_HEAD = Layout(ImageHead)
@@ -73,7 +77,8 @@ def kept_of(image: bytes) -> Kept:
     share, path, stream, _ = unpack_strings(row, OPEN_STATE.size, 4)
     _, root = unpack_strings(durable, DURABLE_STATE.size, 2)
     opener, state = OPEN_STATE.unpack(row), DURABLE_STATE.unpack(durable)
-    return Kept(head.file_id, share, path, stream, state.ino, state.birth, root, opener.uid, opener.gid)
+    exact = bool(opener.flags & OpenFlags.EXACT)
+    return Kept(head.file_id, share, path, stream, state.ino, state.birth, root, opener.uid, opener.gid, exact)
 
 
 def _parts(image: bytes) -> tuple[ImageHead, bytes, bytes, bytes]:
