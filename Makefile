@@ -30,6 +30,9 @@ WORKLOAD ?= read 4K w16
 PROTECTION ?= plain
 PACKAGES := smbclient samba samba-common-bin samba-testsuite samba-vfs-modules acl attr btrfs-progs iptables
 
+# Tests start servers by the hundred, and each would compile all of its sources again: a second instead of 0.4.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help install spy serve packages lint test ci conformance bench fuzz clean compile test-compiled profile shortfalls claims scale figures combinations
 
 help:
