@@ -48,7 +48,7 @@ from smbd.control_messages import CONTROL_SOCKET
 from smbd.family import Family, Refused, Visitor
 from smbd.host_messages import ENDED, ENDED_LAYOUT
 from smbd.hub import Delivery, Hub
-from smbd.instance import Instance, StartError
+from smbd.instance import Instance, StartError, make_directory
 from smbd.lease_messages import LEASE, LEASE_ANSWER, LEASE_ASK, LEASE_RECALL, LEASE_RETURN
 from smbd.lessor import Lessor
 from smbd.listeners import addresses, listen, shown
@@ -150,6 +150,7 @@ class Master:
         """
         self._instance.acquire()
         try:
+            make_directory(Path(self._config.state_directory), 0o700)
             with _Signals(self._reactor, self._signalled):  # before anybody can connect, and see it end otherwise than in order
                 self._open_listeners(self._config)
                 self._prepare()

@@ -251,6 +251,7 @@ def settings(directory: Path, number: int, pairs: list[str]) -> Config:
     config = Config(
         lock_directory=str(directory / "lock"),
         pid_directory=str(directory / "pid"),
+        state_directory=str(directory / "state"),
         smb_ports=(number,),
         interfaces=("127.0.0.1",),
         bind_interfaces_only=True,

@@ -7,6 +7,7 @@ import re
 import select
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import time
@@ -229,6 +230,7 @@ def test_an_orderly_stop_leaves_nothing(start: Callable[..., Running], tmp_path:
     client.ask("who")
     children = running.children()
     assert (tmp_path / "pid" / "millpond.pid").read_text().strip() == str(running.process.pid)
+    assert stat.S_IMODE((tmp_path / "state").stat().st_mode) == 0o700
     assert running.stop() == 0
     assert client.ended()
     assert not psutil.wait_procs(children, 5)[1]

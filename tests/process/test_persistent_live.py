@@ -73,7 +73,8 @@ def come_back(client: WireClient, name: str, file_id: FileId, *, state: int = 0)
 def kill_everything(server: Server) -> None:
     family = tree(server.pid)
     for process in family:
-        process.send_signal(signal.SIGKILL)
+        with suppress(psutil.NoSuchProcess):  # a worker whose client has just gone
+            process.send_signal(signal.SIGKILL)
     psutil.wait_procs(family, 10)
     assert server.peer.process is not None
     server.peer.process.wait(10)

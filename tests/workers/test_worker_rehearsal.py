@@ -37,7 +37,9 @@ def descriptors() -> set[str]:
     return {os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if os.path.lexists(f"/proc/self/fd/{fd}")}
 
 
-def test_everything_the_client_asks_is_answered_and_nothing_is_left(config: Config) -> None:
+@pytest.mark.parametrize("data_path", ["auto", "user", "kernel"])
+def test_everything_the_client_asks_is_answered_and_nothing_is_left(config: Config, data_path: str) -> None:
+    config = replace(config, data_path=data_path)
     before = descriptors(), threading.active_count(), identity.current()
     assert rehearse(config)
     assert (descriptors(), threading.active_count(), identity.current()) == before

@@ -201,8 +201,12 @@ class _Client:
 
     def _exactly(self, size: int) -> bytearray:
         data = bytearray(size)
-        if self._sock.recv_into(data, size, socket.MSG_WAITALL) < size:
-            raise EOFError("the worker hung up")
+        left = memoryview(data)
+        while left:  # the kernel does not join what was sent and what came from a file by sendfile, whatever MSG_WAITALL asks for
+            received = self._sock.recv_into(left, len(left), socket.MSG_WAITALL)
+            if not received:
+                raise EOFError("the worker hung up")
+            left = left[received:]
         return data
 
     def _answer(self) -> None:
