@@ -16,11 +16,12 @@ from smbd.smb2 import status
 from smbd.smb2.constants import Command
 from smbd.smb2.messages import create_contexts as contexts
 from smbd.smb2.messages.create import CREATE_RESPONSE
-from tests.server import SHARE, Server, eventually
+from tests.server import SHARE, Server, eventually, given_settings
 from tests.wire_client import FileId, Offer, Request, Response, WireClient, create_body
 
 EXCLUSIVE = c.LOCKFLAG_EXCLUSIVE_LOCK | c.LOCKFLAG_FAIL_IMMEDIATELY
 R, H, W = 1, 2, 4
+THREADED = given_settings().get("server mode") == "threaded"
 Loss = Callable[[Server, WireClient], None]
 
 
@@ -67,7 +68,10 @@ def hang_up(server: Server, client: WireClient) -> None:
     """The network is gone."""
     worker = server.worker_of(client)
     client.transport.close()
-    eventually(lambda: has_ended(worker), what="the worker stays")
+    if THREADED:
+        eventually(lambda: f"{client.session_id:016x}" not in str(server.status("sessions")), what="the session stays")
+    else:
+        eventually(lambda: has_ended(worker), what="the worker stays")
 
 
 def has_ended(process: psutil.Process) -> bool:
@@ -83,11 +87,14 @@ def kill_worker(server: Server, client: WireClient) -> None:
     client.transport.close()
 
 
+LOSSES = [hang_up] if THREADED else [hang_up, kill_worker]  # threads are not killed one by one
+
+
 def row_of(server: Server, name: str, *, lost: bool = False) -> dict[str, Any] | None:
     return next((row for row in server.status("opens")["opens"] if row["path"] == name and row["lost"] >= lost), None)
 
 
-@pytest.mark.parametrize("lose", [hang_up, kill_worker])
+@pytest.mark.parametrize("lose", LOSSES)
 def test_everything_stands_until_its_client_is_back(server: Server, lose: Loss, one: Offer, two: Offer) -> None:
     name = lose.__name__
     client, other = server.client(offer=one), server.client(offer=two)
@@ -126,7 +133,7 @@ def test_its_lease_breaks_in_the_worker_that_has_it_now(server: Server, one: Off
     assert other.receive(waiting).status == status.SUCCESS
 
 
-@pytest.mark.parametrize("lose", [hang_up, kill_worker])
+@pytest.mark.parametrize("lose", LOSSES)
 def test_who_needs_the_file_does_not_wait(server: Server, lose: Loss, one: Offer, two: Offer) -> None:
     name = f"needed-{lose.__name__}"
     client, other = server.client(offer=one), server.client(offer=two)
@@ -136,7 +143,7 @@ def test_who_needs_the_file_does_not_wait(server: Server, lose: Loss, one: Offer
     assert come_back(server.client(offer=one), name, held).status == status.OBJECT_NAME_NOT_FOUND
 
 
-@pytest.mark.parametrize("lose", [hang_up, kill_worker])
+@pytest.mark.parametrize("lose", LOSSES)
 def test_a_file_that_goes_with_its_open_goes_before_the_next_comes(server: Server, lose: Loss, one: Offer, two: Offer) -> None:
     name = f"doomed-{lose.__name__}"
     client, other = server.client(offer=one), server.client(offer=two)
