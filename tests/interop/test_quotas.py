@@ -14,7 +14,7 @@ import pytest
 
 from bench.load.peers import Millpond
 from tests.interop.tools import SIGNED, run, samba_options, smbclient
-from tests.server import OTHER, SHARE, Server, tool
+from tests.server import OTHER, SHARE, Server, given_settings, tool
 
 MIB = 1 << 20
 UID = pwd.getpwnam(OTHER[0]).pw_uid
@@ -51,6 +51,8 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def server(table: Path) -> Iterator[Server]:
     """The first account is an administrator of the share, the other is not."""
+    if given_settings().get("port") == "posix":
+        pytest.skip("port posix knows no quotas")
     made = Server(share_settings={"admin users": Server().user})
 
     def command() -> list[str]:

@@ -13,7 +13,7 @@ from smbd.smb2 import status
 from smbd.smb2.constants import Command
 from smbd.smb2.fscc import change
 from smbd.smb2.messages import create
-from tests.server import Server, eventually
+from tests.server import Server, eventually, given_settings
 from tests.wire_client import Request, Response, WireClient, lock_body, notify_body
 
 SHARED, EXCLUSIVE, UNLOCK, AT_ONCE = 1, 2, 4, 16  # [MS-SMB2] 2.2.26.1
@@ -128,6 +128,7 @@ def test_delete_on_close_waits_for_the_last_open_of_all(server: Server, pair: tu
     assert answer.status == status.OBJECT_NAME_NOT_FOUND
 
 
+@pytest.mark.skipif(given_settings().get("port") == "posix", reason="port posix has no locks that belong to an open")
 def test_locks_of_clients_and_of_local_programs_respect_each_other() -> None:
     with Server(share_settings={"posix locking": "yes"}).running() as server, server.client() as one, server.client() as two:
         first, second = one.open("seen by all"), two.open("seen by all")
