@@ -22,6 +22,7 @@ from smbd.config_messages import pack_config
 from smbd.host_messages import ENDED, ENDED_LAYOUT, HAND_OVER, Ended, pack_hand_over, unpack_hand_over
 from smbd.sharing import prepare
 from smbd.smb2 import status
+from tests.server import eventually
 from tests.wire_client import Closed, SocketTransport, WireClient
 from workers import host as host_module
 from workers.host import Host
@@ -168,7 +169,7 @@ def test_what_an_ended_worker_had_mapped_is_unmapped(master: Master) -> None:
     for client in clients:
         client.close_connection()
         master.hear_end()
-    assert mapped() == before
+    eventually(lambda: mapped() == before)  # the end is told first
 
 
 def test_a_client_that_cannot_be_served_is_reported(master: Master, monkeypatch: pytest.MonkeyPatch) -> None:

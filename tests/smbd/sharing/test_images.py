@@ -46,7 +46,7 @@ def test_it_stands_again(house: House, state: int, key: FileKey) -> None:
     image = made(one, key, state)
     assert one.persistent() == [1]
     kept = kept_of(image)
-    assert kept == (1, "data", "a/b", key.stream, 100, 77, "/srv/anna", 1001, 1002)
+    assert kept == (1, "data", "a/b", key.stream, 100, 77, "/srv/anna", 1001, 1002, False)
     two = emptied(house, one, key)
     assert two.persistent() == []
     assert two.image(1) is None
