@@ -13,6 +13,7 @@ from tests.interop.tools import CASES, Case, smbcacls, smbclient
 from tests.server import Server
 
 LOWEST_FREE_PORT = int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text())
+NO_FLAGS = "(0x0)?"  # smbcacls looks at the byte before an empty string, and writes nothing for 0 if that happens to be a '|'
 
 
 @pytest.fixture(scope="module")
@@ -34,9 +35,9 @@ def test_read_set_add_delete(server: Server, case: Case) -> None:
     assert "ACL:" in text, text
     smbcacls(server, "acl.txt", "--set", f"ACL:{server.user}:ALLOWED/0x0/FULL,ACL:Everyone:ALLOWED/0x0/READ", case=case)
     text = smbcacls(server, "acl.txt", case=case)
-    assert re.search(r"ACL:\S*Everyone:ALLOWED/0x0/READ", text), text
+    assert re.search(rf"ACL:\S*Everyone:ALLOWED/{NO_FLAGS}/READ", text), text
     smbcacls(server, "acl.txt", "--add", f"ACL:{server.other_user}:DENIED/0x0/WD", case=case)
-    assert re.search(rf"ACL:\S*{server.other_user}:DENIED/0x0/", smbcacls(server, "acl.txt", case=case))
+    assert re.search(rf"ACL:\S*{server.other_user}:DENIED/{NO_FLAGS}/", smbcacls(server, "acl.txt", case=case))
     smbcacls(server, "acl.txt", "--delete", "ACL:Everyone:ALLOWED/0x0/READ", case=case)
     assert "Everyone" not in smbcacls(server, "acl.txt", case=case)
     smbclient(server, "del acl.txt", case)
