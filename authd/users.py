@@ -210,7 +210,7 @@ class UserDatabase:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = files.open(self.path.with_name(self.path.name + ".lock"), os.O_RDWR | os.O_CREAT)
+        lock = files.open(self.path.with_name(self.path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
         try:
             files.lock(lock, wait=True)
             yield

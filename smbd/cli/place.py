@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from pools.layout import WireError
-from pools.port import credentials, files
+from pools.port import files
 from smbd.config import Config, load
 from smbd.config import serve as folder
 from smbd.instance import LOCK_FILE, PID_FILE, StartError
@@ -52,7 +53,7 @@ def locate(arguments: argparse.Namespace) -> Config:
 
 def running_ports() -> list[int]:
     """The ports on which this user's ``serve`` runs."""
-    prefix = f"millpond-{credentials.effective_uid()}-"
+    prefix = folder.state_prefix()
     found = []
     for entry in folder.state_root().glob(prefix + "*"):
         number = entry.name.removeprefix(prefix)
@@ -62,12 +63,17 @@ def running_ports() -> list[int]:
 
 
 def holder(lock_directory: str | Path) -> int:
-    """The process id of the master whose lock file this is; 0 when none runs."""
+    """The process id of the master whose lock file this is; 0 when none runs. What others have put in a ``serve``'s place is no server."""
+    directory = Path(lock_directory)
+    if folder.is_state(directory.parent) and not folder.is_ours(directory.parent):
+        return 0
     try:
-        lock = files.open(Path(lock_directory) / LOCK_FILE, os.O_RDONLY | os.O_NOFOLLOW)
+        lock = files.open(directory / LOCK_FILE, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)  # a pipe is not waited for
     except FileNotFoundError:
         return 0
     try:
+        if not stat.S_ISREG(files.fstat(lock).st_mode):
+            return 0
         files.lock(lock, shared=True)
     except BlockingIOError:
         text = files.pread(lock, 32, 0).strip()

@@ -1,7 +1,7 @@
 """``millpond serve``: one folder as a configuration, without a file.
 
 Owns: where such a server keeps its state (tmpfs, by user and port) and what its options mean in terms of parameters.
-Invariant: nothing is written to disk, and a state directory is used only if it belongs to the serving user alone.
+Invariant: nothing is written to disk, and a state directory is used, by ``serve`` and every other command, only if it is its user's alone.
 """
 
 from __future__ import annotations
@@ -50,25 +50,49 @@ def state_root() -> Path:
 
 
 def _own_directory(path: str) -> bool:
-    """su(1) leaves the variable as it was: in another user's directory that one could put his own in place of ours."""
+    """su(1) leaves the variable as it was: in another user's directory, or one that all may change, theirs could come in place of ours."""
     try:
         found = files.stat(path)
     except OSError:
         return False
+    if found.st_mode & 0o022 and not found.st_mode & stat.S_ISVTX:
+        return False
     return stat.S_ISDIR(found.st_mode) and found.st_uid == credentials.effective_uid() and files.may_access_path(path, os.W_OK)
+
+
+def state_prefix() -> str:
+    """What the names of this user's state directories begin with; a port follows."""
+    return f"millpond-{credentials.effective_uid()}-"
 
 
 def state_directory(port: int) -> Path:
     """Where the server of this user on ``port`` keeps what it needs while it runs."""
-    return state_root() / f"millpond-{credentials.effective_uid()}-{port}"
+    return state_root() / f"{state_prefix()}{port}"
+
+
+def is_state(directory: Path) -> bool:
+    """Whether this is the place of a state directory of this user; whose the directory is that lies there is ``is_ours``."""
+    return directory.parent == state_root() and directory.name.startswith(state_prefix())
+
+
+def is_ours(directory: Path) -> bool:
+    """Whether this is a directory (no symlink) of this user that nobody else can look or write into.
+
+    A name says nothing: /dev/shm is everybody's, and another user may have made the directory to read what goes in or to have his files
+    taken for a server's. Once this was seen it stays true, for there only the owner can put another in its place.
+    """
+    try:
+        found = directory.lstat()
+    except FileNotFoundError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == credentials.effective_uid() and not found.st_mode & 0o077
 
 
 def make_state(directory: Path) -> None:
-    """Make the state directory, or find it ours: /dev/shm is everybody's, so that another user may have made it to read what goes in."""
+    """Make the state directory, or find it ours."""
     try:
         directory.mkdir(mode=0o700, exist_ok=True)
-        found = directory.lstat()
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != credentials.effective_uid() or found.st_mode & 0o077:
+        if not is_ours(directory):
             raise ConfigError(str(directory), 0, "belongs to another user or can be read by others: remove it or choose another --port")
         for name in ("private", "state", "lock"):
             (directory / name).mkdir(mode=0o700, exist_ok=True)
@@ -89,7 +113,12 @@ def places(port: int) -> list[tuple[str, str]]:
 
 
 def instance(port: int) -> Config:
-    """The directories of a running ``serve``, for the commands that talk to it."""
+    """The directories of a running ``serve``, for the commands that talk to it; ``ConfigError`` when there is none of ours."""
+    directory = state_directory(port)
+    if not is_ours(directory):
+        if not os.path.lexists(directory):
+            raise ConfigError(str(directory), 0, f"no server runs here: start it with 'millpond serve --port {port}'")
+        raise ConfigError(str(directory), 0, "belongs to another user or can be read by others: it is no 'millpond serve' of this user")
     return build(Lines([Setting(GLOBAL, name, value, _HERE, 0) for name, value in places(port)], [], [], [_HERE]))
 
 

@@ -155,6 +155,13 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["smbpasswd", "smbpasswd.lock"]
 
 
+def test_the_lock_beside_it_is_no_symlink(tmp_path: Path) -> None:
+    (tmp_path / "smbpasswd.lock").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError, match=r"smbpasswd\.lock"):
+        UserDatabase(tmp_path / "smbpasswd").add("alice", "x")
+    assert not (tmp_path / "elsewhere").exists()
+
+
 def test_a_hash_is_not_shown() -> None:
     user = User("alice", 1, nt_hash("x"), "U", 0)
     assert nt_hash("x").hex() not in repr(user)

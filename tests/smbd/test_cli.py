@@ -22,9 +22,9 @@ from pools.port import credentials
 from smbd.cli import main
 from smbd.cli.connect import address, text
 from smbd.cli.enrol import Account, accounts, lasting_id, made_up_password
-from smbd.cli.place import holder
+from smbd.cli.place import holder, running_ports
 from smbd.config import Config, parse
-from smbd.config.serve import Serve, default_port, from_serve, share_name, state_directory
+from smbd.config.serve import Serve, default_port, from_serve, make_state, share_name, state_directory
 from smbd.instance import LOCK_FILE, StartError
 
 
@@ -111,6 +111,14 @@ def fails(capsys: pytest.CaptureFixture[str], *argv: str, run: Any = None) -> st
     return said.removeprefix("millpond: ").rstrip("\n")
 
 
+def hold(directory: Path) -> int:
+    """Hold the lock there, as a master with this process' number; the descriptor."""
+    lock = os.open(directory / LOCK_FILE, os.O_RDWR | os.O_CREAT)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    os.write(lock, b"%d\n" % os.getpid())
+    return lock
+
+
 # ---- serve -----------------------------------------------------------------------------------------------------------------------------
 
 
@@ -188,6 +196,10 @@ def test_serve_names_the_folder_that_is_none(folder: Path, capsys: pytest.Captur
 
 def test_anothers_runtime_directory_is_not_used(runtime: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As after su(1): its owner could replace what lies in it."""
+    assert state_directory(4451).parent == runtime
+    runtime.chmod(0o777)
+    assert state_directory(4451).parent == Path("/dev/shm")
+    runtime.chmod(0o1777)
     assert state_directory(4451).parent == runtime
     monkeypatch.setattr(credentials, "effective_uid", lambda: runtime.stat().st_uid + 1)
     assert state_directory(4451).parent == Path("/dev/shm")
@@ -390,15 +402,86 @@ def test_a_server_is_found_without_being_named(runtime: Path, monkeypatch: pytes
     assert "name a server with --config FILE or --port N" in fails(capsys, "status")
     locks = []
     for port in (4460, 4461):
-        directory = state_directory(port) / "lock"
-        directory.mkdir(parents=True)
-        locks.append(os.open(directory / LOCK_FILE, os.O_RDWR | os.O_CREAT))
-        fcntl.flock(locks[-1], fcntl.LOCK_EX)
-        os.write(locks[-1], b"%d\n" % os.getpid())
+        make_state(state_directory(port))
+        locks.append(hold(state_directory(port) / "lock"))
         said = fails(capsys, "status")
         assert ("counters: not there" if port == 4460 else "runs on ports 4460, 4461: say which with --port") in said
     for lock in locks:
         os.close(lock)
+
+
+def _readable(state: Path) -> None:
+    state.chmod(0o755)
+
+
+def _linked(state: Path) -> None:
+    state.symlink_to(state.rename(state.with_name("elsewhere")))
+
+
+@pytest.mark.parametrize("plant", [_readable, _linked, None])
+def test_what_another_user_made_in_a_servers_place_is_no_server(
+    runtime: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], plant: Callable[[Path], None] | None
+) -> None:
+    """In /dev/shm anybody can make a directory of any name, and hold a lock in it with any process' number."""
+    monkeypatch.setattr("smbd.cli.place.DEFAULT_CONFIG", str(runtime / "none.conf"))
+    monkeypatch.setattr("smbd.config.serve.state_root", lambda: runtime)
+    if plant is None:
+        own = credentials.effective_uid()
+        monkeypatch.setattr(credentials, "effective_uid", lambda: own + 1)
+        state_directory(4460).mkdir(mode=0o700)
+        (state_directory(4460) / "lock").mkdir()
+    else:
+        make_state(state_directory(4460))
+        plant(state_directory(4460))
+    lock = hold(state_directory(4460) / "lock")
+    killed = _nobody_is_told(monkeypatch)
+    give(monkeypatch, "pw\n")
+    assert running_ports() == []
+    assert holder(state_directory(4460) / "lock") == 0
+    for command in (["status"], ["stop"], ["user", "add", "ann", "--password-stdin"]):
+        assert "no 'millpond serve' runs here" in fails(capsys, *command)
+        said = fails(capsys, *command, "--port", "4460")
+        assert said.startswith(f"{state_directory(4460)}: belongs to another user or can be read by others")
+    assert [path.name for path in state_directory(4460).rglob("smbpasswd*")] == []
+    assert killed == []
+    os.close(lock)
+
+
+def _nobody_is_told(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    killed: list[int] = []
+    monkeypatch.setattr("smbd.cli.control.processes.kill", lambda pid, _number: killed.append(pid))
+    return killed
+
+
+def test_a_user_is_not_added_to_a_server_that_is_not_there(
+    runtime: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    give(monkeypatch, "pw\n")
+    said = fails(capsys, "user", "add", "ann", "--password-stdin", "--port", "4460")
+    assert said == f"{state_directory(4460)}: no server runs here: start it with 'millpond serve --port 4460'"
+    assert list(runtime.iterdir()) == []
+
+
+@pytest.mark.parametrize("real", [False, True])
+def test_a_lock_file_that_is_a_pipe_holds_up_nobody(tmp_path: Path, real: bool) -> None:
+    """In a ``serve``'s directory as in a configured one."""
+    make_state(state_directory(4460))
+    directory = tmp_path / "lock" if real else state_directory(4460) / "lock"
+    directory.mkdir(exist_ok=True)
+    os.mkfifo(directory / LOCK_FILE)
+    assert holder(directory) == 0
+
+
+def test_a_configured_lock_directory_may_be_readable(config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """/run/millpond is, and it may be another user's: the configuration names it."""
+    (tmp_path / "lock").mkdir(mode=0o755)
+    lock = hold(tmp_path / "lock")
+    monkeypatch.setattr(credentials, "effective_uid", lambda: 4711)
+    assert holder(tmp_path / "lock") == os.getpid()
+    killed = _nobody_is_told(monkeypatch)
+    assert main(["reload", "--config", str(config_file)], run=Server()) == 0
+    assert killed == [os.getpid()]
+    os.close(lock)
 
 
 def test_status_knows_its_sections(config_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
