@@ -60,6 +60,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None, *, run: Run) -> int:
     """Carry out one command; returns the exit status (2 for a command line that cannot be read)."""
+    _complete_streams()
     try:
         arguments = parser().parse_args(argv)
     except SystemExit as ended:
@@ -82,6 +83,16 @@ def main(argv: Sequence[str] | None = None, *, run: Run) -> int:
     else:
         return status
     return 1
+
+
+def _complete_streams() -> None:
+    """A standard stream that the caller closed leads nowhere; otherwise it is no stream at all, and a file opened later has its number."""
+    if sys.stdin is None:
+        sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115  # open as long as the process
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # likewise
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # likewise
 
 
 def _say(text: str) -> None:

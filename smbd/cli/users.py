@@ -68,8 +68,12 @@ def _ask_password(arguments: argparse.Namespace) -> str:
     elif not sys.stdin.isatty():
         raise StartError("there is no terminal to ask for the password on: pipe it in with --password-stdin")
     else:
-        password = getpass.getpass(f"password for {arguments.name}: ")
-        if password != getpass.getpass("once more: "):
+        try:
+            password = getpass.getpass(f"password for {arguments.name}: ")
+            again = getpass.getpass("once more: ")
+        except EOFError:
+            raise StartError("no password given: nothing was changed") from None
+        if password != again:
             raise StartError("the two passwords differ: nothing was changed")
     if not password:
         raise StartError("an empty password lets nobody in: nothing was changed")

@@ -334,6 +334,24 @@ def test_passwords_that_are_none(config_file: Path, monkeypatch: pytest.MonkeyPa
     assert "no user 'ann'" in fails(capsys, "user", "password", "ann", "--password-stdin", *where)
 
 
+@pytest.mark.parametrize("typed", [[], ["once"]])
+def test_a_password_prompt_that_is_left(
+    config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], typed: list[str]
+) -> None:
+    """Ctrl-D, at the first question or the second."""
+    answers = iter(typed)
+
+    def ask(_prompt: str) -> str:
+        for answer in answers:
+            return answer
+        raise EOFError
+
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    monkeypatch.setattr("getpass.getpass", ask)
+    assert fails(capsys, "user", "add", "ann", "--config", str(config_file)) == "no password given: nothing was changed"
+    assert not (tmp_path / "private").exists()
+
+
 # ---- check -----------------------------------------------------------------------------------------------------------------------------
 
 
@@ -486,6 +504,24 @@ def test_a_configured_lock_directory_may_be_readable(config_file: Path, tmp_path
 
 def test_status_knows_its_sections(config_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "status has no section 'shares'" in fails(capsys, "status", "shares", "--config", str(config_file))
+
+
+@pytest.mark.parametrize(
+    ("closed", "command", "code"),
+    [
+        (">&-", "check", 0),
+        ("<&- >&- 2>&-", "check", 0),
+        (">&- 2>&-", "check --json", 0),
+        ("<&-", "user add ann --config", 1),
+        (">&- 2>&-", "status --config", 1),
+    ],
+)
+def test_streams_that_the_caller_closed_lead_nowhere(config_file: Path, closed: str, command: str, code: int) -> None:
+    program = "import sys; from smbd.cli import main; sys.exit(main(sys.argv[1:], run=None))"
+    argv = ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-c", program, *command.split(), str(config_file)]
+    ended = subprocess.run(argv, capture_output=True, check=False)
+    assert (ended.returncode, ended.stdout) == (code, b"")
+    assert b"Traceback" not in ended.stderr
 
 
 def test_output_that_nobody_reads_is_no_error(config_file: Path) -> None:
