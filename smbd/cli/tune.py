@@ -83,10 +83,13 @@ def _datapath(arguments: argparse.Namespace, _run: Run) -> int:
     import tempfile  # noqa: PLC0415  # see above
 
     from smbd.tuning import datapath  # noqa: PLC0415  # see above
-    from smbd.tuning.rewrite import rewrite  # noqa: PLC0415  # see above
+    from smbd.tuning.rewrite import check, rewrite  # noqa: PLC0415  # see above
 
     if not port.sockets.KERNEL_FORMAT:
         raise StartError("this port has no kernel format: there is nothing to choose")
+    path = arguments.config or place.DEFAULT_CONFIG
+    if arguments.write:
+        check(path)  # before the measuring, which takes its time
     directory = arguments.directory or tempfile.gettempdir()
     figures = datapath.measure(directory, arguments.rounds, 32 * datapath.MIB, progress.show)
     reads, writes = datapath.threshold(figures, "read"), datapath.threshold(figures, "write")
@@ -96,17 +99,20 @@ def _datapath(arguments: argparse.Namespace, _run: Run) -> int:
         "data path write threshold": size_text(writes),
     }
     backup = ""
-    path = arguments.config or place.DEFAULT_CONFIG
-    if arguments.write:
 
-        def holds(config: Config) -> bool:
-            return (config.data_path, config.data_path_read_threshold, config.data_path_write_threshold) == ("auto", reads, writes)
+    def holds(config: Config) -> bool:
+        return (config.data_path, config.data_path_read_threshold, config.data_path_write_threshold) == ("auto", reads, writes)
 
-        backup = rewrite(path, wanted, holds)
+    if not arguments.json:
+        _show(directory, figures, wanted)
+    try:
+        if arguments.write:
+            backup = rewrite(path, wanted, holds)
+    finally:  # the figures are shown whatever becomes of the file
+        if arguments.json:
+            print(json.dumps(_document(directory, figures, wanted, backup), indent=2))
     if arguments.json:
-        print(json.dumps(_document(directory, figures, wanted, backup), indent=2))
         return 0
-    _show(directory, figures, wanted)
     if backup:
         print(f"\nwritten to {path}; the old file is {backup}. 'millpond reload' brings it to new connections.")
     else:

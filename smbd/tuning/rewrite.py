@@ -56,11 +56,20 @@ def _logical_end(lines: list[str], at: int) -> int:
     return at + 1
 
 
+def check(path: str) -> None:
+    """``ConfigError`` when ``rewrite`` could not: the file is no configuration, or its folder cannot be written to."""
+    load(path)
+    folder = os.path.dirname(os.path.realpath(path))
+    if not files.may_access_path(folder, os.W_OK | os.X_OK):
+        raise ConfigError(path, 0, f"cannot be written: this user may not change {folder}; do this as its owner or as root")
+
+
 def rewrite(path: str, wanted: Mapping[str, str], holds: Callable[[Config], bool]) -> str:
     """Set the parameters in the file; the path of the backup. ``holds`` tells whether a configuration has the wanted effect.
 
     ``ConfigError`` or ``OSError``, and then the file is what it was.
     """
+    check(path)
     target = os.path.realpath(path)
     text = changed(file_text(target), wanted)
     # In the same folder: replaced in one step, and what is included by a relative name is found.
@@ -70,7 +79,11 @@ def rewrite(path: str, wanted: Mapping[str, str], holds: Callable[[Config], bool
             file.write(text)
             file.flush()
             files.fsync(fd)
-        if not holds(load(draft)):
+        try:
+            effective = load(draft)
+        except ConfigError as error:
+            raise ConfigError(path, 0, f"cannot be used with {', '.join(wanted)} ({error.text}); nothing was written") from None
+        if not holds(effective):
             raise ConfigError(path, 0, f"{', '.join(wanted)}: set again further down or in an included file; nothing was written")
         return _replace(target, draft)
     finally:

@@ -104,6 +104,55 @@ def test_the_command_writes_what_it_shows(tmp_path: Path, capsys: pytest.Capture
     assert Path(shown["backup"]).read_text() == "# keep me\n[global]\n   data path = user\n"
 
 
+@pytest.mark.parametrize("fault", ["absent", "broken", "read-only"])
+def test_what_cannot_be_written_is_said_before_the_measuring(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    measured: list[object] = []
+    monkeypatch.setattr(datapath, "measure", lambda *given: measured.append(given))
+    config = tmp_path / "m.conf"
+    if fault != "absent":
+        config.write_text("log level = loud\n" if fault == "broken" else "log level = 1\n")
+    if fault == "read-only":
+        monkeypatch.setattr(rewrite.files, "may_access_path", lambda path, _mode: path != str(tmp_path))
+    assert main(["tune", "datapath", "--config", str(config), "--write"], run=run) == 1
+    said = capsys.readouterr().err
+    wanted = {"absent": ": no such file", "broken": ":1: log level = loud", "read-only": ": cannot be written: this user may not"}
+    assert said.startswith(f"millpond: {config}{wanted[fault]}")
+    assert measured == []
+
+
+def test_a_broken_configuration_is_named_and_not_the_draft(tmp_path: Path) -> None:
+    config = tmp_path / "m.conf"
+    config.write_text("log level = loud\n")
+    with pytest.raises(ConfigError) as caught:
+        rewrite.rewrite(str(config), PARAMETERS, lambda _config: True)
+    assert (caught.value.file, caught.value.line) == (str(config), 1)
+    config.write_text("log level = 1\n")
+    with pytest.raises(ConfigError, match="both") as caught:
+        rewrite.rewrite(str(config), {"data path": "both"}, lambda _config: True)
+    assert caught.value.file == str(config)
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_the_figures_are_shown_whatever_becomes_of_the_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, form: list[str]
+) -> None:
+    figures = ratios("read", *(0.8,) * 8) + ratios("write", *(1.2,) * 8)
+    monkeypatch.setattr(datapath, "measure", lambda *_given: figures)
+    (tmp_path / "more.conf").write_text("data path = user\n")
+    config = tmp_path / "m.conf"
+    config.write_text(f"[global]\ninclude = {tmp_path}/more.conf\ndata path = kernel\ninclude = {tmp_path}/more.conf\n")
+    assert main(["tune", "datapath", "--config", str(config), "--write", *form], run=run) == 1
+    out, err = capsys.readouterr()
+    assert "set again further down" in err
+    if form:
+        shown = json.loads(out)
+        assert (shown["parameters"]["data path read threshold"], shown["written"]) == ("64K", False)
+    else:
+        assert "data path read threshold = 64K" in out
+
+
 def test_the_command_measures_and_changes_nothing_unasked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["tune", "datapath", "--directory", str(tmp_path), "--rounds", "1"], run=run) == 0
     out = capsys.readouterr().out
