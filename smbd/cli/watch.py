@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from pools.port import processes, sockets
 from smbd.cli import place
 from smbd.instance import StartError
+from smbd.listeners import shown
 
 if TYPE_CHECKING:
     from smbd.cli.command import Run
@@ -117,10 +118,10 @@ def _web(arguments: argparse.Namespace, _run: Run) -> int:
     try:
         web = Web((arguments.listen, arguments.web_port), look, names)
     except OSError as error:
-        where = f"{arguments.listen} port {arguments.web_port}"
+        where = shown(arguments.listen, arguments.web_port)
         raise StartError(f"{where}: {error.strerror or error}: choose with --listen and --web-port") from None
     with web:
-        print(f"millpond: http://{arguments.listen}:{web.server_address[1]}/ until Ctrl-C", flush=True)
+        print(f"millpond: http://{shown(arguments.listen, int(web.server_address[1]))}/ until Ctrl-C", flush=True)
         try:
             web.serve_forever()
         except KeyboardInterrupt:

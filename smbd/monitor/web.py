@@ -14,6 +14,8 @@ from collections.abc import Callable
 from html import escape
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import IPv6Address
+from socket import AF_INET, AF_INET6
 from typing import NamedTuple
 
 from pools.layout import WireError
@@ -70,6 +72,16 @@ def page(path: str, snapshot: Snapshot) -> Answer | None:
     return None
 
 
+def _without_port(host: str) -> str:
+    """The name in a Host header; an IPv6 address has its brackets (RFC 9110, 7.2)."""
+    return host if host.endswith("]") else host.rpartition(":")[0] or host
+
+
+def _as_asked_for(address: str) -> str:
+    """An address as it stands in a Host header."""
+    return f"[{IPv6Address(address.partition('%')[0])}]" if ":" in address else address.casefold()
+
+
 class _Handler(BaseHTTPRequestHandler):
     """One request."""
 
@@ -80,8 +92,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:  # the base class's name
         """Answer, or say why not."""
-        host = self.headers.get("Host", "").rpartition(":")[0] or self.headers.get("Host", "")
-        if host.casefold() not in self.server.names:
+        if _without_port(self.headers.get("Host", "")).casefold() not in self.server.names:
             self.send_error(HTTPStatus.MISDIRECTED_REQUEST, "not this server's name", "ask for it by the name or address it listens on")
             return
         try:
@@ -114,5 +125,6 @@ class Web(ThreadingHTTPServer):
 
     def __init__(self, address: tuple[str, int], take: Callable[[], Snapshot], names: frozenset[str] = frozenset()) -> None:
         self.looks = Looks(take)
-        self.names = {"localhost", "127.0.0.1", "[::1]", address[0].casefold(), *(name.casefold() for name in names)}
+        self.address_family = AF_INET6 if ":" in address[0] else AF_INET
         super().__init__(address, _Handler)
+        self.names = {"localhost", "127.0.0.1", "[::1]", _as_asked_for(address[0]), *(name.casefold() for name in names)}

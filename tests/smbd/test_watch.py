@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http import HTTPStatus
 from typing import Any
 
@@ -22,7 +23,7 @@ from smbd.cli import main
 from smbd.monitor.metrics import exposition
 from smbd.monitor.snapshot import totals
 from smbd.monitor.top import frame
-from smbd.monitor.web import Web, page
+from smbd.monitor.web import Web, _as_asked_for, _without_port, page
 from tests.server import Server
 
 
@@ -106,6 +107,16 @@ def test_what_clients_chose_is_no_html() -> None:
     assert page("/etc/passwd", one) is None
 
 
+@contextmanager
+def serving(made: Web) -> Iterator[Web]:
+    with made:
+        thread = threading.Thread(target=made.serve_forever)
+        thread.start()
+        yield made
+        made.shutdown()
+        thread.join()
+
+
 @pytest.fixture
 def web() -> Iterator[Web]:
     def take() -> dict[str, Any]:
@@ -115,16 +126,12 @@ def web() -> Iterator[Web]:
         return snapshot(1.0)
 
     looks: list[int] = []
-    with Web(("127.0.0.1", 0), take, frozenset({"nas"})) as made:
-        thread = threading.Thread(target=made.serve_forever)
-        thread.start()
+    with serving(Web(("127.0.0.1", 0), take, frozenset({"nas"}))) as made:
         yield made
-        made.shutdown()
-        thread.join()
 
 
 def fetch(web: Web, path: str, host: str | None = None, method: str = "GET") -> tuple[int, str]:
-    connection = http.client.HTTPConnection("127.0.0.1", web.server_address[1], timeout=10)
+    connection = http.client.HTTPConnection(str(web.server_address[0]), web.server_address[1], timeout=10)
     connection.request(method, path, headers={"Host": host} if host else {})
     answer = connection.getresponse()
     text = answer.read().decode()
@@ -138,6 +145,20 @@ def test_only_its_own_names_and_get_are_answered(web: Web) -> None:
     assert fetch(web, "/metrics", "evil.example:8450")[0] == HTTPStatus.MISDIRECTED_REQUEST
     assert fetch(web, "/else")[0] == HTTPStatus.NOT_FOUND
     assert fetch(web, "/", method="POST")[0] == HTTPStatus.NOT_IMPLEMENTED
+
+
+def test_it_listens_on_an_ipv6_address() -> None:
+    with serving(Web(("0:0::1", 0), lambda: snapshot(1.0))) as web:
+        port = web.server_address[1]
+        assert fetch(web, "/metrics")[0] == HTTPStatus.OK
+        assert [fetch(web, "/metrics", host)[0] for host in (f"[::1]:{port}", "[::1]", "localhost")] == [HTTPStatus.OK] * 3
+        assert fetch(web, "/metrics", f"[::2]:{port}")[0] == HTTPStatus.MISDIRECTED_REQUEST
+
+
+@pytest.mark.parametrize(("address", "host"), [("2001:DB8:0::1", "[2001:db8::1]"), ("fe80::1%eth0", "[fe80::1]"), ("NAS", "nas")])
+def test_an_address_is_asked_for_as_browsers_write_it(address: str, host: str) -> None:
+    assert _as_asked_for(address) == host
+    assert _without_port(host) == _without_port(f"{host}:8450") == host
 
 
 def test_looks_are_shared_and_a_server_that_has_ended_is_said(web: Web) -> None:
@@ -160,15 +181,16 @@ def test_top_shows_a_live_server(server: Server) -> None:
     assert "\x1b" not in done.stdout
 
 
-def test_web_serves_a_live_server_until_ctrl_c(server: Server) -> None:
-    argv = [sys.executable, "-m", "smbd", "web", "--config", str(server.peer.config), "--web-port", str(free_port())]
+@pytest.mark.parametrize(("listen", "host"), [([], "127.0.0.1"), (["--listen", "::1"], "[::1]")])
+def test_web_serves_a_live_server_until_ctrl_c(server: Server, listen: list[str], host: str) -> None:
+    argv = [sys.executable, "-m", "smbd", "web", "--config", str(server.peer.config), "--web-port", str(free_port()), *listen]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(argv, stdout=subprocess.PIPE, cwd=ROOT, text=True, env=environment) as command:
         assert command.stdout is not None
         said = command.stdout.readline()
-        place = re.search(r"http://127.0.0.1:(\d+)/", said)
+        place = re.search(rf"http://{re.escape(host)}:(\d+)/", said)
         assert place, said
-        connection = http.client.HTTPConnection("127.0.0.1", int(place[1]), timeout=10)
+        connection = http.client.HTTPConnection(host.strip("[]"), int(place[1]), timeout=10)
         connection.request("GET", "/status.json")
         assert json.loads(connection.getresponse().read())["master"] == server.pid
         connection.request("GET", "/metrics")
