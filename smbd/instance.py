@@ -53,7 +53,7 @@ class Instance:
             files.close(lock)
             raise StartError(
                 f"millpond already runs in {self.directory} as process {holder}; "
-                "`millpond stop` ends it, another `lock directory` keeps both"
+                "`millpond stop` ends it, another --port (of `serve`) or `lock directory` keeps both"
             ) from None
         files.truncate(lock, 0)
         files.pwrite(lock, f"{processes.own_pid()}\n".encode(), 0)

@@ -17,9 +17,9 @@ from smbd.instance import StartError
 BACKLOG = 256
 EVERYWHERE = ("0.0.0.0", "::")
 _HINTS = {
-    errno.EADDRINUSE: "another server has it; stop that one or choose another `smb ports` (--port)",
-    errno.EACCES: "ports below 1024 need root; run as root or choose another `smb ports` (--port)",
-    errno.EADDRNOTAVAIL: "this machine has no such address; correct `interfaces` (--listen)",
+    errno.EADDRINUSE: "another server has it; stop that one or choose another --port (of `serve`) or `smb ports`",
+    errno.EACCES: "ports below 1024 need root; run as root or choose another --port (of `serve`) or `smb ports`",
+    errno.EADDRNOTAVAIL: "this machine has no such address; correct --listen (of `serve`) or `interfaces`",
 }
 
 
@@ -32,7 +32,8 @@ def addresses(interfaces: Sequence[str], only: bool) -> tuple[str, ...]:
         where = parse(entry).where
         those = meant(where, _local())
         if not those:
-            raise StartError(f"interfaces: no network interface or address is called {where!r}; see `ip address` for those there are")
+            hint = "correct --listen (of `serve`) or `interfaces`; `ip address` shows those there are"
+            raise StartError(f"no network interface or address is called {where!r}: {hint}")
         found.update(dict.fromkeys(those))
     return tuple(found)
 

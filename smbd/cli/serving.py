@@ -1,6 +1,7 @@
 """``millpond serve`` and ``millpond run``: hand a configuration to the server.
 
-Owns: the life of a ``serve``'s state directory. Invariant: it is filled and removed only by the one server on its port.
+Owns: the life of a ``serve``'s state directory. Invariants: it is filled and removed only by the one server on its port, and none is left
+by a server that could not start.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pools.port import files
@@ -15,6 +17,7 @@ from smbd.cli import connect, place
 from smbd.cli.enrol import accounts, enrol
 from smbd.config import Config, load
 from smbd.config.serve import Serve, default_port, from_serve, make_state, state_directory
+from smbd.instance import Instance, StartError
 
 if TYPE_CHECKING:
     from smbd.cli.command import Run
@@ -71,7 +74,8 @@ def _serve(arguments: argparse.Namespace, run: Run) -> int:
     )
     config = from_serve(options)
     people = accounts(arguments.user, arguments.guest)
-    make_state(state_directory(port))
+    state = state_directory(port)
+    made = make_state(state)
     _warn(config)
 
     ours = False
@@ -88,7 +92,20 @@ def _serve(arguments: argparse.Namespace, run: Run) -> int:
         return run(config, reread=lambda: from_serve(options), prepare=prepare, ready=ready)
     finally:
         if ours:
-            files.remove_tree(state_directory(port), ignore_errors=True)
+            files.remove_tree(state, ignore_errors=True)
+        elif made:
+            _take_back(state)
+
+
+def _take_back(state: Path) -> None:
+    """Remove a state directory made for a server that could not start, unless another has begun there meanwhile: under its lock."""
+    instance = Instance(state / "lock", state / "lock")
+    try:
+        instance.acquire()
+    except StartError:
+        return
+    files.remove_tree(state, ignore_errors=True)
+    instance.release()
 
 
 def _run(arguments: argparse.Namespace, run: Run) -> int:

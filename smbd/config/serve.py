@@ -88,8 +88,9 @@ def is_ours(directory: Path) -> bool:
     return stat.S_ISDIR(found.st_mode) and found.st_uid == credentials.effective_uid() and not found.st_mode & 0o077
 
 
-def make_state(directory: Path) -> None:
-    """Make the state directory, or find it ours."""
+def make_state(directory: Path) -> bool:
+    """Make the state directory, or find it ours; whether it was made."""
+    made = not os.path.lexists(directory)
     try:
         directory.mkdir(mode=0o700, exist_ok=True)
         if not is_ours(directory):
@@ -98,6 +99,7 @@ def make_state(directory: Path) -> None:
             (directory / name).mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
         raise ConfigError(str(directory), 0, f"cannot make the state directory ({error.strerror}): set XDG_RUNTIME_DIR") from None
+    return made
 
 
 def places(port: int) -> list[tuple[str, str]]:

@@ -162,6 +162,38 @@ def test_serve_leaves_the_state_of_a_running_server_alone(folder: Path, capsys: 
     assert (state / "kept").exists()
 
 
+def test_a_serve_that_cannot_start_leaves_nothing(folder: Path, runtime: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "in use" in fails(capsys, "serve", str(folder), "--port", "4451", run=Server(StartError("in use")))
+    assert list(runtime.iterdir()) == []
+
+
+def test_but_not_without_what_another_has_begun_meanwhile(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def run(config: Config, **_callbacks: object) -> int:
+        locks.append(hold(Path(config.lock_directory)))
+        raise StartError("millpond already runs")
+
+    locks: list[int] = []
+    assert fails(capsys, "serve", str(folder), "--port", "4451", run=run) == "millpond already runs"
+    assert holder(state_directory(4451) / "lock") == os.getpid()
+    os.close(locks[0])
+
+
+@pytest.mark.parametrize(
+    ("listen", "said"), [("127.0.0.1", "in use; another server has it"), ("nosuch0", "is called 'nosuch0': correct --listen")]
+)
+def test_a_real_serve_that_cannot_start_says_its_option_first_and_leaves_nothing(folder: Path, runtime: Path, listen: str, said: str) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        argv = [sys.executable, "-m", "smbd", "serve", str(folder), "--port", str(taken.getsockname()[1]), "--listen", listen]
+        ended = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
+    assert ended.returncode == 1
+    (line,) = [line for line in ended.stderr.splitlines() if line.startswith("millpond: ")]
+    assert said in line
+    assert line.index(" --") < line.index("`interfaces`" if listen == "nosuch0" else "`smb ports`")
+    assert list(runtime.iterdir()) == []
+
+
 def test_serve_options(folder: Path) -> None:
     server = Server()
     options = ["--share", "x", "--guest", "--read-only", "--listen", "127.0.0.1", "--config-option", "smb encrypt = required"]
