@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from smbd.cli.command import parser
+from smbd.cli.status import SECTIONS
 from smbd.config import Config, Share, load
 from smbd.config.model import parameters
 
@@ -37,8 +38,19 @@ def test_every_command_and_option_is_documented() -> None:
     for name, command in commands(parser()):
         assert re.search(rf"^\.(Cm|It Cm) .*\b{name}\b", COMMAND, re.MULTILINE), name
         for option in command._option_string_actions:
-            documented = option in ("-h", "--help", "-v", "--timeout") or f"Fl -{option[2:]}" in COMMAND
+            documented = option in ("-h", "--help", "-v") or f"Fl -{option[2:]}" in COMMAND
             assert documented, f"{name} {option}"
+
+
+def test_the_synopsis_has_every_option_and_section() -> None:
+    synopsis = COMMAND.partition(".Sh SYNOPSIS\n")[2].partition(".Sh ")[0]
+    forms = [form for form in synopsis.split(".Nm\n") if form]
+    for name, command in commands(parser()):
+        own = [form for form in forms if re.search(rf"^\.Cm .*\b{name}\b", form, re.MULTILINE)]
+        assert own, name
+        options = [one[2:] for one in command._option_string_actions if one not in ("-h", "--help", "-v")]
+        assert [one for one in options if not re.search(rf"Fl -{one}\b", own[0])] == [], name
+    assert f".Op Cm {' | '.join(SECTIONS)}\n" in synopsis
 
 
 def commands(made: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.ArgumentParser]]:

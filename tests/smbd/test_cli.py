@@ -181,7 +181,7 @@ def test_but_not_without_what_another_has_begun_meanwhile(folder: Path, capsys: 
 @pytest.mark.parametrize(
     ("listen", "said"), [("127.0.0.1", "in use; another server has it"), ("nosuch0", "is called 'nosuch0': correct --listen")]
 )
-def test_a_real_serve_that_cannot_start_says_its_option_first_and_leaves_nothing(folder: Path, runtime: Path, listen: str, said: str) -> None:
+def test_a_real_serve_that_cannot_start_names_its_option_first(folder: Path, runtime: Path, listen: str, said: str) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
