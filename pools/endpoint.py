@@ -1,11 +1,13 @@
 """One process's end of its pair with the master.
 
 Owns: ``Endpoint``. Invariants: a record is sent whole or not at all, in the order of ``send``; descriptors that arrive
-belong to whoever takes the message, descriptors that are sent stay the caller's.
+belong to whoever takes the message, descriptors that are sent stay the caller's; a process that has none left for what
+arrives gets the words of the record without them.
 """
 
 from __future__ import annotations
 
+import logging
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -19,6 +21,7 @@ from pools.record import ANY_GENERATION, MAX_DESCRIPTORS, MAX_PAYLOAD, MAX_RECOR
 # Payloads up to this are handed out as bytes; larger ones stay in the pool buffer they were received into.
 COPY_BELOW: Final = 4096
 LOCAL_BACKLOG: Final = 1024
+_log = logging.getLogger("millpond.queue")
 
 
 class _Unsent(NamedTuple):
@@ -66,7 +69,7 @@ class Endpoint:
     ) -> None:
         """Send, or keep until the socket has room: then ``wants_write`` is true. The caller keeps its descriptors.
 
-        AskBusy when too much is kept already; HubClosed without a master; ValueError when the payload is too large.
+        AskBusy when no more can be kept; HubClosed without a master; ValueError when the payload is too large.
         """
         if len(payload) > MAX_PAYLOAD or len(descriptors) > MAX_DESCRIPTORS:
             raise ValueError(f"kind {kind:#06x}: {len(payload)} bytes and {len(descriptors)} descriptors do not fit a record")
@@ -75,7 +78,7 @@ class Endpoint:
             return
         if len(self._unsent) >= LOCAL_BACKLOG:
             raise AskBusy(f"the hub takes nothing: {len(self._unsent)} records wait")
-        self._unsent.append(_Unsent(head, payload, tuple(port.files.dup(fd) for fd in descriptors)))
+        self._unsent.append(_Unsent(head, payload, _duplicates(descriptors)))
 
     def answer(self, request: Message, payload: bytes = b"", descriptors: Sequence[int] = ()) -> None:
         """Answer a request: its kind + 1, its id, to that very process and no successor."""
@@ -90,8 +93,7 @@ class Endpoint:
             if not self._try(head, payload, descriptors):
                 return
             self._unsent.popleft()
-            for fd in descriptors:
-                port.files.close(fd)
+            _close_all(descriptors)
 
     def receive(self) -> Message | None:
         """The next message, None when there is none now. HubClosed when the master is gone."""
@@ -114,8 +116,7 @@ class Endpoint:
     def close(self) -> None:
         """Close the socket and every descriptor still waiting to be sent."""
         for unsent in self._unsent:
-            for fd in unsent.descriptors:
-                port.files.close(fd)
+            _close_all(unsent.descriptors)
         self._unsent.clear()
         self._sock.close()
 
@@ -143,13 +144,33 @@ class Endpoint:
         if size == 0:
             raise HubClosed("the master closed the queue")
         try:
-            if truncated:
-                raise WireError("a record was truncated")
             head, payload = unpack(landing[:size])
+            if truncated and len(descriptors) == MAX_DESCRIPTORS:
+                raise WireError(f"record of kind {head.kind:#06x}: more than {MAX_DESCRIPTORS} descriptors")
         except WireError:
-            for fd in descriptors:
-                port.files.close(fd)
+            _close_all(descriptors)
             raise
+        if truncated:
+            # This process has as many as it may have: the kernel has closed what did not fit. Whoever needs them sees that there are none.
+            _log.error("a record of kind %#06x from slot %d lost its descriptors: this process has none left", head.kind, head.peer)
+            _close_all(descriptors)
+            descriptors = ()
         if buffer is None or head.length <= COPY_BELOW:
             return Message(head.kind, head.peer, head.generation, head.id, bytes(payload), descriptors)
         return Message(head.kind, head.peer, head.generation, head.id, payload, descriptors, buffer)
+
+
+def _duplicates(descriptors: Sequence[int]) -> tuple[int, ...]:
+    made: list[int] = []
+    try:
+        for fd in descriptors:
+            made.append(port.files.dup(fd))
+    except OSError as error:
+        _close_all(made)
+        raise AskBusy(f"the hub takes nothing, and descriptors cannot be kept: {error.strerror}") from error
+    return tuple(made)
+
+
+def _close_all(descriptors: Sequence[int]) -> None:
+    for fd in descriptors:
+        port.files.close(fd)

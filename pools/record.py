@@ -115,7 +115,10 @@ def table(kinds: Iterable[Kind]) -> dict[int, Kind]:
 
 
 class Message(NamedTuple):
-    """One record as received. ``buffer`` is set when ``payload`` lies in a pool buffer: call ``release`` when done."""
+    """One record as received. ``buffer`` is set when ``payload`` lies in a pool buffer: call ``release`` when done.
+
+    ``descriptors``: all that were sent, or none where this process has no room for them.
+    """
 
     kind: int
     sender: int

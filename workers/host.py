@@ -96,6 +96,10 @@ class Host:
     def take(self, message: Message) -> None:
         """HAND_OVER: a client, and its worker's end of the pair with the master."""
         handed, address = unpack_hand_over(message.payload)
+        if not message.descriptors:
+            log.error("worker %d.%d of %s cannot be started: no descriptors are left", handed.slot, handed.generation, address)
+            self._report(handed.slot, handed.generation, False)
+            return
         client, hub = (port.sockets.adopt(fd) for fd in message.descriptors)
         arena: Arena | None = None
         try:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 from hypothesis import given
@@ -67,6 +69,20 @@ def pair() -> Iterator[tuple[Endpoint, Hub]]:
     yield Endpoint(child), Hub(master)
     child.close()
     master.close()
+
+
+@contextmanager
+def descriptors_left(count: int) -> Iterator[None]:
+    """This process may have so many more."""
+    free = [os.dup(0) for _ in range(count + 1)]
+    for fd in free:
+        os.close(fd)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free[-1], hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 # --- records ---------------------------------------------------------------------------------------------------------
@@ -169,6 +185,35 @@ def test_too_many_descriptors_are_closed_and_the_record_refused(pair: tuple[Endp
     for reader, _ in pipes:
         assert os.read(reader, 1) == b""
         os.close(reader)
+
+
+@pytest.mark.parametrize("left", [0, 1])
+def test_descriptors_that_do_not_fit_are_lost_and_the_words_are_not(pair: tuple[Endpoint, Hub], left: int) -> None:
+    endpoint, hub = pair
+    pipes = [os.pipe() for _ in range(2)]
+    port.sockets.send_record(hub.sock, (queue.pack(WORKER, ECHO, b"take"),), [writer for _, writer in pipes])
+    hub.deliver(ECHO, b"next")
+    with descriptors_left(left):
+        message, after = endpoint.receive(), endpoint.receive()
+    assert message == Message(ECHO, WORKER, 0, 0, b"take")
+    assert after is not None
+    assert after.payload == b"next"
+    for reader, writer in pipes:
+        os.close(writer)
+        assert os.read(reader, 1) == b""  # nobody has the other end
+        os.close(reader)
+
+
+def test_a_descriptor_that_cannot_be_kept_is_not_sent(pair: tuple[Endpoint, Hub]) -> None:
+    endpoint, _ = pair
+    while not endpoint.wants_write:
+        endpoint.send(AUTHD, ECHO, bytes(4096))
+    reader, writer = os.pipe()
+    with descriptors_left(1), pytest.raises(AskBusy):
+        endpoint.send(AUTHD, ECHO, descriptors=(writer, writer))
+    os.close(writer)
+    assert os.read(reader, 1) == b""
+    os.close(reader)
 
 
 def test_an_odd_number_of_descriptors_is_not_one_more(pair: tuple[Endpoint, Hub]) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import os
+import resource
+import select
 import socket
 import threading
 from collections.abc import Iterator
@@ -183,6 +185,33 @@ def test_a_client_that_cannot_be_served_is_reported(master: Master, monkeypatch:
     with pytest.raises((Closed, OSError)):
         client.receive()
     negotiated(master.hand_over(17))
+
+
+def test_a_client_whose_descriptors_did_not_fit_is_reported(master: Master, caplog: pytest.LogCaptureFixture) -> None:
+    witness = negotiated(master.hand_over(17))
+    near, far = socket.socketpair()
+    ours, theirs = port.sockets.record_pair()
+    far.settimeout(PATIENCE)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.dup(0)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free + 1, hard))  # one of the two has room
+    try:
+        payload = pack_hand_over(16, 1, "192.0.2.9")
+        master.endpoint.send(HOST, HAND_OVER.number, payload, descriptors=[near.fileno(), theirs.fileno()])
+        assert select.select([master.ours], [], [], PATIENCE)[0], "the host says nothing"
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert master.hear_end() == Ended(16, 1, 0)
+    assert "worker 16.1 of 192.0.2.9 cannot be started: no descriptors are left" in caplog.text
+    for end in (near, theirs):
+        end.close()
+    assert far.recv(1) == b""  # nobody has the other end
+    assert ours.recv(1) == b""
+    for end in (far, ours):
+        end.close()
+    assert witness.echo().status == status.SUCCESS
+    negotiated(master.hand_over(16, 2))
 
 
 def test_all_threads_get_one_configuration(master: Master, monkeypatch: pytest.MonkeyPatch) -> None:
