@@ -164,6 +164,7 @@ def _open_existing(handle: Handle, request: Request, wish: Wish, opened: Open) -
     claim(worker, opened, handle, wish, granted)
     try:
         opened.granted = granted = _activate(handle, granted, wish, overwriting)
+        worker.check_descriptor(handle)
         if overwriting:
             _overwrite(handle, wish)
             worker.breaks.data_changed(opened, Operation.OVERWRITE)
@@ -396,6 +397,7 @@ def _create(request: Request, wish: Wish, opened: Open) -> int:
         claim(worker, opened, handle, wish, granted)
         claimed = True
         opened.granted = _activate(handle, granted, wish, False)
+        worker.check_descriptor(handle)
     except Blocked:
         handle.close()  # somebody has opened what we have just made: then it exists
         raise

@@ -50,6 +50,7 @@ def reclaim(request: Request, asked: Asked, respond: Callable[[Open], bytes]) ->
     _check(request, asked, durable)
     handle = _reopen(tree, durable)
     try:
+        worker.check_descriptor(handle)
         opened = _renew(request, durable, handle, asked.cache.parent_key)
         token = tree.token
         claimant = Claimant(tree.session.session_id, tree.tree_id, token.name)

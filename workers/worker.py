@@ -68,6 +68,7 @@ FULL = 900  # and here for any: what is in it must be able to go
 MAX_SAME = 2048  # opens of one file: whoever opens it has to look through them, while nobody else may write
 MUCH = 256 << 10  # bytes, about 400 opens
 OPEN_BYTES, LOCK_BYTES = 512, 64  # about what one takes, beside an open's path
+LAST_DESCRIPTORS = 256  # of the process, which no open file gets: they are for connections, and for what is under way
 
 
 def data_path_thresholds(config: Config) -> tuple[int, int]:
@@ -141,6 +142,8 @@ class Worker:
         self._conversations = itertools.count(1)
         self._asked = 0
         self._claimed = port.processes.claimed()
+        most = port.processes.descriptor_limit()
+        self._descriptors = most - min(LAST_DESCRIPTORS, most // 8)
         self._ticked = 0  # REQUESTS at the last tick
         self._ticker: Timer | None = None
         self._quiet_since = time.monotonic()
@@ -518,6 +521,14 @@ class Worker:
     def check_same(self, key: FileKey) -> None:
         """TOO_MANY_OPENED_FILES where one more open of this file would be more than anybody needs."""
         if self._same.get(key, 0) >= MAX_SAME:
+            raise SmbError(status.TOO_MANY_OPENED_FILES)
+
+    def check_descriptor(self, handle: Handle) -> None:
+        """TOO_MANY_OPENED_FILES where a handle that is to stay open has one of the process's last descriptors.
+
+        The lowest free number is always taken first, so its own tells how many are in use: by all connections, if the process has all.
+        """
+        if handle.fd >= self._descriptors:
             raise SmbError(status.TOO_MANY_OPENED_FILES)
 
     def _forget_one(self, key: FileKey | None) -> None:

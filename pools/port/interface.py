@@ -320,6 +320,9 @@ class Processes(Protocol):
     def raise_descriptor_limit(self) -> None:
         """As many as the hard limit gives; a system that refuses is no error."""
 
+    def descriptor_limit(self) -> int:
+        """How many descriptors this process may have: each is a smaller number."""
+
     def set_umask(self, mask: int, /) -> int:
         """Of this process; what it was before."""
 

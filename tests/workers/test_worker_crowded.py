@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from collections.abc import Callable
 from pathlib import Path
 
@@ -136,3 +137,34 @@ def test_a_directory_is_watched_so_often_and_no_more(client: WireClient, monkeyp
     client.send(Request(Command.CHANGE_NOTIFY, notify_body(roots[2], 0x17F)))
     client.close(roots[2])
     assert client.echo().status == status.SUCCESS
+
+
+def test_the_last_descriptors_of_the_process_are_not_for_files(make_house: Callable[..., House]) -> None:
+    def fill(client: WireClient, name: str) -> list[FileId]:
+        opened: list[FileId] = []
+        while (answer := client.create(name.format(len(opened)))).status == status.SUCCESS:
+            opened.append((int.from_bytes(answer.view[128:136], "little"), int.from_bytes(answer.view[136:144], "little")))
+        assert answer.status == status.TOO_MANY_OPENED_FILES
+        return opened
+
+    house = make_house()
+    free = os.dup(0)
+    os.close(free)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free + 400, hard))
+    try:
+        client = house.client()
+        opened = fill(client, "file {}")
+        assert len(opened) > 200
+        assert not (house.share / f"file {len(opened)}").exists()
+        opened += fill(client, "file 0")
+        spare = [os.dup(0) for _ in range(30)]
+        for fd in spare:
+            os.close(fd)
+        other = house.client()  # who comes now is served
+        assert other.create("file 0").status == status.TOO_MANY_OPENED_FILES
+        for one in opened:
+            assert client.close(one).status == status.SUCCESS
+        other.close(other.open("file 0"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -15,6 +15,7 @@ from pools.port import portable
 
 claimed = time.thread_time
 close_others = portable.close_others
+descriptor_limit = portable.descriptor_limit
 ended = portable.ended
 exit_now = portable.exit_now
 fork = portable.fork
