@@ -34,7 +34,7 @@ from smbd.child import SHARING_DIRECTORY, Child
 from smbd.config import Config
 from smbd.config_messages import unpack_config
 from smbd.control_messages import CONTROL_SOCKET
-from smbd.sharing import DISCONNECTED, OpenRow, SessionRecord, Sharing, TreeRecord
+from smbd.sharing import DISCONNECTED, Environment, OpenRow, SessionRecord, Sharing, TreeRecord
 from smbd.sharing.messages import CLOSE_FILE, CLOSE_FILE_LAYOUT, CLOSE_SESSION, CLOSE_SESSION_LAYOUT, STATUS_ANSWER
 from smbd.smb2 import status
 from smbd.smb2.status import SmbError
@@ -347,7 +347,7 @@ def main(child: Child) -> None:
     directory = os.path.join(child.config.lock_directory, SHARING_DIRECTORY)
 
     def open_sharing() -> Sharing:
-        return Sharing(directory, child.slot, child.generation, None, child.counters.is_alive)
+        return Sharing(Environment(directory, readonly=True), child.slot, child.generation, None, child.counters.is_alive)
 
     world = World(child.config, open_sharing)
     service = Service(Endpoint(child.hub), RpcServer(world, secrets.randbits(31) | 1).handlers(), child.counters.row(child.slot))

@@ -120,7 +120,8 @@ class Host:
         counters = self._child.counters
         if self._environment is None:
             # The broker has made it by now: there are no clients before.
-            self._environment = Environment(os.path.join(self._config.lock_directory, SHARING_DIRECTORY))
+            own = counters.row(self._child.slot).words[TXN_SINCE : TXN_SINCE + 1]
+            self._environment = Environment(os.path.join(self._config.lock_directory, SHARING_DIRECTORY), own)
         row = self._own(counters.row(handed.slot), handed.generation)
         clock = row.words[TXN_SINCE : TXN_SINCE + 1]
         return Room(

@@ -47,19 +47,20 @@ Finder = Callable[[Config, Kept], FileKey]
 def main(child: Child, remover: Remover, finder: Finder) -> None:
     """The broker's life."""
     directory = os.path.join(child.config.lock_directory, SHARING_DIRECTORY)
-    reserve(directory)
     row = child.counters.row(child.slot)
-    sharing = Sharing(directory, child.slot, child.generation, row.words[TXN_SINCE : TXN_SINCE + 1], child.counters.is_alive)
+    clock = row.words[TXN_SINCE : TXN_SINCE + 1]
+    reserve(directory, clock)
+    sharing = Sharing(directory, child.slot, child.generation, clock, child.counters.is_alive)
     broker = Broker(child, sharing, remover, finder)
     service = Service(Endpoint(child.hub), broker.handlers, row)
     broker.serve(service)
 
 
-def reserve(directory: str) -> None:
+def reserve(directory: str, clock: memoryview) -> None:
     """Make the shared state, as large as there is room for; the least size not fitting is an error."""
     for size in STATE_SIZES:
         try:
-            prepare(directory, size)
+            prepare(directory, size, clock=clock)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT) or size == STATE_SIZES[-1]:
                 raise

@@ -17,7 +17,7 @@ from pools.buffer import CLASSES, USUAL
 from pools.counters import CLASS_COLUMNS, PAST, ROLES, CounterSegment, Reading
 from smbd.child import COUNTERS_FILE, SHARING_DIRECTORY
 from smbd.config import Config
-from smbd.sharing import DISCONNECTED, Lasting, OpenRow, SessionRecord, Sharing
+from smbd.sharing import DISCONNECTED, Environment, Lasting, OpenRow, SessionRecord, Sharing
 from smbd.version import VERSION, form
 
 Row = dict[str, Any]
@@ -64,7 +64,7 @@ def take(config: Config, master: int, sections: Iterable[str] = ()) -> Snapshot:
     counters = CounterSegment.attach(str(directory / COUNTERS_FILE))
     try:
         # Slot and generation matter to writers only.
-        sharing = Sharing(str(directory / SHARING_DIRECTORY), 0, 0, None, counters.is_alive)
+        sharing = Sharing(Environment(str(directory / SHARING_DIRECTORY), readonly=True), 0, 0, None, counters.is_alive)
         try:
             state = State(counters, sharing)
         finally:

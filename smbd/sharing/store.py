@@ -6,6 +6,7 @@ while a write transaction is open its clock cell tells since when; a shared word
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 from collections.abc import Callable, Iterator, MutableSequence
@@ -36,6 +37,7 @@ PINNED = (0.0, 0.001, 0.01, 0.05, 0.2, 0.5)
 MEASURED_EACH = 64
 """Write transactions of one process after which it looks how full the map is."""
 
+Clock = MutableSequence[int] | memoryview
 R = TypeVar("R")
 Ts = TypeVarTuple("Ts")
 
@@ -74,10 +76,10 @@ def wipe(directory: str) -> None:
             files.remove_path(path)
 
 
-def prepare(directory: str, size: int, max_readers: int = 4096) -> None:
+def prepare(directory: str, size: int, max_readers: int = 4096, clock: Clock | None = None) -> None:
     """Make the environment and reserve all of its space; what is there already stays, so a restarted broker may call it again.
 
-    Raises ``OSError``: a full tmpfs would otherwise be a SIGBUS in the middle of a transaction.
+    ``clock``: see ``Store``. Raises ``OSError``: a full tmpfs would otherwise be a SIGBUS in the middle of a transaction.
     """
     Path(directory).mkdir(0o700, parents=True, exist_ok=True)
     Path(directory).chmod(0o700)  # one that was there may be open to others
@@ -85,8 +87,7 @@ def prepare(directory: str, size: int, max_readers: int = 4096) -> None:
     _begin_era(os.path.join(directory, WORDS))
     environment = _open(directory, max(size, LEAST_SIZE), max_readers)
     try:
-        for name in TABLES:
-            environment.open_db(name)
+        _open_tables(environment, clock, create=True)
         _reserve(os.path.join(directory, DATA), environment.info()["map_size"])
         _reserve(os.path.join(directory, LOCK), os.path.getsize(os.path.join(directory, LOCK)))
     finally:
@@ -113,13 +114,14 @@ def _reserve(path: str, size: int) -> None:
         files.close(descriptor)
 
 
-def _open(directory: str, size: int, max_readers: int) -> lmdb.Environment:
+def _open(directory: str, size: int, max_readers: int, *, readonly: bool = False) -> lmdb.Environment:
     return lmdb.open(
         directory,
         map_size=size,
         mode=0o600,
-        create=True,
-        writemap=True,
+        create=not readonly,
+        readonly=readonly,
+        writemap=not readonly,
         sync=False,
         metasync=False,
         map_async=True,
@@ -128,17 +130,47 @@ def _open(directory: str, size: int, max_readers: int) -> lmdb.Environment:
     )
 
 
-class Environment:
-    """The files as one process has them open, once: LMDB forbids a second time. Threads share it, each with a ``Store`` of its own."""
+def _open_tables(environment: lmdb.Environment, clock: Clock | None, *, create: bool) -> list[Table]:
+    """All tables, for reading and writing, in one write transaction: lmdb begins one for each that is opened outside of any."""
+    clock = [0] if clock is None else clock
+    since = monotonic_ns() & ~1
+    clock[0] = since
+    try:
+        transaction = environment.begin(write=True)
+        clock[0] = since | 1
+        try:
+            tables: list[Table] = [environment.open_db(name, transaction, create=create) for name in TABLES]
+            transaction.commit()
+        except BaseException:
+            transaction.abort()
+            raise
+        return tables
+    finally:
+        clock[0] = 0
 
-    def __init__(self, directory: str) -> None:
+
+class Environment:
+    """The files as one process has them open, once: LMDB forbids a second time. Threads share it, each with a ``Store`` of its own.
+
+    ``clock``: see ``Store``; the tables are opened in a write transaction. ``readonly``: for who only looks, and not so: it waits for no
+    writer, and none for it, whatever becomes of it. ``FileNotFoundError`` when the environment is not there, or not yet all of it.
+    """
+
+    def __init__(self, directory: str, clock: Clock | None = None, *, readonly: bool = False) -> None:
         with open(os.path.join(directory, WORDS), "r+b") as words:
             self._map = memory.map_shared(words.fileno(), WORDS_SIZE)
         self._words = memoryview(self._map)
         self.counts = self._words[:64].cast("Q")
         self.buckets = self._words[64:WORDS_SIZE]
-        self.lmdb = _open(directory, os.path.getsize(os.path.join(directory, DATA)), 4096)
-        self.tables = [self.lmdb.open_db(name, create=False) for name in TABLES]
+        data = os.path.join(directory, DATA)
+        self.lmdb = _open(directory, os.path.getsize(data), 4096, readonly=readonly)
+        try:
+            self.tables: list[Table] = (
+                [self.lmdb.open_db(name, create=False) for name in TABLES] if readonly else _open_tables(self.lmdb, clock, create=False)
+            )
+        except lmdb.NotFoundError as error:
+            self.close()
+            raise FileNotFoundError(errno.ENOENT, str(error), data) from error
         self.pages = self.lmdb.info()["map_size"] // self.lmdb.stat()["psize"]
 
     def close(self) -> None:
@@ -162,16 +194,16 @@ class Store:
         place: str | Environment,
         slot: int,
         generation: int,
-        clock: MutableSequence[int] | memoryview | None,
+        clock: Clock | None,
         alive: Callable[[int, int], bool],
     ) -> None:
         self.slot = slot
         self.generation = generation
         self._alive = alive
-        self._clock: MutableSequence[int] | memoryview = [0] if clock is None else clock
+        self._clock: Clock = [0] if clock is None else clock
         self._written = 0
         self._unsettled: set[int] = set()  # words of buckets to be cleared, if what is committed says so
-        self._environment = Environment(place) if isinstance(place, str) else place
+        self._environment = Environment(place, clock) if isinstance(place, str) else place
         self._counts, self._buckets = self._environment.counts, self._environment.buckets
         self._begin = cast(Callable[..., Transaction], self._environment.lmdb.begin)
         tables = self._environment.tables

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import stat
+from pathlib import Path
 
+import lmdb
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,6 +16,7 @@ from smbd.sharing import (
     CacheClaim,
     CacheKind,
     ChannelRecord,
+    Environment,
     FileKey,
     OpenClaim,
     SessionRecord,
@@ -119,6 +122,74 @@ def test_clock(lock_directory: str) -> None:
         one._write(lambda transaction: 1 // 0)
     assert clock == [0]
     one.close_environment()
+
+
+class Seen(list[int]):
+    """A clock cell that keeps what it was set to."""
+
+    def __init__(self) -> None:
+        super().__init__([0])
+        self.values: list[int] = []
+
+    def __setitem__(self, index: object, value: object) -> None:
+        super().__setitem__(index, value)  # type: ignore[index, assignment]
+        self.values.append(value)  # type: ignore[arg-type]
+
+    def writers(self) -> list[str]:
+        return ["out" if not value else "in" if value & 1 else "waits" for value in self.values]
+
+
+def test_all_tables_are_opened_in_one_transaction_under_the_clock(lock_directory: str) -> None:
+    made, again, opened = Seen(), Seen(), Seen()
+    prepare(lock_directory, 4 << 20, clock=made)
+    prepare(lock_directory, 4 << 20, clock=again)
+    one = Sharing(lock_directory, 16, 1, opened, lambda slot, generation: True)
+    one.add_session(session(1, 16))
+    assert made.writers() == again.writers() == ["waits", "in", "out"]
+    assert opened.writers() == ["waits", "in", "out"] * 2
+    one.close_environment()
+
+
+def test_who_only_looks_waits_for_no_writer(lock_directory: str) -> None:
+    prepare(lock_directory, 4 << 20)
+    inside, entered = os.pipe()
+    ended, end = os.pipe()
+    pid = os.fork()
+    if not pid:
+        try:
+            one = Sharing(lock_directory, 16, 1, None, lambda slot, generation: True)
+            one.add_session(session(1, 16))
+            os.close(end)
+            one._write(lambda transaction: (os.write(entered, b"!"), os.read(ended, 1)))
+        finally:
+            os._exit(0)
+    assert os.read(inside, 1) == b"!"
+    try:
+        look = Sharing(Environment(lock_directory, readonly=True), 0, 0, None, lambda slot, generation: True)
+        assert [one.session_id for one in look.sessions()] == [1]
+        with pytest.raises(lmdb.ReadonlyError):
+            look.remove_session(1)
+        look.close_environment()
+    finally:
+        for fd in (inside, entered, ended, end):
+            os.close(fd)
+        os.waitpid(pid, 0)
+
+
+def test_looking_at_what_is_not_there_makes_nothing(lock_directory: str) -> None:
+    def look() -> None:
+        with pytest.raises(FileNotFoundError):
+            Environment(lock_directory, readonly=True)
+
+    look()
+    assert os.listdir(lock_directory) == []
+    Path(lock_directory, "words").write_bytes(bytes(1 << 20))
+    look()
+    assert os.listdir(lock_directory) == ["words"]
+    lmdb.open(lock_directory, map_size=1 << 20).close()  # as it is before the tables are made
+    look()
+    prepare(lock_directory, 1 << 20)
+    Environment(lock_directory, readonly=True).close()
 
 
 @given(st.lists(texts, max_size=4), st.binary(max_size=5))
