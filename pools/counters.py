@@ -3,7 +3,8 @@
 Owns: the segment's layout, its creation and its mappings. Invariant: a row has one writer, its process (the master
 before the fork and after the reaping); after ``narrow`` the hardware holds a child to that, and the one process whose
 threads are workers to its own row and theirs. Readers take no lock: a word is read whole, two words need not belong
-together.
+together. Any number may stand in a row of another process, one that went wrong included: nothing here raises over it,
+and whose a row is follows from its slot alone.
 
 A row is 512 words of 64 bits. A row that belongs to nobody has pid 0.
 """
@@ -18,11 +19,13 @@ from typing import Final, NamedTuple
 from pools import port
 from pools.buffer import CLASSES, USUAL, classes_by_bits
 from pools.layout import U32, Layout, Raw8, WireError
+from pools.record import sender_class
 
 ROW_BYTES: Final = 4096
 ROW_WORDS: Final = ROW_BYTES // 8
 _MAGIC: Final = b"millpond"
-_VERSION: Final = 2
+_VERSION: Final = 3
+_WORD: Final = (1 << 64) - 1
 
 
 class _Head(NamedTuple):
@@ -37,12 +40,9 @@ class _Head(NamedTuple):
 
 _HEAD: Final = Layout(_Head)
 
-# Roles as they stand in a row and in the hub's rules; the numbers of the services are their slots.
-ROLES: Final = ("master", "authd", "srvsvc", "broker", "worker", "host")
-
 FIXED_COLUMNS: Final = (
     # whose row it is
-    "pid", "generation", "role", "started",
+    "pid", "generation", "started",
     # signs of life: monotonic ns; txn_since is 0 outside a transaction on the shared state
     "heartbeat", "txn_since",
     # what it serves
@@ -78,7 +78,6 @@ PAST: Final = ("requests", "errors", "bytes_read", "bytes_written")
 COLUMN: Final[Mapping[str, int]] = {name: word for word, name in enumerate(FIXED_COLUMNS)}
 PID: Final = COLUMN["pid"]
 GENERATION: Final = COLUMN["generation"]
-ROLE: Final = COLUMN["role"]
 HEARTBEAT: Final = COLUMN["heartbeat"]
 TXN_SINCE: Final = COLUMN["txn_since"]
 REQUESTS: Final = COLUMN["requests"]
@@ -128,14 +127,18 @@ class Row:
         """All words zero: the row belongs to nobody."""
         self.words[:] = memoryview(bytes(ROW_BYTES)).cast("Q")
 
-    def inherit(self, other: Row) -> None:
-        """Take over what a dead process's row has counted, so that sums over all rows never shrink; its row is cleared."""
+    def inherit(self, other: Row, *, worker: bool) -> None:
+        """Take over what a dead process's row has counted, so that sums over all rows never shrink; its row is cleared.
+
+        Whether it was a ``worker`` the caller knows. Sums are modulo 2**64: no word is too large to be added.
+        """
         other.words[PID] = 0  # first: who adds up now misses it, and does not count it twice
         for word in _GROWING_WORDS:
-            self.words[word] += other.words[word]
+            self.words[word] = (self.words[word] + other.words[word]) & _WORD
         for column in PAST:
-            self.add(f"past_{column}", other.get(column))
-        self.add("past_workers", int(ROLES[other.get("role")] == "worker"))
+            past = f"past_{column}"
+            self.set(past, (self.get(past) + other.get(column)) & _WORD)
+        self.add("past_workers", int(worker))
         other.clear()
 
     def read(self) -> Reading:
@@ -160,6 +163,14 @@ class Reading(NamedTuple):
     histogram: tuple[int, ...]
     requested: tuple[int, ...]
     classes: tuple[dict[str, int], ...]
+
+    @property
+    def role(self) -> str:
+        """Whose row it is; "unknown" at a slot that no role has."""
+        try:
+            return sender_class(self.slot)
+        except ValueError:
+            return "unknown"
 
     def class_requests(self, number: int, used: Sequence[int] = USUAL) -> int:
         """Requests of sizes that belong to a pool class where those ``used`` are in use, whichever class served them."""

@@ -223,7 +223,7 @@ class Family:
         arena = self._arenas.pop(slot, None)
         if arena is not None:
             arena.close()
-        self._counters.row(MASTER).inherit(self._counters.row(slot))
+        self._counters.row(MASTER).inherit(self._counters.row(slot), worker=process.role == WORKER)
         self._hub.broadcast(PEER_DIED, PEER.pack(slot, process.generation), workers=False, services=True)
         if process.role == WORKER:
             heapq.heappush(self._free, slot)
@@ -251,8 +251,8 @@ class Family:
         now = time.monotonic_ns()
         for process in list(self._by_slot.values()):
             since = self._counters.row(process.slot).get("txn_since")
-            # An odd value: it is inside. An even one waits for its turn, and is no one's fault.
-            if since & 1 and now - since > TRANSACTION_LIMIT_NS:
+            # An odd value: it is inside. An even one waits for its turn, and is no one's fault. A time to come is no time at all.
+            if since & 1 and abs(now - since) > TRANSACTION_LIMIT_NS:
                 reason = f"is inside a transaction since {(now - since) / 1e9:.1f} s"
                 if process.thread:  # what it does not come out of, it will not hear in either
                     self._condemn_host(process, reason)

@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from pools import port
-from pools.counters import ROLES
 from smbd.child import HOST, Child, Program
 
 log = logging.getLogger("millpond.master")
@@ -118,7 +117,6 @@ def _shed(child: Child, master: int, keep: Iterable[int]) -> None:
     row = child.counters.narrow(child.slot, and_behind=child.slot == HOST)
     row.clear()
     row.set("generation", child.generation)
-    row.set("role", ROLES.index(child.role))
     row.set("started", time.time_ns())
     row.set("heartbeat", time.monotonic_ns())
     row.set("pid", port.processes.own_pid())

@@ -27,9 +27,9 @@ import lmdb
 
 from pools import port
 from pools.arena import Arena
-from pools.counters import ROLES, TXN_SINCE, Row
+from pools.counters import TXN_SINCE, Row
 from pools.queue import MASTER, RELOAD, Endpoint, Message, Service
-from smbd.child import SHARING_DIRECTORY, WORKER, Child, pool_ceiling
+from smbd.child import SHARING_DIRECTORY, Child, pool_ceiling
 from smbd.config import Config
 from smbd.config_messages import unpack_config
 from smbd.host_messages import ENDED, ENDED_LAYOUT, HAND_OVER, HandOver, unpack_hand_over
@@ -144,7 +144,6 @@ class Host:
         """A worker's row, as a fork would have begun it."""
         row.clear()
         row.set("generation", generation)
-        row.set("role", ROLES.index(WORKER))
         row.set("started", time.time_ns())
         row.set("heartbeat", time.monotonic_ns())
         row.set("pid", port.processes.own_pid())

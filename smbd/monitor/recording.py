@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pools.buffer import CAPACITIES, CLASSES
-from pools.counters import GROWING, ROLES, CounterSegment, Reading
+from pools.counters import GROWING, CounterSegment, Reading
 from pools.pool import MODES
 from pools.port import files, processes
 from smbd.monitor.snapshot import classes_in_use
@@ -96,14 +96,14 @@ def look(counters: CounterSegment, began: float, interval: float = 0.0) -> tuple
     """The counters as they are now. ``began``: Unix seconds when the recording began."""
     rows = tuple(counters.read_rows())
     used = classes_in_use(rows)
-    words = next((reading.words for reading in rows if ROLES[reading.words["role"]] == "master"), None)
+    words = next((reading.words for reading in rows if reading.role == "master"), None)
     if words is None:
         raise FileNotFoundError(2, "the server is just starting", "counters")
     head = Head(
         began, interval, MODES[words["pool_mode"]], words["budget"], words["pool_ceiling"], words["pool_turn"], words["pool_decay"] / 1000,
         tuple(CAPACITIES[number] for number in used),
     )  # fmt: skip
-    workers = [reading for reading in rows if ROLES[reading.words["role"]] == "worker"]
+    workers = [reading for reading in rows if reading.role == "worker"]
     requests, requested = _sums([reading.histogram for reading in rows]), _sums([reading.requested for reading in rows])
     held = list(map(_leased_bytes, workers))
     # The master writes its figures down once a second; what is held beyond them has been leased since.

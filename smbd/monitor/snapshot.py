@@ -1,7 +1,8 @@
 """One look at a server: sessions, opens and locks from the shared state, pools from the counters, processes from the system.
 
 Owns: the names and units of what is reported; they are the JSON's, so they stay. Sizes are bytes, times Unix seconds.
-Invariant: rows of dead processes do not appear, whether or not their records were swept yet.
+Invariants: rows of dead processes do not appear, whether or not their records were swept yet; what concerns the whole server is read in
+the master's row alone, and a process that went wrong can spoil its own figures only.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 import psutil
 
 from pools.buffer import CLASSES, USUAL
-from pools.counters import CLASS_COLUMNS, PAST, ROLES, CounterSegment, Reading
+from pools.counters import CLASS_COLUMNS, PAST, CounterSegment, Reading
 from smbd.child import COUNTERS_FILE, SHARING_DIRECTORY
 from smbd.config import Config
 from smbd.sharing import DISCONNECTED, Environment, Lasting, OpenRow, SessionRecord, Sharing
@@ -83,9 +84,10 @@ def totals(rows: Iterable[Reading]) -> dict[str, int]:
         words = reading.words
         for name in PAST:
             found[name] += words[name] + words[f"past_{name}"]
-        found["workers"] += words["past_workers"] + (ROLES[words["role"]] == "worker")
+        found["workers"] += words["past_workers"] + (reading.role == "worker")
         found["pool_bytes"] += _pool_bytes(reading)
-        found["budget"] = max(found["budget"], words["budget"])
+        if reading.role == "master":
+            found["budget"] = words["budget"]
     return found
 
 
@@ -235,7 +237,7 @@ def pools(state: State) -> list[Row]:
 
 def classes_in_use(rows: Iterable[Reading]) -> tuple[int, ...]:
     """The classes by number that the server's row names."""
-    bits = max((reading.words["pool_classes"] for reading in rows), default=0)
+    bits = next((reading.words["pool_classes"] for reading in rows if reading.role == "master"), 0)
     return tuple(number for number in range(len(CLASSES)) if bits >> number & 1) or USUAL
 
 
@@ -262,8 +264,8 @@ def processes(state: State) -> list[Row]:
 
 def _process(state: State, reading: Reading, spent: Mapping[int, float]) -> Row:
     words = reading.words
-    role, thread = words["role"], words["thread"]
-    found: Row = {"role": ROLES[role] if role < len(ROLES) else str(role), "slot": reading.slot, "pid": words["pid"], "thread": thread}
+    thread = words["thread"]
+    found: Row = {"role": reading.role, "slot": reading.slot, "pid": words["pid"], "thread": thread}
     if thread:
         found |= _nothing() | {"title": _served(state, reading.slot), "cpu_seconds": spent.get(thread, 0.0)}
         found["since"] = round(words["started"] / 1e9, 3)

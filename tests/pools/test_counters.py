@@ -58,12 +58,27 @@ def test_what_a_dead_process_counted_stays() -> None:
     dead, heir = segment.row(2), segment.row(0)
     for word in (HISTOGRAM_AT + 12, REQUESTED_AT + 12, class_word(1, "waits"), class_word(1, "in_use"), PID):
         dead.words[word] = 5
-    heir.inherit(dead)
-    heir.inherit(segment.row(1))
+    heir.inherit(dead, worker=True)
+    heir.inherit(segment.row(1), worker=False)
     kept = heir.read()
     assert (kept.histogram[12], kept.requested[12], kept.classes[1]["waits"]) == (5, 5, 5)
-    assert (kept.classes[1]["in_use"], kept.words["pid"]) == (0, 0)
+    assert (kept.classes[1]["in_use"], kept.words["pid"], kept.words["past_workers"]) == (0, 0, 1)
     assert dead.words.tolist() == [0] * ROW_WORDS
+
+
+def test_whatever_a_dead_process_has_written_is_taken_over() -> None:
+    dead, heir = Row.private(), Row.private()
+    for _ in range(2):
+        for word in range(ROW_WORDS):
+            dead.words[word] = (1 << 64) - 1
+        heir.inherit(dead, worker=True)
+    assert (heir.get("past_workers"), heir.get("past_requests"), heir.words[HISTOGRAM_AT]) == (2, (1 << 64) - 2, (1 << 64) - 2)
+    assert dead.words.tolist() == [0] * ROW_WORDS
+
+
+def test_a_row_is_whose_slot_it_is() -> None:
+    rows = [Row(Row.private().words, slot) for slot in (0, 1, 3, 5, 16, 999, 4)]
+    assert [row.read().role for row in rows] == ["master", "authd", "broker", "host", "worker", "worker", "unknown"]
 
 
 def test_a_count_below_zero_is_a_bug() -> None:

@@ -220,6 +220,13 @@ class Worker:
         row.set("txn_since", time.monotonic_ns() | 1)
         time.sleep(60)
 
+    def do_spoil(self) -> None:
+        """Write whatever a row can hold over its own, and end."""
+        words = self.child.counters.row(self.child.slot).words
+        for word in range(len(words)):
+            words[word] = (1 << 64) - 1
+        self.stopped = True
+
     def do_hang(self) -> None:
         time.sleep(60)
 

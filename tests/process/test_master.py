@@ -181,6 +181,19 @@ def test_who_breaks_a_rule_is_killed_and_nobody_else_notices(start: Callable[...
     assert running.stop() == 0
 
 
+def test_whatever_a_worker_has_counted_ends_itself_only(start: Callable[..., Running]) -> None:
+    running = start().wait()
+    witness = running.client()
+    assert witness.ask("echo a") == "a from 1"
+    for generation in (1, 2):  # the second sum does not fit into a word
+        victim = running.client()
+        victim.say("spoil")
+        assert victim.ended()
+        running.log_has(rf"worker 17\.{generation} .* ended")
+    assert witness.ask("echo b") == "b from 1"
+    assert running.stop() == 0
+
+
 def test_an_error_in_a_worker_is_logged_with_its_traceback(start: Callable[..., Running]) -> None:
     running = start().wait()
     client = running.client()

@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SERVER = """
 import fcntl, os, sys
 from pools.buffer import PDU
-from pools.counters import HISTOGRAM_AT, REQUESTED_AT, CounterSegment, ROLES, class_word
+from pools.counters import HISTOGRAM_AT, REQUESTED_AT, CounterSegment, class_word
 from smbd.child import COUNTERS_FILE, SHARING_DIRECTORY
 from smbd.instance import LOCK_FILE
 from smbd.sharing import (CacheClaim, CacheKind, ChannelRecord, DurableClaim, FileKey, Lasting, OpenClaim, Parting, Range, SessionRecord,
@@ -37,9 +37,9 @@ os.pwrite(lock, b"%d" % os.getpid(), 0)
 counters = CounterSegment.create(os.path.join(sys.argv[1], COUNTERS_FILE), 20)
 directory = os.path.join(sys.argv[1], SHARING_DIRECTORY)
 prepare(directory, 1 << 20, 16)
-for slot, role in ((0, "master"), (16, "worker")):
+for slot in (0, 16):
     row = counters.row(slot)
-    for column, value in (("pid", os.getpid()), ("generation", 3), ("role", ROLES.index(role)), ("requests", 7), ("bytes_read", 5 << 20)):
+    for column, value in (("pid", os.getpid()), ("generation", 3), ("requests", 7), ("bytes_read", 5 << 20)):
         row.set(column, value)
     row.words[class_word(PDU, "committed")] = 2
     row.words[class_word(PDU, "in_use")] = 1

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from pools.buffer import CAPACITIES, CLASSES, LARGEST, PDU, USUAL
-from pools.counters import HISTOGRAM_AT, REQUESTED_AT, ROLES, CounterSegment, class_word
+from pools.counters import HISTOGRAM_AT, REQUESTED_AT, ROW_WORDS, CounterSegment, class_word
 from pools.plan import make_plan
 from pools.pool import MODES
 from smbd.child import COUNTERS_FILE
@@ -207,14 +207,13 @@ sys.stdin.read()
 def counters(tmp_path: Path) -> CounterSegment:
     segment = CounterSegment.create(str(tmp_path / COUNTERS_FILE), 20)
     row = segment.row(0)
-    words = {"pid": 1, "role": ROLES.index("master"), "budget": 1 << 30, "pool_ceiling": 256 * MIB, "pool_decay": 30000}
+    words = {"pid": 1, "budget": 1 << 30, "pool_ceiling": 256 * MIB, "pool_decay": 30000}
     for column, value in words.items():
         row.set(column, value)
     row.set("pool_classes", sum(1 << number for number in USUAL))
     for slot in (16, 17):
         row = segment.row(slot)
         row.set("pid", 2)
-        row.set("role", ROLES.index("worker"))
         row.words[HISTOGRAM_AT + 15], row.words[REQUESTED_AT + 15] = 1000, 1000 * 32000
         row.words[class_word(PDU, "high_water")] = 100 + slot
         row.words[class_word(PDU, "leased")] = slot
@@ -244,6 +243,15 @@ def test_a_look_adds_all_rows_up(counters: CounterSegment) -> None:
     assert one.leased_bytes == 33 * CLASSES[PDU].slab_bytes  # which the master has not written down yet
     counters.row(0).set("leased_bytes", 34 * CLASSES[PDU].slab_bytes)
     assert recording.look(counters, 0.0)[1].leased_bytes == 34 * CLASSES[PDU].slab_bytes
+
+
+def test_one_that_went_wrong_spoils_its_own_figures_only(counters: CounterSegment) -> None:
+    usual, _ = recording.look(counters, 0.0)
+    for word in range(ROW_WORDS):
+        counters.row(6).words[word] = counters.row(18).words[word] = (1 << 64) - 1
+    head, one = recording.look(counters, 0.0)
+    assert (head, one.connections) == (usual, 3)
+    assert recording.sample_line(one)
 
 
 def test_recorded_looked_at_written(

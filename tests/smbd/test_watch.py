@@ -18,10 +18,10 @@ from typing import Any
 import pytest
 
 from bench.load.peers import ROOT, free_port
-from pools.counters import PAST, ROLES, Row
+from pools.counters import PAST, ROW_WORDS, Row
 from smbd.cli import main
 from smbd.monitor.metrics import exposition
-from smbd.monitor.snapshot import totals
+from smbd.monitor.snapshot import classes_in_use, totals
 from smbd.monitor.top import frame
 from smbd.monitor.web import Web, _as_asked_for, _without_port, page
 from tests.server import Server
@@ -72,16 +72,24 @@ def test_the_screen_fits_and_no_client_writes_on_it() -> None:
 
 
 def test_totals_count_the_dead_too() -> None:
-    master, worker = Row.private(), Row.private()
-    master.set("role", ROLES.index("master"))
-    worker.set("role", ROLES.index("worker"))
+    master, worker = Row.private(), Row(Row.private().words, 16)
     for name in PAST:
         worker.set(name, 5)
-    master.inherit(worker)
-    worker.set("role", ROLES.index("worker"))
+    master.inherit(worker, worker=True)
     worker.set("requests", 2)
     found = totals([master.read(), worker.read()])
     assert (found["requests"], found["bytes_read"], found["workers"]) == (7, 5, 2)
+
+
+def test_what_concerns_the_server_is_the_masters_row_alone() -> None:
+    master, wrong = Row.private(), Row(Row.private().words, 16)
+    master.set("budget", 1 << 30)
+    master.set("pool_classes", 0b101)
+    for word in range(ROW_WORDS):
+        wrong.words[word] = (1 << 64) - 1
+    rows = [master.read(), wrong.read()]
+    assert totals(rows)["budget"] == 1 << 30
+    assert classes_in_use(rows) == (0, 2)
 
 
 # -- metrics and pages -------------------------------------------------------------------------------------------------------------
