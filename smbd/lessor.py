@@ -80,8 +80,7 @@ class Lessor:
     turn_of: int | None = None
 
     def __post_init__(self) -> None:
-        self.figures.budget = self.budget
-        self.turn = min(self.turn, self.budget // 2)
+        self.resize(self.budget, self.turn)
 
     def admit(self, slot: int, reserve: int) -> bool:
         """Open an account for ``slot`` and set ``reserve`` bytes aside; False when the budget has no room for them."""
@@ -94,10 +93,13 @@ class Lessor:
         figures.reserved += reserve
         return True
 
-    def resize(self, budget: int) -> None:
-        """A new budget. Below what is out already, nothing is granted until enough came back."""
+    def resize(self, budget: int, turn: int) -> None:
+        """A new budget, and what of it is wanted for the turn, which gets half at most.
+
+        Below what is out already, nothing is granted until enough came back.
+        """
         self.budget = self.figures.budget = budget
-        self.turn = min(self.turn, budget // 2)
+        self.turn = min(turn, budget // 2)
         self._serve_waiting()
 
     def ask(self, slot: int, ask_id: int, class_index: int, slabs: int, now: float) -> None:

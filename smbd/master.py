@@ -427,7 +427,7 @@ class Master:
             if getattr(config, name) != getattr(self._started_with, name):
                 log.warning("`%s` changes when the server is started again", name.replace("_", " "))
         self._config = config
-        self._lessor.resize(config.pool_budget)
+        self._lessor.resize(config.pool_budget, turn_bytes(config))
         self._hub.broadcast(queue.RELOAD, payload, workers=True, services=True)
         log.info("configuration read again")
 

@@ -161,3 +161,15 @@ def test_the_budget_holds_and_every_ask_is_answered_at_most_once(actions: list[t
     assert len(seen) == len(set(seen))
     lessor.tick(1e9)
     assert not lessor.waiting
+
+
+def test_the_turn_comes_back_with_the_budget() -> None:
+    lessor, answers = make(budget=4096, turn=1024)
+    lessor.resize(1000, 1024)
+    assert (lessor.budget, lessor.turn) == (1000, 500)
+    lessor.resize(4096, 1024)
+    assert (lessor.figures.budget, lessor.turn) == (4096, 1024)
+    assert lessor.admit(16, 0)
+    lessor.resize(4096, 0)
+    lessor.ask(16, 2, 2, 4, 0.0)
+    assert answers.given == [(16, 2, 2, 4)]
