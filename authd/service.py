@@ -37,6 +37,7 @@ from smbd.accounts import LIST_USERS, LOOKUP_NAMES, LOOKUP_SIDS, PAGE, IdMap, ma
 from smbd.child import Child
 from smbd.config import Config
 from smbd.config_messages import unpack_config
+from smbd.log import follow
 
 log = logging.getLogger("authd")
 
@@ -134,6 +135,7 @@ class Authenticator:
     def reload(self, message: Message) -> None:
         """RELOAD: the new configuration, parsed and checked by the master, counts for the next logon."""
         config = unpack_config(message.payload)
+        follow(config)
         try:
             self._conversations.gate = gate_for(config, self._secret, self._limiter)
         except (OSError, ValueError) as error:

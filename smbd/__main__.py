@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import re
 import sys
 from collections.abc import Callable, Sequence
 
@@ -23,6 +22,7 @@ from smbd import channel_messages, child, cli, host_messages, lease_messages
 from smbd.broker import service as broker
 from smbd.child import Child, Program
 from smbd.config import Config
+from smbd.log import follow, set_up
 from smbd.master import Master
 from smbd.sharing import messages as sharing_messages
 from workers.doomed import remove
@@ -62,16 +62,10 @@ KINDS: tuple[queue.Kind, ...] = (
 
 log = logging.getLogger("millpond")
 
-# smb.conf, `log level`: 0 is errors, 1 warnings and what an administrator wants to know, 2 more of it, 3 and above everything.
-_LEVELS = (logging.ERROR, logging.WARNING, logging.INFO)
-
-# Control characters, the line separators of Unicode, and halves of surrogate pairs, which no log file can hold.
-_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-
 
 def run(config: Config, *, reread: Callable[[], Config], prepare: Callable[[], None], ready: Callable[[], None]) -> int:
     """Serve ``config``; see ``smbd.cli.command.Run``."""
-    set_up_log(config)
+    set_up(config)
     choice.use(config.port)
     port.memory.map_large_allocations()
     # Before anything else can be seen: `serve --user NAME:PASSWORD` stands in the list of processes until here.
@@ -89,27 +83,7 @@ def run(config: Config, *, reread: Callable[[], Config], prepare: Callable[[], N
         rehearse(config)
         port.processes.set_title(TITLE)  # the rehearsal had one of its own
 
-    return Master(config, PROGRAMS, KINDS, reread=reread, prepare=prepare_all, ready=ready).run()
-
-
-class OneLine(logging.Formatter):
-    """An event is one line whatever names are in it: clients choose names, and must not write lines, nor speak to a terminal."""
-
-    def formatMessage(self, record: logging.LogRecord) -> str:  # the base class's name
-        return _UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], super().formatMessage(record))
-
-
-def set_up_log(config: Config) -> None:
-    """One line per event: to ``log file``, or to standard error. Children inherit it."""
-    handler = logging.FileHandler(config.log_file, encoding="utf-8") if config.log_file else logging.StreamHandler()
-    handler.setFormatter(OneLine("%(asctime)s %(process)d %(name)s %(levelname)s: %(message)s"))
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(_LEVELS[config.log_level] if config.log_level < len(_LEVELS) else logging.DEBUG)
-    # At DEBUG this library writes tokens out; what proves a user belongs in no log.
-    logging.getLogger("spnego").setLevel(logging.WARNING)
-    # A line needs neither thread nor process names; not asking for them is cheaper and loads no module in a worker.
-    logging.logThreads = logging.logMultiprocessing = False
+    return Master(config, PROGRAMS, KINDS, reread=reread, prepare=prepare_all, ready=ready, reloaded=follow).run()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -20,6 +20,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from enum import Enum, auto
 from functools import partial
 from pathlib import Path
@@ -70,7 +71,8 @@ FIRST_READY = 10.0
 STEP = 2.0
 """Seconds between SIGTERM and SIGKILL, and for services to end."""
 HOUSEKEEPING = 3600.0
-_TAKEN_AT_START = ("server_mode", "port")  # of the configuration; a reload does not change them
+_TAKEN_AT_START = ("server_mode", "port", "lock_directory", "pid_directory", "state_directory", "merge_memory")
+"""Of the configuration: a reload leaves these as they were, and says so."""
 
 
 class Phase(Enum):
@@ -97,7 +99,9 @@ _SERVICE_PHASES = (Phase.SERVICES_STOPPING, Phase.SERVICES_TERMINATING, Phase.SE
 
 
 class Master:
-    """One server. ``reread`` gives the configuration anew on SIGHUP, ``prepare`` and ``ready`` are called once each (see ``run``)."""
+    """One server. ``reread`` gives the configuration anew on SIGHUP, ``reloaded`` is told of it when it counts; ``prepare`` and ``ready``
+    are called once each (see ``run``).
+    """
 
     def __init__(
         self,
@@ -108,6 +112,7 @@ class Master:
         reread: Callable[[], Config],
         prepare: Callable[[], None] = lambda: None,
         ready: Callable[[], None] = lambda: None,
+        reloaded: Callable[[Config], None] = lambda _config: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._config = config
@@ -115,6 +120,7 @@ class Master:
         self._reread = reread
         self._prepare = prepare
         self._told_ready = ready
+        self._reloaded = reloaded
         self._clock = clock
         self._instance = Instance(Path(config.lock_directory), Path(config.pid_directory))
         self._reactor = Reactor()
@@ -417,19 +423,28 @@ class Master:
         if self._phase not in (Phase.STARTING, Phase.RUNNING):
             return
         try:
-            config = self._reread()
+            wanted = self._reread()
+            config = replace(wanted, **{name: getattr(self._started_with, name) for name in _TAKEN_AT_START})
             payload = pack_config(config)
             self._open_listeners(config)
         except (ConfigError, StartError, OSError, ValueError) as error:
             log.error("the configuration stays as it is: %s", error)
             return
-        for name in _TAKEN_AT_START:
-            if getattr(config, name) != getattr(self._started_with, name):
-                log.warning("`%s` changes when the server is started again", name.replace("_", " "))
         self._config = config
+        self._reloaded(config)
+        self._warn_of_start(wanted)
         self._lessor.resize(config.pool_budget, turn_bytes(config))
         self._hub.broadcast(queue.RELOAD, payload, workers=True, services=True)
         log.info("configuration read again")
+
+    def _warn_of_start(self, wanted: Config) -> None:
+        """What of a configuration that was read again waits for the next start."""
+        for name in _TAKEN_AT_START:
+            if getattr(wanted, name) != getattr(self._started_with, name):
+                log.warning("`%s` changes when the server is started again", name.replace("_", " "))
+        room = self._counters.rows - FIRST_WORKER
+        if slots(wanted) > room:
+            log.warning("`max smbd processes`: there is room for %d until the server is started again", room)
 
     # --- the stop --------------------------------------------------------------------------------------------------
 

@@ -34,6 +34,7 @@ from smbd.child import SHARING_DIRECTORY, Child
 from smbd.config import Config
 from smbd.config_messages import unpack_config
 from smbd.control_messages import CONTROL_SOCKET
+from smbd.log import follow
 from smbd.sharing import DISCONNECTED, Environment, OpenRow, SessionRecord, Sharing, TreeRecord
 from smbd.sharing.messages import CLOSE_FILE, CLOSE_FILE_LAYOUT, CLOSE_SESSION, CLOSE_SESSION_LAYOUT, STATUS_ANSWER
 from smbd.smb2 import status
@@ -309,7 +310,9 @@ class RpcServer:
 
     def reload(self, message: Message) -> None:
         """RELOAD: what is listed from now on."""
-        self._world.use(unpack_config(message.payload))
+        config = unpack_config(message.payload)
+        follow(config)
+        self._world.use(config)
 
     def _write(self, message: Message, pipe: Pipe, data: bytes) -> int:
         """``Pipe.write`` within the bounds of what may lie in pipes."""

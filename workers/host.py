@@ -33,6 +33,7 @@ from smbd.child import SHARING_DIRECTORY, Child, pool_ceiling
 from smbd.config import Config
 from smbd.config_messages import unpack_config
 from smbd.host_messages import ENDED, ENDED_LAYOUT, HAND_OVER, HandOver, unpack_hand_over
+from smbd.log import follow
 from smbd.sharing import Environment, Sharing
 from workers.loop import SWITCH_INTERVAL
 from workers.room import Room, serve
@@ -86,6 +87,7 @@ class Host:
     def reload(self, message: Message) -> None:
         """RELOAD: for clients that come from now on; those that are here hear of it themselves."""
         self._config = self._shared(message.payload)
+        follow(self._config)
 
     def _shared(self, payload: bytes | memoryview) -> Config:
         with self._unpacking:

@@ -21,6 +21,7 @@ from pools.counters import BYTES_READ, BYTES_WRITTEN, COMMANDS_AT, ERRORS, REQUE
 from pools.port import files
 from smbd.accounts import IdMap
 from smbd.config import Config, Share
+from smbd.log import set_level
 from smbd.sharing import ChannelRecord, FileKey, SessionRecord, Sharing, TreeRecord
 from smbd.smb2 import status
 from smbd.smb2.credits import Disconnect
@@ -264,6 +265,7 @@ class Worker:
     def reload(self, config: Config) -> None:
         """A new configuration: it counts for what begins from now on; tree connects keep what they were made with."""
         self.config = config
+        set_level(config)
 
     def close(self) -> None:
         """Give everything back, whatever state it is in."""

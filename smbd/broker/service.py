@@ -21,6 +21,7 @@ from smbd.broker.watcher import Watcher
 from smbd.child import READY, SHARING_DIRECTORY, Child
 from smbd.config import Config
 from smbd.config_messages import unpack_config
+from smbd.log import follow
 from smbd.sharing import Doomed, FileKey, Sharing, prepare
 from smbd.sharing.images import Kept
 from smbd.sharing.messages import CLOSE_FILE, CLOSE_FILE_LAYOUT, KEEP, NOTIFY, STATUS_ANSWER, SWEEP, unpack_notify
@@ -163,6 +164,7 @@ class Broker:
     def reload(self, message: Message) -> None:
         """RELOAD: other shares, other folders."""
         self._config = unpack_config(message.payload)
+        follow(self._config)
         self._watcher.configure(self._config)
         self._janitor.listings.timeout = self._config.oplock_break_timeout
 

@@ -227,6 +227,9 @@ class Worker:
             words[word] = (1 << 64) - 1
         self.stopped = True
 
+    def do_kept(self) -> None:
+        self.say(f"{self.child.config.lock_directory} {self.child.config.server_mode}")
+
     def do_hang(self) -> None:
         time.sleep(60)
 
@@ -265,6 +268,11 @@ def settings(directory: Path, number: int, pairs: list[str]) -> Config:
         pool_budget=64 << 20,
         stop_timeout=1.0,
     )
+    return changed(config, pairs)
+
+
+def changed(config: Config, pairs: list[str]) -> Config:
+    """With NAME=VALUE for each of ``pairs`` that is one."""
     for pair in pairs:
         name, _, value = pair.partition("=")
         if value:
@@ -274,11 +282,11 @@ def settings(directory: Path, number: int, pairs: list[str]) -> Config:
 
 
 def reread(directory: Path, config: Config) -> Config:
-    """The file ``new`` holds a server string, or 'bad'."""
-    text = (directory / "new").read_text()
+    """The file ``new`` holds a server string, or 'bad'; on further lines what else is new."""
+    text, *pairs = (directory / "new").read_text().splitlines()
     if text == "bad":
         raise ConfigError("new", 1, "is bad")
-    return replace(config, server_string=text)
+    return changed(replace(config, server_string=text), pairs)
 
 
 def main() -> int:

@@ -17,6 +17,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+from pools.counters import CounterSegment
+from smbd.child import COUNTERS_FILE
+from smbd.config import Config
+from smbd.master import turn_bytes
+
 SCRIPT = Path(__file__).with_name("fake_server.py")
 
 
@@ -85,6 +90,15 @@ class Running:
                 return found
             select.select([], [], [], 0.02)
         raise AssertionError(f"no {pattern!r} in:\n{self.log}")
+
+    def turn_is(self, wanted: int, seconds: float = 15.0) -> None:
+        """Waits for the master to write down that so much is set aside for the turn."""
+        counters = CounterSegment.attach(str(self.directory / "lock" / COUNTERS_FILE))
+        deadline = time.monotonic() + seconds
+        while (found := counters.row(0).get("pool_turn")) != wanted:
+            assert time.monotonic() < deadline, found
+            select.select([], [], [], 0.02)
+        counters.close()
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
@@ -235,6 +249,29 @@ def test_reload_reaches_workers_and_a_bad_file_changes_nothing(start: Callable[.
     (tmp_path / "new").write_text("better")
     running.process.send_signal(signal.SIGHUP)
     assert client.hear() == "reload better"
+
+
+def test_reload_keeps_what_is_of_the_start_and_takes_the_rest(start: Callable[..., Running], tmp_path: Path) -> None:
+    running = start("max_smbd_processes=4").wait()
+    first = running.client()
+    first.ask("who")
+    directories = dict.fromkeys(("lock_directory", "pid_directory", "state_directory"), tmp_path / "elsewhere")
+    wanted = directories | {"max_smbd_processes": 5, "server_mode": "threaded", "pool_reserve": 1 << 20}
+    (tmp_path / "new").write_text("\n".join(["better", *(f"{name}={value}" for name, value in wanted.items())]))
+    running.process.send_signal(signal.SIGHUP)
+    assert first.hear() == "reload better"
+    for name in (*directories, "server_mode"):
+        running.log_has(f"`{name.replace('_', ' ')}` changes when the server is started again")
+    running.log_has("`max smbd processes`: there is room for 4 until the server is started again")
+    assert running.client().ask("kept") == f"{tmp_path / 'lock'} forked"
+    running.turn_is(1 << 20)
+    # Half of a small budget is all there is for the turn, until the budget grows again.
+    for budget, turn in ((1 << 20, 1 << 19), (64 << 20, turn_bytes(Config()))):
+        (tmp_path / "new").write_text(f"better\npool_budget={budget}")
+        running.process.send_signal(signal.SIGHUP)
+        running.turn_is(turn)
+    assert running.stop() == 0
+    assert not (tmp_path / "elsewhere").exists()
 
 
 def test_an_orderly_stop_leaves_nothing(start: Callable[..., Running], tmp_path: Path) -> None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from smbd.__main__ import OneLine
+from smbd.config import Config
+from smbd.log import OneLine, follow, set_up
 
 
 @pytest.mark.parametrize(
@@ -33,3 +37,45 @@ def test_a_traceback_keeps_its_lines() -> None:
     except ValueError as error:
         record = logging.LogRecord("x", logging.ERROR, "", 0, "it ended", (), (ValueError, error, error.__traceback__))
     assert len(OneLine("%(message)s").format(record).splitlines()) > 2
+
+
+@pytest.fixture
+def root() -> Iterator[logging.Logger]:
+    """The root logger, left as it was."""
+    root = logging.getLogger()
+    kept, level = root.handlers[:], root.level
+    root.handlers[:] = []
+    yield root
+    for one in root.handlers:
+        one.close()
+    root.handlers[:] = kept
+    root.setLevel(level)
+
+
+def test_a_reload_opens_the_file_anew_and_sets_the_level(root: logging.Logger, tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    set_up(Config(log_file=str(path), log_level=1))
+    logging.getLogger("x").warning("first")
+    path.rename(tmp_path / "log.1")
+    before = len(os.listdir("/proc/self/fd"))
+    follow(Config(log_file=str(path), log_level=2))
+    logging.getLogger("x").info("second")
+    assert "first" in (tmp_path / "log.1").read_text()
+    assert path.read_text().endswith("x INFO: second\n")
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_log_that_cannot_be_opened_stays_where_it_is(root: logging.Logger, tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    set_up(Config(log_file=str(path)))
+    follow(Config(log_file=str(tmp_path / "absent" / "log"), log_level=0))
+    logging.getLogger("x").error("still here")
+    assert "the log stays where it is: " in path.read_text()
+    assert path.read_text().endswith("still here\n")
+    assert root.level == logging.ERROR
+
+
+def test_a_log_that_is_not_ours_is_left_alone(root: logging.Logger, tmp_path: Path) -> None:
+    root.handlers[:] = [theirs] = [logging.NullHandler()]
+    follow(Config(log_file=str(tmp_path / "log"), log_level=3))
+    assert root.handlers == [theirs]
