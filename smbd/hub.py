@@ -66,13 +66,14 @@ class Question(NamedTuple):
 
 @dataclass(slots=True)
 class Open:
-    """A request without an answer yet. ``record`` is kept for services only, to be delivered again."""
+    """A request without an answer yet. ``record`` is kept for services only, to be delivered again; ``queued``: it stands in a lane."""
 
     kind: int
     since: float
     size: int
     record: bytes | None
     delivered: int = 0
+    queued: bool = False
 
 
 @dataclass(slots=True)
@@ -202,9 +203,9 @@ class Hub:
         return [bytes(one.record[RECORD.size :]) for lane in lanes for one in lane if one.head.kind == kind]
 
     def broadcast(self, kind: int, payload: bytes = b"", *, workers: bool, services: bool) -> None:
-        """The same message to many."""
+        """The same message to many that live. The next process of a service begins with what is true then, and needs no word of it."""
         for peer in list(self._peers.values()):
-            if services if peer.lasting else workers:
+            if peer.sock is not None and (services if peer.lasting else workers):
                 self.send(peer.slot, kind, payload)
 
     # --- reading -----------------------------------------------------------------------------------------------------
@@ -376,6 +377,13 @@ class Hub:
             lane.append(parcel)
         peer.waiting += 1
         peer.waiting_bytes += len(parcel.record)
+        question = self._asked(peer, parcel.head)
+        if question is not None:
+            question.queued = True
+
+    def _asked(self, peer: Peer, head: Record) -> Open | None:
+        """The open question that a record for ``peer`` is."""
+        return peer.unanswered.get(Question(head.peer, head.generation, head.id)) if head.id and not head.kind & 1 else None
 
     def _push(self, peer: Peer, parcel: Parcel) -> bool:
         """Hand one record to the kernel; False when it must wait. Its descriptors are closed here once they are on their way."""
@@ -386,10 +394,10 @@ class Hub:
         except (BlockingIOError, BrokenPipeError, ConnectionResetError):
             return False
         _close_all(parcel.descriptors)
-        if parcel.head.id and not parcel.head.kind & 1:
-            found = peer.unanswered.get(Question(parcel.head.peer, parcel.head.generation, parcel.head.id))
-            if found is not None:
-                found.delivered += 1
+        question = self._asked(peer, parcel.head)
+        if question is not None:
+            question.delivered += 1
+            question.queued = False
         return True
 
     def _flush(self, peer: Peer) -> None:
@@ -416,9 +424,9 @@ class Hub:
             peer.sock = None
 
     def _put_back(self, peer: Peer) -> None:
-        """A service died: what it took and did not answer goes to the head of what waits for the next one."""
+        """A service died: what it took and did not answer goes to the head of what waits for the next one. What it never took is there."""
         for question, found in reversed(list(peer.unanswered.items())):
-            if not found.delivered:
+            if found.queued:
                 continue
             if found.record is None or found.delivered >= ATTEMPTS:
                 self._forget(peer, question)

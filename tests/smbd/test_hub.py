@@ -16,6 +16,8 @@ from pools.queue import (
     KINDS,
     MASTER,
     MAX_PAYLOAD,
+    PEER,
+    PEER_DIED,
     PING,
     PONG,
     SERVICES,
@@ -196,6 +198,39 @@ def test_a_question_that_kills_its_service_thrice_is_gone(house: House) -> None:
     house.die(AUTHD)
     house.run()
     assert [message.kind for message in everything(alice)] == [ANSWER_GONE]
+
+
+def test_a_question_that_waits_is_not_put_back_beside_itself(house: House) -> None:
+    alice, authd = house.join(ALICE), house.join(AUTHD)
+    for number in range(1, 401):
+        alice.send(AUTHD, ASK.number, bytes(3000), id=number)
+        house.reactor.turn(0)
+        everything(authd)
+    house.die(AUTHD)
+    house.join(AUTHD, 2)  # takes what its socket holds, and dies
+    house.die(AUTHD)
+    authd = house.join(AUTHD, 3)
+    received: list[int] = []
+    for _ in range(20):
+        received += [message.id for message in everything(authd)]
+        house.run()
+    assert received == list(range(1, 401))
+    house.die(AUTHD)
+    house.run()
+    gone = {message.id for message in everything(alice)}  # what all three have taken
+    assert 0 < len(gone) < 400
+    assert house.hub.traffic.busy == 0
+
+
+def test_a_service_between_two_processes_needs_no_word_of_what_happens(house: House) -> None:
+    alice, authd = house.join(ALICE), house.join(AUTHD)
+    house.hub.broadcast(PEER_DIED, PEER.pack(BOB, 1), workers=True, services=True)
+    assert [message.kind for message in everything(authd)] == [PEER_DIED]
+    house.die(AUTHD)
+    for _ in range(2):
+        house.hub.broadcast(PEER_DIED, PEER.pack(BOB, 2), workers=True, services=True)
+    assert everything(house.join(AUTHD, 2)) == []
+    assert len(everything(alice)) == 3
 
 
 def test_the_last_words_of_the_dead_are_delivered(house: House) -> None:
