@@ -4,7 +4,7 @@ Owns: the choice, request by request, between running a handler at once and send
 which errands go. Invariants: requests of one Open are executed in the order in which they came; what an errand works on is not taken away
 while it is under way: whoever ends an Open, a tree connect or a session waits for the errands that came before (``workers.ending``). So a
 handler need not look again, after each call of the file system, whether its Open is still there; what belongs to others may have changed,
-as other workers could always change it.
+as other workers could always change it. An Open that is left is its client's to reclaim at once: what has not begun by then never does.
 
 A healthy share pays two readings of the clock for each request that touches its disk, and nothing for READ.
 """
@@ -155,7 +155,13 @@ async def in_turn(opened: Open, work: Callable[[], Coroutine[Any, None, T]]) -> 
 
 async def _now(request: Request, call: Callable[[], T]) -> T:
     request.resume()
-    return await errand(request.worker, request.tree, call)
+    return await errand(request.worker, request.tree, partial(_resumed, request, call))
+
+
+def _resumed(request: Request, call: Callable[[], T]) -> T:
+    """``call()`` on its thread: it may have waited for that, too, and its Open may have been left meanwhile."""
+    request.resume()
+    return call()
 
 
 async def errand(worker: Worker, tree: TreeConnect, call: Callable[[], T]) -> T:

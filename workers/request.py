@@ -175,9 +175,9 @@ class Request:
         self.line.engine.pend(self)
 
     def resume(self) -> None:
-        """After a wait: act as the tree's user again, unless open, tree connect or session have ended meanwhile."""
+        """After a wait: act as the tree's user again, unless open, tree connect or session have ended meanwhile, or the open was left."""
         if self.has_open():
-            if self.worker.opens.get(self.open.volatile) is not self.open:
+            if not self.worker.serves(self.open):
                 raise SmbError(status.FILE_CLOSED)
         elif self.worker.sessions.get(self.session.session_id) is not self.session:
             raise SmbError(status.USER_SESSION_DELETED)

@@ -520,6 +520,10 @@ class Worker:
             if opened.durability is not None:
                 self.creates.forget(opened)
 
+    def serves(self, opened: Open) -> bool:
+        """Whether an Open is still its client's to use here: neither ended nor left, to be reclaimed elsewhere."""
+        return self.opens.get(opened.volatile) is opened and not opened.left
+
     def check_same(self, key: FileKey) -> None:
         """TOO_MANY_OPENED_FILES where one more open of this file would be more than anybody needs."""
         if self._same.get(key, 0) >= MAX_SAME:

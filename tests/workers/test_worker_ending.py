@@ -13,13 +13,14 @@ from pools.pool import PoolExhausted
 from smbd.smb2 import constants as c
 from smbd.smb2 import status
 from smbd.smb2.constants import Command
+from smbd.smb2.messages.create import CREATE_RESPONSE
 from smbd.smb2.status import SmbError
-from tests.wire_client import FileId, Request, WireClient, query_info_body, read_body
+from tests.wire_client import FileId, Request, WireClient, lock_body, query_info_body, read_body, set_info_body, write_body
 from tests.workers.house import House
 from workers import loop as loops
 from workers import patience
 from workers import worker as workers
-from workers.ending import end_open
+from workers.ending import end_open, end_session
 from workers.lane import Lane
 from workers.transport.send import Sender
 from workers.vfs.handle import PosixHandle
@@ -234,3 +235,78 @@ def test_a_client_that_cannot_be_told_that_it_takes_a_while_is_dropped(
     patience._tell(request)
     assert worker.ended
     hung.back.set()
+
+
+def file_id_of(client: WireClient, *asked: tuple[bytes, bytes], name: str = "file") -> FileId:
+    """Of an open with these create contexts."""
+    response = client.create(name, oplock=c.OPLOCK_LEVEL_BATCH if name else 0, contexts=asked)
+    assert response.status == status.SUCCESS
+    fields = response.parse(CREATE_RESPONSE)
+    return fields.file_id_persistent, fields.file_id_volatile
+
+
+def durable(client: WireClient) -> FileId:
+    return file_id_of(client, (b"DHnQ", bytes(16)))
+
+
+def lose(worker: Worker) -> None:
+    """What the client's session has is left, as when its last connection is lost."""
+    (session,) = list(worker.sessions.values())
+    end_session(worker, session, lost=True)
+    assert [opened.left for opened in worker.opens.values() if opened.durability is not None] == [True]
+
+
+@pytest.fixture
+def hung(monkeypatch: pytest.MonkeyPatch) -> Hung:
+    """WRITEs of the word "hang" do."""
+    made, real = Hung(), PosixHandle.pwrite
+
+    def pwrite(self: PosixHandle, view: memoryview, offset: int) -> None:
+        if bytes(view) == b"hang":
+            made.wait()
+        real(self, view, offset)
+
+    monkeypatch.setattr(PosixHandle, "pwrite", pwrite)
+    return made
+
+
+@pytest.mark.parametrize("waits_for", ["its turn", "a thread"])
+@pytest.mark.parametrize("shortens", [False, True], ids=["a write", "an end of file"])
+def test_what_has_not_begun_when_its_open_is_left_is_never_done(
+    house: House, client: WireClient, worker: Worker, hung: Hung, waits_for: str, *, shortens: bool
+) -> None:
+    """Its client has repeated it by then on another connection, and gone on."""
+    opened = durable(client)
+    others = [opened] if waits_for == "its turn" else [client.open(f"other{number}") for number in range(2)]
+    (disk,) = worker.disks.values()
+    disk.doubt()
+    for one in others:
+        client.send(Request(Command.WRITE, write_body(one, 100, b"hang")))
+    if shortens:
+        client.send(Request(Command.SET_INFO, set_info_body(opened, c.INFO_FILE, 20, bytes(8))))
+    else:
+        client.send(Request(Command.WRITE, write_body(opened, 0, b"old")))
+    house.turn_until(hung.there.is_set)
+    house.turn()
+    lose(worker)
+    back = house.client()
+    again = file_id_of(back, (b"DHnC", b"".join(part.to_bytes(8, "little") for part in opened)), name="")
+    assert back.write(again, 0, b"new").status == status.SUCCESS
+    hung.back.set()
+    house.turn_until(lambda: not worker.opens)
+    assert (house.share / "file").read_bytes()[:3] == b"new"
+    assert back.read_data(again, 0, 3) == b"new"
+
+
+def test_a_lock_that_waits_is_not_had_when_its_open_is_left(house: House, client: WireClient, worker: Worker) -> None:
+    other = house.client()
+    first, second = other.open("file"), client.open("file")
+    assert other.lock(first, (0, 1, c.LOCKFLAG_EXCLUSIVE_LOCK)).status == status.SUCCESS
+    client.send(Request(Command.LOCK, lock_body(second, (0, 1, c.LOCKFLAG_EXCLUSIVE_LOCK))))
+    house.turn_until(lambda: bool(worker.lock_waits))
+    (opened,) = worker.opens.values()
+    opened.left = True  # on a slow share, until that has closed it
+    assert other.lock(first, (0, 1, c.LOCKFLAG_UNLOCK)).status == status.SUCCESS
+    house.turn_until(lambda: not worker.lock_waits)
+    assert worker.sharing.locks() == []
+    opened.left = False

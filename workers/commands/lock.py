@@ -76,7 +76,7 @@ async def _remember(waiting: Coroutine[Any, None, bytes], opened: Open, place: t
 def undo(request: Request, elements: list[LockElement], entry: int) -> None:
     """What was locked cannot be kept on disk, so it is not locked."""
     worker, opened = request.worker, request.open
-    if opened.ended or opened.key is None:
+    if opened.ended or opened.left or opened.key is None:
         return
     if opened.lock_sequences is not None and entry >= 0:
         opened.lock_sequences[entry] = replay.NOT_VALID
@@ -171,7 +171,7 @@ async def wait_for(request: Request, ranges: list[Range], waiter: int) -> bytes:
         request.pend()
         while True:
             await woken(worker, waiter)
-            if worker.opens.get(opened.volatile) is not opened:
+            if not worker.serves(opened):
                 raise SmbError(status.RANGE_NOT_LOCKED)  # what Windows answers when the file is closed under a waiting lock
             again = partial(grant, request, ranges, waiter)
             if await on_errand(request, again) if request.tree.slow and opened.told else again():

@@ -108,14 +108,14 @@ def write_incoming(request: Request, offset: int, incoming: Incoming, *, through
     if opened.is_directory or landing is None:
         raise SmbError(status.INVALID_DEVICE_REQUEST)
     worker, disk = request.worker, request.tree.disk
-    opens, breaks = worker.opens, worker.breaks
+    breaks = worker.breaks
 
     def changed(seconds: float) -> None:
         disk.held_up(seconds)
         opened.written = True
         breaks.data_changed(opened)
 
-    written = incoming.begin(landing, offset, lambda: opens.get(opened.volatile) is opened, changed)
+    written = incoming.begin(landing, offset, lambda: worker.serves(opened), changed)
     return _write_incoming(request, offset, (incoming.length, written), through=through)
 
 

@@ -23,8 +23,8 @@ def named(request: Request, persistent: int, volatile: int, missing: int) -> Ope
 
 
 def handle_of(request: Request, opened: Open) -> Handle:
-    """Its handle, if it has not been closed since."""
-    if request.worker.opens.get(opened.volatile) is not opened or opened.handle is None:
+    """Its handle, if it has been neither closed nor left since."""
+    if not request.worker.serves(opened) or opened.handle is None:
         raise SmbError(status.FILE_CLOSED)
     return opened.handle
 
