@@ -48,6 +48,7 @@ class Lane:
         files.may_wait()
         while (job := self._jobs.get()) is not None:
             job()
+            del job  # what it was made with is not kept until there is another
             with self._turn:
                 self._pending -= 1
 

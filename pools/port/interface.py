@@ -568,7 +568,12 @@ class Files(Protocol):
         """Names, in no order."""
 
     def scandir(self, directory: int) -> AbstractContextManager[Iterator[os.DirEntry[str]]]:
-        """Entries, one after the other."""
+        """Entries, one after the other, from where the descriptor stands."""
+
+    def scan(self, directory: int) -> AbstractContextManager[Iterator[os.DirEntry[str]]]:
+        """All entries, one after the other, through an opening of its own, which goes when this is let go of: who else reads from the
+        descriptor neither moves it nor is moved. Through the descriptor's own where the caller may not open the directory any more.
+        """
 
     # Paths of our own: configuration, state, databases
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from random import Random
@@ -157,6 +159,26 @@ def test_jobs_of_a_lane_begin_in_order_on_no_more_threads_than_there_may_be() ->
         assert begun[-1] == number
     go.release(3)
     assert names == {"vfs share"}
+    assert lane.close(monotonic() + 10) == 0
+
+
+def test_a_lane_keeps_nothing_of_a_job_that_is_over() -> None:
+    """Not even until there is another: what is closed when nobody has it any more is closed."""
+
+    class Made:
+        pass
+
+    lane, done, gone = Lane("share", 1), threading.Event(), threading.Event()
+    made = Made()
+    weakref.finalize(made, gone.set)
+
+    def job(made: Made) -> None:
+        done.set()
+
+    lane.submit(partial(job, made))
+    del made
+    assert done.wait(10)
+    assert gone.wait(10)
     assert lane.close(monotonic() + 10) == 0
 
 

@@ -235,6 +235,36 @@ def test_others_do_not_wait_for_a_large_listing(house: House, client: WireClient
     assert client.receive(again).status == status.SUCCESS
 
 
+def test_a_listing_restarted_while_a_page_of_it_is_read(
+    house: House, client: WireClient, large: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on, asked = threading.Event(), threading.Event()
+    real = entries._entry
+
+    def entry(resolver: Resolver, fd: int, name: str, directory: PosixHandle) -> object:
+        asked.set()
+        assert go_on.wait(30)
+        return real(resolver, fd, name, directory)
+
+    monkeypatch.setattr(entries, "_entry", entry)
+    opened = client.open("many")
+    client.echo(credits=64)
+    (first,) = client.send(Request(Command.QUERY_DIRECTORY, query_directory_body(opened, "*", 37, 0, 4096)))
+    house.turn_until(asked.is_set)
+    (again,) = client.send(Request(Command.QUERY_DIRECTORY, query_directory_body(opened, "*", 12, c.RESTART_SCANS, 4096)))
+    assert client.echo().status == status.SUCCESS
+    go_on.set()
+    assert client.receive(first).status == status.SUCCESS
+    answer = client.receive(again)
+    found: list[str] = []
+    while answer.status == status.SUCCESS:
+        found += names_in(client.output(answer))
+        answer = client.query_directory(opened, "*", 12)
+    assert answer.status == status.NO_MORE_FILES
+    assert len(found) == len(set(found))
+    assert set(found) == large | {".", ".."}
+
+
 def test_a_directory_closed_under_its_listing(house: House, client: WireClient, large: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
     go_on, asked = threading.Event(), threading.Event()
     real = entries._entry

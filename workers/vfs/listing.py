@@ -1,7 +1,8 @@
 """The entries of a directory.
 
 Owns: nothing; the directory's handle and the share's resolver are given. Invariant: what is ours is never among them, and each entry is
-what an open of its name would find; a symlink that is not followed, and any other reparse point, is itself.
+what an open of its name would find; a symlink that is not followed, and any other reparse point, is itself. Each listing has a position of
+its own: one that was begun before, and is let go of later, does not move it.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def scan(resolver: Resolver, directory: PosixHandle, names_only: bool, match: Ma
     directory.activate(True, False)
     fd, forbidden = directory.fd, resolver.root.vetoed
     exact = directory.path.type == EXACT
-    with files.scandir(fd) as found:
+    with files.scan(fd) as found:
         for entry in found:
             name = entry.name
             shown = display_exact(name) if exact else display(name)

@@ -173,6 +173,14 @@ def reopen(fd: int, flags: int, place: Place) -> int:
     return os.open(b"/proc/self/fd/%d" % fd, flags | os.O_CLOEXEC)
 
 
+def scan(directory: int) -> AbstractContextManager[Iterator[os.DirEntry[str]]]:
+    """Through /proc, as above: what the interpreter opens by a path is its own."""
+    try:
+        return os.scandir(f"/proc/self/fd/{directory}")
+    except OSError:
+        return os.scandir(directory)
+
+
 def where(fd: int, place: Place) -> bytes | None:
     """Where the kernel says that both are now."""
     here = os.readlink(b"/proc/self/fd/%d" % fd)

@@ -14,8 +14,8 @@ from __future__ import annotations
 import errno
 import os
 import stat as modes
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, suppress
 from typing import TYPE_CHECKING, Final
 
 from pools.port import portable
@@ -165,6 +165,23 @@ def reopen(fd: int, flags: int, place: Place) -> int:
     if modes.S_ISDIR(os.fstat(fd).st_mode):
         return os.open(b".", flags | os.O_CLOEXEC, dir_fd=fd)
     return _again(fd, flags, place)[0]
+
+
+def scan(directory: int) -> AbstractContextManager[Iterator[os.DirEntry[str]]]:
+    """The descriptor has to be there as long as the entries: where a directory does not tell what they are, each looks for itself in it."""
+    return closing(_scan(directory))
+
+
+def _scan(directory: int) -> Generator[os.DirEntry[str], None, None]:
+    try:
+        own = os.open(b".", PATH_ONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
+    except OSError:
+        own = os.dup(directory)
+    try:
+        with os.scandir(own) as found:
+            yield from found
+    finally:
+        os.close(own)
 
 
 def where(fd: int, place: Place) -> bytes | None:

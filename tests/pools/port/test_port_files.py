@@ -7,6 +7,7 @@ import fcntl
 import os
 import stat
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -266,6 +267,52 @@ def test_names_come_and_go(port: Port, root: tuple[Path, int]) -> None:
     port.files.remove(fd, b"two")
     port.files.remove(fd, b"made", is_directory=True)
     assert sorted(port.files.listdir(fd)) == ["a", "one"]
+
+
+def test_listings_of_one_descriptor_do_not_move_each_other(port: Port, root: tuple[Path, int]) -> None:
+    path, fd = root
+    names = {f"a_file_with_a_longer_name_{number:04}" for number in range(2000)}  # more than the system is asked for at once
+    for name in names:
+        (path / name).touch()
+    names.add("a")
+    before = len(os.listdir("/dev/fd"))
+    first = port.files.scan(fd)
+    begun = iter(first.__enter__())
+    seen = [next(begun).name for _ in range(900)]
+    with port.files.scan(fd) as second:
+        listed = [next(second).name]
+        with warnings.catch_warnings(action="ignore"):
+            del first, begun  # unread, and not closed
+        listed += [entry.name for entry in second]
+    assert len(listed) == len(names)
+    assert set(listed) == names
+    assert set(seen) < names
+    with port.files.scan(fd) as third, port.files.scan(fd) as fourth:
+        assert {entry.name for entry in third if entry.is_file(follow_symlinks=False)} == names - {"a"}
+        assert {entry.name for entry in fourth} == names
+    assert len(os.listdir("/dev/fd")) == before
+
+
+def test_a_directory_that_may_not_be_opened_any_more_is_listed_by_whoever_has_it_open(
+    port: Port, root: tuple[Path, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real_open, real_scandir = os.open, os.scandir
+
+    def refused(path: object, *args: object, **options: object) -> int:
+        if path == b".":
+            raise PermissionError(errno.EACCES, "no")
+        return real_open(path, *args, **options)  # type: ignore[call-overload, no-any-return]
+
+    def scandir(path: object) -> object:
+        if isinstance(path, str):
+            raise PermissionError(errno.EACCES, "no")
+        return real_scandir(path)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(os, "open", refused)
+    monkeypatch.setattr(os, "scandir", scandir)
+    for _ in range(2):
+        with port.files.scan(root[1]) as entries:
+            assert [entry.name for entry in entries] == ["a"]
 
 
 def test_a_lock_is_between_openings(port: Port, tmp_path: Path) -> None:

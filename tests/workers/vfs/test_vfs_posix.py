@@ -241,6 +241,23 @@ def test_directories(share):
     root.close()
 
 
+def test_a_listing_is_not_moved_by_one_that_was_begun_before(share):
+    wanted = {f"a_file_with_a_longer_name_{number:04}" for number in range(1500)}
+    for name in wanted:
+        (share.root / name).touch()
+    root = share.open("")
+    before = share.vfs.scan(root, names_only=True)
+    for _ in range(700):
+        next(before)
+    listing = share.vfs.scan(root, names_only=True)
+    found = [next(listing)[0]]
+    before.close()
+    found += [name for name, _ in listing]
+    assert len(found) == len(wanted)
+    assert set(found) == wanted
+    root.close()
+
+
 def test_scan(share):
     wanted = {f"n{index}" for index in range(300)} | {"Ünï", "日本"}
     for name in wanted:
