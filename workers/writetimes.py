@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from smbd.sharing import FileKey
+from smbd.smb2.status import SmbError
 from workers.vfs.times import THAW
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def was_set(opened: Open, time: int) -> None:
 
 
 def end(worker: Worker, opened: Open) -> None:
-    """The open ends: the file system's time is told again, and what was written last counts as written now."""
+    """The open ends, whatever comes of this: the file system's time is told again, and what was written last counts as written now."""
     held, handle = opened.held, opened.handle
     if held is None or opened.key is None:
         return
@@ -98,7 +99,10 @@ def end(worker: Worker, opened: Open) -> None:
     if held.timer is not None:
         held.timer.cancel()
     try:
-        if held.late and handle is not None and not opened.sets_write_time:
-            handle.set_times(write=worker.now())
-    finally:
-        worker.sharing.release_write_time(opened.key, opened.persistent)
+        try:
+            if held.late and handle is not None and not opened.sets_write_time:
+                handle.set_times(write=worker.now())
+        finally:
+            worker.sharing.release_write_time(opened.key, opened.persistent)
+    except (OSError, SmbError) as error:
+        worker.log.warning("the write time of a file in share %s is not told at its close: %s", opened.tree.share.name, error)

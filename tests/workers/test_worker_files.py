@@ -44,6 +44,22 @@ def test_a_file_is_written_read_and_closed(client: WireClient, folder: Path) -> 
     assert (folder / "new.txt").read_bytes() == b"hello"
 
 
+@pytest.mark.parametrize("way", ["short", "long"])
+def test_a_close_that_cannot_tell_anything_closes_all_the_same(house: House, client: WireClient, way: str) -> None:
+    worker, other = house.worker_of(client), house.client()
+    worker.lines[0].engine.express.off = way == "long"
+    opened = client.open("file:stream")
+    assert client.write(opened, 0, b"x").status == status.SUCCESS
+    overwriting = other.create("file", disposition=c.FILE_OVERWRITE_IF)  # its streams are gone
+    assert overwriting.status == status.SUCCESS
+    closed = client.close(opened, c.CLOSE_FLAG_POSTQUERY_ATTRIB)
+    assert closed.status == status.SUCCESS
+    fields = closed.parse(file.CLOSE_RESPONSE)
+    assert (fields.flags, fields.last_write_time, fields.end_of_file) == (0, 0, 0)
+    assert not worker.opens
+    assert client.close(opened).status == status.FILE_CLOSED
+
+
 @pytest.mark.parametrize("size", [65535, 65536, 65537, MEBIBYTE, 8 * MEBIBYTE])
 def test_large_writes_and_reads(client: WireClient, folder: Path, size: int) -> None:
     content = os.urandom(1024) * (size // 1024 + 1)

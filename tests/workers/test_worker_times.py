@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from tests.wire_client import WireClient
 from tests.workers.house import House
 from workers.vfs.attributes import EPOCH
 from workers.vfs.dosattrib import WINDOW
+from workers.vfs.handle import PosixHandle
 
 ON_ERRANDS_TOO = True
 
@@ -213,6 +215,27 @@ def test_a_close_tells_of_the_last_write(slow_times: House) -> None:
     past_the_window()
     client.write(opened, 0, b"x")
     assert client.close(opened, FULL).parse(file.CLOSE_RESPONSE).last_write_time > before
+
+
+@pytest.mark.parametrize("flags", [0, FULL])
+def test_a_close_that_cannot_set_the_last_write_time_closes_all_the_same(
+    slow_times: House, monkeypatch: pytest.MonkeyPatch, flags: int
+) -> None:
+    client = slow_times.client()
+    worker = slow_times.worker_of(client)
+    opened = client.open("f")
+    client.write(opened, 0, b"x")
+    pass_time(slow_times, 2 * DELAY)
+    client.write(opened, 0, b"y")
+
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "it was mounted anew")
+
+    monkeypatch.setattr(PosixHandle, "set_times", refused)
+    assert client.close(opened, flags).status == status.SUCCESS
+    assert not worker.opens
+    assert worker.sharing.opens() == []
+    assert not worker.sharing.holds_write_times()
 
 
 @pytest.mark.parametrize("how", ["flush", "end of file", "attributes"])

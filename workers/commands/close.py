@@ -37,11 +37,14 @@ def close(request: Request, body: CloseRequest) -> bytes | Coroutine[Any, None, 
 
 
 def last_words(opened: Open, flags: int) -> bytes:
-    """2.2.16, before the file is closed."""
+    """2.2.16, before the file is closed. What cannot be told keeps nothing open: then the answer's flags say that it tells nothing."""
     if not flags & CLOSE_FLAG_POSTQUERY_ATTRIB:
         return PLAIN
     assert opened.handle is not None
-    info = opened.handle.info()
+    try:
+        info = opened.handle.info()
+    except (OSError, SmbError):
+        return PLAIN
     times = info.creation_time, info.last_access_time, info.last_write_time, info.change_time
     told = *times, info.allocation, info.size, info.attributes
     return CLOSE_RESPONSE.pack(CLOSE_RESPONSE_STRUCTURE_SIZE, CLOSE_FLAG_POSTQUERY_ATTRIB, 0, *told)
