@@ -11,11 +11,13 @@ what is told is always the whole picture of a range: the strongest lock that cov
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from smbd.sharing import Range
 from smbd.sharing.rules import undone
+from smbd.smb2.status import SmbError
 from workers.vfs.interface import Handle
 
 if TYPE_CHECKING:
@@ -27,7 +29,10 @@ _EVERYTHING = Range(0, 1 << 64)
 
 
 def take(worker: Worker, opened: Open, wanted: Sequence[Range]) -> bool:
-    """Tell the kernel of locks that the shared state has just granted, all or none. False: a program beside the server has one of them."""
+    """Tell the kernel of locks that the shared state has just granted, all or none. False: a program beside the server has one of them.
+
+    ``OSError``: the kernel has no room for one, or does not know locks on this file system.
+    """
     assert opened.key is not None
     assert opened.handle is not None
     opened.told = True
@@ -35,11 +40,11 @@ def take(worker: Worker, opened: Open, wanted: Sequence[Range]) -> bool:
     for number, one in enumerate(wanted):
         try:
             _tell(opened.handle, mine, one)
-        except BlockingIOError:
-            before = undone(mine, wanted)
-            for done in wanted[: number + 1]:
-                _tell(opened.handle, before, done)
-            return False
+        except (OSError, SmbError) as error:
+            _restore(opened.handle, undone(mine, wanted), wanted[: number + 1])
+            if isinstance(error, BlockingIOError):
+                return False
+            raise
     return True
 
 
@@ -76,15 +81,16 @@ def take_back(worker: Worker, opened: Open, ranges: Sequence[Range]) -> None:
     """Before the shared state withdraws these locks, which it has just granted."""
     assert opened.key is not None
     assert opened.handle is not None
-    before = undone(worker.sharing.own_locks(opened.key, opened.persistent), ranges)
-    for one in ranges:
-        _tell(opened.handle, before, one)
+    _restore(opened.handle, undone(worker.sharing.own_locks(opened.key, opened.persistent), ranges), ranges)
 
 
-def forget(opened: Open) -> None:
-    """Before an Open ends."""
+def forget(worker: Worker, opened: Open) -> None:
+    """Before an Open ends, whatever comes of this: what the kernel does not forget now goes with the descriptor."""
     assert opened.handle is not None
-    _tell(opened.handle, (), _EVERYTHING)
+    try:
+        _tell(opened.handle, (), _EVERYTHING)
+    except (OSError, SmbError) as error:
+        worker.log.warning("locks in share %s stay until their file is closed: %s", opened.tree.share.name, error)
 
 
 def without(locks: Sequence[Range], ranges: Sequence[Range]) -> list[Range]:
@@ -96,6 +102,13 @@ def without(locks: Sequence[Range], ranges: Sequence[Range]) -> list[Range]:
             break
         left.remove(next((lock for lock in equal if lock.exclusive), equal[-1]))
     return left
+
+
+def _restore(handle: Handle, before: Sequence[Range], ranges: Sequence[Range]) -> None:
+    """The kernel's picture of ``ranges`` is that of ``before`` again, as far as it goes: something else has failed already."""
+    for one in ranges:
+        with suppress(OSError, SmbError):
+            _tell(handle, before, one)
 
 
 def _tell(handle: Handle, locks: Sequence[Range], region: Range) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from pools.port import choice
+from pools.port import choice, files
 from smbd.sharing import Range
 from smbd.smb2 import constants as c
 from smbd.smb2 import status
@@ -100,6 +101,78 @@ def test_a_client_waits_for_a_program(house: House, client: WireClient, program:
     FILES.unlock_range(program.fd, 0, 1)
     assert client.receive(message_id).status == status.SUCCESS
     assert program.picture(6) == "xxxxx."
+
+
+class Kernel:
+    """What of its locks fails: all that begin at ``refused``, and with ``stays`` what is unlocked, too."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.refused = -1
+        self.stays = False
+        self._lock, self._unlock = files.lock_range, files.unlock_range
+        monkeypatch.setattr(files, "lock_range", self.lock_range)
+        monkeypatch.setattr(files, "unlock_range", self.unlock_range)
+
+    def lock_range(self, fd: int, offset: int, length: int, *, exclusive: bool) -> None:
+        if offset == self.refused:
+            raise OSError(errno.ENOLCK, "no locks available")
+        self._lock(fd, offset, length, exclusive=exclusive)
+
+    def unlock_range(self, fd: int, offset: int, length: int) -> None:
+        if self.stays:
+            raise OSError(errno.ENOLCK, "no locks available")
+        self._unlock(fd, offset, length)
+
+
+@pytest.fixture
+def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
+    return Kernel(monkeypatch)
+
+
+@pytest.mark.parametrize("stays", [False, True])
+def test_what_the_kernel_refuses_is_not_locked(house: House, client: WireClient, program: Program, kernel: Kernel, *, stays: bool) -> None:
+    other = house.client()
+    mine, theirs = client.open("f"), other.open("f")
+    kernel.refused, kernel.stays = 3, stays
+    assert client.lock(mine, (0, 2, AT_ONCE), (3, 3, AT_ONCE)).status == status.UNSUCCESSFUL
+    kernel.refused, kernel.stays = -1, False
+    assert house.sharing is not None
+    assert house.sharing.locks() == []
+    assert house.worker_of(client).locks == 0
+    assert other.write(theirs, 3, b"1").status == status.SUCCESS
+    if not stays:
+        assert program.picture(6) == "......"
+        assert other.lock(theirs, (0, 6, AT_ONCE)).status == status.SUCCESS
+
+
+def test_what_the_kernel_refuses_after_a_wait_is_not_locked(house: House, client: WireClient, kernel: Kernel) -> None:
+    other = house.client()
+    mine, theirs = client.open("f"), other.open("f")
+    assert other.lock(theirs, (3, 1, AT_ONCE)).status == status.SUCCESS
+    (waiting,) = client.send(Request(Command.LOCK, lock_body(mine, (3, 3, EXCLUSIVE))))
+    assert client.receive(waiting, interim=True).interim
+    kernel.refused = 3
+    assert other.lock(theirs, (3, 1, UNLOCK)).status == status.SUCCESS
+    assert client.receive(waiting).status == status.UNSUCCESSFUL
+    assert house.sharing is not None
+    assert house.sharing.locks() == []
+    assert other.write(theirs, 3, b"1").status == status.SUCCESS
+
+
+def test_a_file_whose_locks_the_kernel_does_not_forget_is_closed(
+    house: House, client: WireClient, program: Program, kernel: Kernel, caplog: pytest.LogCaptureFixture
+) -> None:
+    opened = client.open("f")
+    worker = house.worker_of(client)
+    assert client.lock(opened, (0, 2, AT_ONCE)).status == status.SUCCESS
+    kernel.stays = True
+    assert client.close(opened).status == status.SUCCESS
+    kernel.stays = False
+    assert "stay until their file is closed" in caplog.text
+    assert not worker.opens
+    assert worker.sharing.opens() == []
+    assert worker.sharing.locks() == []
+    assert program.picture(3) == "..."  # the descriptor is closed, too
 
 
 def test_between_clients_nothing_changes(house: House, client: WireClient, program: Program) -> None:

@@ -65,11 +65,11 @@ def close_open(worker: Worker, opened: Open) -> None:
     handle = opened.handle
     if handle is None:
         return
-    if opened.told:
-        rangelocks.forget(opened)
-    if opened.held is not None:
-        writetimes.end(worker, opened)
     try:
+        if opened.told:
+            rangelocks.forget(worker, opened)
+        if opened.held is not None:
+            writetimes.end(worker, opened)
         if opened.written and opened.path is not None:
             worker.breaks.directory_changed(opened.tree, opened.path, opened.parent_key)
         if opened.key is not None and opened.glance is None and not opened.left:

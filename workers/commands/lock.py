@@ -145,7 +145,10 @@ def lock_all(request: Request, elements: list[LockElement]) -> bytes | Coroutine
 
 
 def grant(request: Request, ranges: list[Range], waiter: int = 0) -> bool:
-    """Lock all of ``ranges``, or none and say False; LOCK_NOT_GRANTED where another client stands against it and nobody waits."""
+    """Lock all of ``ranges``, or none and say False; LOCK_NOT_GRANTED where another client stands against it and nobody waits.
+
+    ``OSError``: none of them, the kernel does not lock.
+    """
     worker, opened = request.worker, request.open
     assert opened.key is not None
     if worker.locks + len(ranges) > MAX_LOCKS:
@@ -153,9 +156,15 @@ def grant(request: Request, ranges: list[Range], waiter: int = 0) -> bool:
     worker.check_room()
     if not worker.sharing.lock(opened.key, opened.persistent, ranges, waiter):
         return False
-    if request.tree.share.posix_locking and not rangelocks.take(worker, opened, ranges):
-        wake(worker, worker.sharing.withdraw(opened.key, opened.persistent, ranges))
-        return False
+    if request.tree.share.posix_locking:
+        try:
+            taken = rangelocks.take(worker, opened, ranges)
+        except (OSError, SmbError):
+            wake(worker, worker.sharing.withdraw(opened.key, opened.persistent, ranges))
+            raise
+        if not taken:
+            wake(worker, worker.sharing.withdraw(opened.key, opened.persistent, ranges))
+            return False
     count(worker, opened, len(ranges))
     worker.breaks.data_changed(opened, Operation.LOCK)
     return True
@@ -176,7 +185,7 @@ async def wait_for(request: Request, ranges: list[Range], waiter: int) -> bytes:
             again = partial(grant, request, ranges, waiter)
             if await on_errand(request, again) if request.tree.slow and opened.told else again():
                 return RESPONSE
-    except (Cancelled, SmbError):
+    except (Cancelled, SmbError, OSError):
         worker.sharing.cancel_wait(opened.key, waiter)
         raise
     finally:
