@@ -34,7 +34,7 @@ class Enumeration:
         self.pending: tuple[str, FileInfo] | None = None
         self.started = False  # whether anything has been returned
         self.large = False  # to be read on a VFS thread
-        self.turns: Turns | None = None  # of the pages asked for there
+        self.turns: Turns | None = None  # of the pages asked for there: from the first of them on
 
 
 class Open:

@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from smbd.smb2 import status
 from smbd.smb2.constants import Command
 from tests.wire_client import Request, WireClient, query_directory_body, read_body
 from tests.workers.house import House
+from workers.disk import WHILE
 from workers.vfs import listing as entries
 from workers.vfs import posix
 from workers.vfs.handle import PosixHandle
@@ -263,6 +265,37 @@ def test_a_listing_restarted_while_a_page_of_it_is_read(
     assert answer.status == status.NO_MORE_FILES
     assert len(found) == len(set(found))
     assert set(found) == large | {".", ".."}
+
+
+def test_a_listing_goes_on_as_it_was_begun_when_the_share_becomes_fast(
+    house: House, client: WireClient, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two pages of one listing are never read at once."""
+    wanted = {f"{number:04}" for number in range(50)}
+    for name in wanted:
+        (folder / name).touch()
+    go_on, asked = threading.Event(), threading.Event()
+    real = entries._entry
+
+    def entry(resolver: Resolver, fd: int, name: str, directory: PosixHandle) -> object:
+        asked.set()
+        assert go_on.wait(30)
+        return real(resolver, fd, name, directory)
+
+    monkeypatch.setattr(entries, "_entry", entry)
+    (disk,) = house.worker_of(client).disks.values()
+    opened = client.open("")
+    client.echo(credits=64)
+    disk.doubt()
+    sent = client.send(Request(Command.QUERY_DIRECTORY, query_directory_body(opened, "*", 37, 0, 1024)))
+    house.turn_until(asked.is_set)
+    disk._clock = lambda: monotonic() + WHILE
+    sent += client.send(Request(Command.QUERY_DIRECTORY, query_directory_body(opened, "*", 37, 0, 1024)))
+    assert client.echo().status == status.SUCCESS
+    assert not disk.slow
+    go_on.set()
+    assert [client.receive(one).status for one in sent] == [status.SUCCESS] * 2
+    assert client.query_directory(opened, "*", 37).status == status.SUCCESS
 
 
 def test_a_directory_closed_under_its_listing(house: House, client: WireClient, large: set[str], monkeypatch: pytest.MonkeyPatch) -> None:

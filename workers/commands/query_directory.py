@@ -62,7 +62,11 @@ def query_directory(request: Request, body: QueryDirectoryRequest) -> Answer | C
     if len(pattern) > COMPONENT_MAX:
         raise SmbError(status.OBJECT_NAME_INVALID)  # [MS-FSCC] 2.1.5.2: it stands for a name, and is looked for in each
     enumeration = position(request, opened, pattern, body.flags, info_class == FILE_NAMES_INFORMATION)
-    if enumeration.large or (request.tree.slow and not request.tree.share.lists_by_rights and not request.tree.delays):
+    if (
+        enumeration.large
+        or enumeration.turns is not None  # a page of it is under way, perhaps, on a share that has become fast since
+        or (request.tree.slow and not request.tree.share.lists_by_rights and not request.tree.delays)
+    ):
         return fill_elsewhere(request, body, enumeration)
     try:
         buffer = request.worker.pool.allocate(min(body.output_buffer_length, ROOM))
@@ -77,7 +81,8 @@ async def fill_later(request: Request, body: QueryDirectoryRequest, enumeration:
 
 
 async def fill_elsewhere(request: Request, body: QueryDirectoryRequest, enumeration: Enumeration) -> Answer:
-    """A large directory: it is read on a VFS thread, a page at a time, in the order in which the pages were asked for.
+    """A large directory, or one on a slow share: it is read on a VFS thread, a page at a time, in the order in which the pages were asked
+    for, and to its end, whatever becomes of the share.
 
     A CLOSE that comes while a page is read does not take it away: it was asked for later.
     """
