@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from pathlib import Path
 from struct import pack, unpack
@@ -9,6 +10,7 @@ from struct import pack, unpack
 import pytest
 
 from pools.queue import AskGone
+from smbd.sharing.messages import OPLOCK_BREAK
 from smbd.smb2 import constants as c
 from smbd.smb2 import status
 from smbd.smb2.constants import Command
@@ -18,6 +20,8 @@ from srvsvc.messages import CLOSE_PIPE, OPEN_PIPE, OPENED, READ_PIPE, RESULT, TR
 from tests.wire_client import FileId, Request, Response, WireClient, create_body, ioctl_body, write_body
 from tests.workers.house import House
 from workers.fsctl.copychunk import MAX_CHUNK, MAX_CHUNKS, MAX_DATA
+from workers.vfs.handle import PosixHandle
+from workers.vfs.interface import Handle
 
 ON_ERRANDS_TOO = True
 
@@ -110,6 +114,25 @@ def test_a_copy_from_one_share_to_another(make_house: Callable[..., House], fold
     assert client.close(source).status == status.SUCCESS
     client.tree_id = other
     assert copy(client, key, target, (0, 0, 1)).status == status.OBJECT_NAME_NOT_FOUND
+
+
+def test_a_copy_that_fails_in_the_middle_of_its_first_chunk_is_told_to_who_caches(
+    house: House, client: WireClient, folder: Path, pair: tuple[FileId, FileId], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, target = pair
+    other = house.client()
+    assert other.create("target", access=c.FILE_READ_DATA, oplock=c.OPLOCK_LEVEL_II).status == status.SUCCESS
+    key = key_of(client, source)
+
+    def full(handle: PosixHandle, source: Handle, source_offset: int, offset: int, length: int) -> int:
+        handle.pwrite(memoryview(b"a part"), offset)
+        raise OSError(errno.ENOSPC, "no space left")
+
+    monkeypatch.setattr(PosixHandle, "copy_range", full)
+    response = copy(client, key, target, (0, 0, 4096))
+    assert response.status == status.DISK_FULL
+    assert (folder / "target").read_bytes() == b"a part"
+    assert OPLOCK_BREAK.number in [kind for kind, _, _ in house.mail_of(client).asked]
 
 
 def test_files_closed_during_a_copy(house: House, client: WireClient, pair: tuple[FileId, FileId]) -> None:

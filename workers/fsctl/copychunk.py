@@ -100,17 +100,14 @@ async def _run(request: Request, source: Open, target: Open, chunks: list[SrvCop
         code = error.status
     except OSError as error:
         code = smb_error(error).status
+        pairs.data_changed(request, target)  # a part of the chunk may be there, too
+        return SRV_COPYCHUNK_RESPONSE.pack(done, 0, total), code
     except Cancelled:
-        _tell(request, target, total)
+        pairs.data_changed(request, target)  # likewise: what is under way comes to its end
         raise
-    _tell(request, target, total)
-    return SRV_COPYCHUNK_RESPONSE.pack(done, 0, total), code
-
-
-def _tell(request: Request, target: Open, total: int) -> None:
-    """What was copied stands, whatever ended it."""
-    if total:
+    if total:  # what was copied stands, whatever ended it
         pairs.data_changed(request, target)
+    return SRV_COPYCHUNK_RESPONSE.pack(done, 0, total), code
 
 
 async def _one(request: Request, source: Open, target: Open, chunk: SrvCopychunk) -> int:
