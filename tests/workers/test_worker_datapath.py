@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from pools import port
+from pools.pool import PoolExhausted
 from smbd.sharing.messages import OPLOCK_BREAK
 from smbd.smb2 import constants as c
 from smbd.smb2 import status
@@ -215,6 +217,30 @@ def test_a_file_system_without_splice(kernel: WireClient, folder: Path, monkeypa
     opened = kernel.open("file")
     assert kernel.write(opened, 0, CONTENT).status == status.SUCCESS
     assert (folder / "file").read_bytes() == CONTENT
+
+
+def test_a_large_write_behind_reads_that_wait_for_a_buffer(make_house: Callable[..., House], folder: Path) -> None:
+    """Some READs of a batch have to wait, and the WRITE that begins behind them is judged when they have been answered."""
+    house = make_house(text="data path = auto")
+    client = house.client()
+    more_credits(client)
+    worker = house.worker_of(client)
+    opened = client.open("file")
+    assert client.write(opened, 0, CONTENT[:MIB]).status == status.SUCCESS
+    reads = b"".join(frame(client, Request(Command.READ, read_body(opened, 0, 200))) for _ in range(250))
+    whole = write_frame(client, opened, 0, CONTENT[1 : MIB + 1])
+    taken = []
+    with suppress(PoolExhausted):
+        while True:
+            taken.append(worker.pool.allocate(64 * KIB))
+    client.transport.send(reads + whole[:3000])
+    house.turn_until(lambda: worker.lines[0].incoming is not None)
+    client.transport.send(whole[3000:])
+    for _ in range(251):
+        assert client.receive().status == status.SUCCESS
+    assert (folder / "file").read_bytes() == CONTENT[1 : MIB + 1]
+    for buffer in taken:
+        buffer.release()
 
 
 def test_a_file_cut_off_in_mid_read(kernel: WireClient, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

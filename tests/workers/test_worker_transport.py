@@ -168,6 +168,31 @@ def test_a_frame_that_the_pool_cannot_hold_now_waits(make_line: Callable[..., Li
     assert line.feed(data[1000:]) == [data[4:]]
 
 
+@pytest.mark.parametrize("before", [[], [1000], [BATCH - 200]])
+def test_a_large_frame_that_nobody_was_asked_about_is_received(line: Line, before: list[int]) -> None:
+    """However much of it is here, and wherever in the buffer: it is not taken for the end of the stream."""
+    data = framed(*map(bytes, before), b"w" * MEBIBYTE)
+    sent = line.far.send(data[: 2 * BATCH])
+    assert line.receiver.fill() is Fill.DATA
+    assert [len(frame) for frame in line.frames()] == before
+    line.receiver.announce_from = 1
+    got: list[bytes] = []
+    while not got:
+        if sent < len(data):
+            sent += line.far.send(data[sent : sent + 50000])
+        assert line.receiver.fill() is Fill.DATA
+        got = line.frames()
+    assert got == [b"w" * MEBIBYTE]
+
+
+def test_a_fill_behind_a_whole_frame_is_not_the_end(line: Line) -> None:
+    line.receiver.one_at_a_time = True
+    line.far.send(framed(b"one", b"two"))
+    for _ in range(3):
+        assert line.receiver.fill() is Fill.DATA
+    assert line.frames() == [b"one"]
+
+
 def test_a_frame_that_can_never_be_held(make_line: Callable[..., Line]) -> None:
     line = make_line(MEBIBYTE)
     line.far.send(framed(bytes(4 * MEBIBYTE))[:1000])

@@ -90,9 +90,11 @@ class Receiver:
         stop = len(buffer.view)
         if self.one_at_a_time:
             stop = self._end + max(self._missing(), 0)
-        elif self.announce_from and (self._announces() or (self._narrow and not self._want)):
+        elif self.announce_from and (self._begins() or (self._narrow and not self._want)):
             stop = self._start + FIXED
         self._narrow = False
+        if stop <= self._end:
+            return Fill.DATA  # a whole frame is here: to read nothing would look like the end of the stream
         try:
             got = self._sock.recv_into(buffer.view[self._end : stop])
         except (BlockingIOError, InterruptedError):
@@ -108,6 +110,10 @@ class Receiver:
     def _announces(self) -> bool:
         """Whether the frame under way is to be announced, and has not been."""
         return 0 < self.announce_from <= self._want and not self._judged
+
+    def _begins(self) -> bool:
+        """Whether it is to be announced once more of it is here."""
+        return self._announces() and self._end - self._start < FIXED
 
     def announced(self) -> tuple[Buffer, int, int, int] | None:
         """Once for each large frame, when its beginning is here: the buffer, where in it the frame begins and what has come of it ends, the
@@ -182,7 +188,7 @@ class Receiver:
             self._start = self._end = 0
             return True
         want = self._frame_size() or FRAME_LENGTH
-        if self._announces():
+        if self._begins():
             want = FIXED  # no buffer for the whole before it is known to be needed
         if want > len(buffer.view):
             granted = self._pool.request((want - HEADROOM,), self._resume)

@@ -124,8 +124,12 @@ class Traffic:
         receiver = self.receiver
         if self.incoming is not None:
             return self._absorb(self.incoming)
-        if receiver.in_progress and not self._execute():
-            return Fill.WAITING
+        if receiver.in_progress:
+            if not self._execute():
+                return Fill.WAITING
+            incoming = self._announced()  # nobody was asked before the pause that may have ended here
+            if incoming is not None:
+                return self._absorb(incoming)
         outcome = receiver.fill()
         while outcome is Fill.DATA:
             if not self._execute():
@@ -142,8 +146,8 @@ class Traffic:
 
     def _announced(self) -> Incoming | None:
         """The payload of a large frame that has begun, if it goes from the socket to its file; its request is executed."""
-        part = self.receiver.announced()
-        if part is None or self.ended:
+        part = None if self.halted else self.receiver.announced()
+        if part is None:
             return None
         incoming = self.engine.announced(*part)
         if incoming is None:

@@ -1,0 +1,200 @@
+"""When a connection is read, when not, and when it is given up: the transport with an engine that answers whatever it is told to."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+
+import pytest
+
+from pools.counters import CounterSegment
+from pools.iovec import IoVector
+from pools.pool import HEADROOM, Buffer, MallocPool
+from workers.loop import Loop
+from workers.transport.incoming import Incoming
+from workers.transport.receive import BATCH, FIXED
+from workers.transport.traffic import Traffic
+
+KIB, MIB = 1 << 10, 1 << 20
+SMALL = 120  # bytes of a request
+
+
+class Engine:
+    """Answers each frame with ``answer`` bytes. ``takes``: the payload of a large frame does not come into memory, and is thrown away."""
+
+    def __init__(self, traffic: Traffic, answer: int, *, takes: bool) -> None:
+        self.traffic = traffic
+        self.answer = answer
+        self.takes = takes
+        self.frames: list[int] = []  # their sizes
+        self.asked: list[int] = []  # for a large frame: how much of it had come
+        self.most = 0  # bytes that were unsent at once
+
+    def frame(self, view: memoryview, start: int, end: int) -> None:
+        self.frames.append(end - start)
+        sender = self.traffic.sender
+        if self.answer < BATCH:
+            buffer, at = sender.room(self.answer)
+        else:
+            buffer, at = self.traffic.pool.allocate(self.answer), HEADROOM
+        sender.queue(buffer.view[at : at + self.answer], buffer)
+        self.most = max(self.most, sender.backlog)
+
+    def announced(self, buffer: Buffer, start: int, end: int, size: int) -> Incoming | None:
+        self.asked.append(end - start)
+        if not self.takes:
+            return None
+        return Incoming((self.traffic.sock, self.traffic.pipe()), IoVector(), size - (end - start), 0)
+
+    def arriving(self, view: memoryview, incoming: Incoming) -> None:
+        incoming.discard()
+
+    def turn_over(self, begun: float) -> None:
+        pass
+
+
+class Rig(Traffic):
+    """A connection of somebody who is logged on, and its client's end."""
+
+    def __init__(self, ceiling: int = 256 * MIB, *, answer: int = 900, takes: bool = False, limit: int = 16 * MIB) -> None:
+        pool = MallocPool(CounterSegment.create(None, 1).row(0), ceiling, debug=True)
+        config = SimpleNamespace(pdu_timeout=30.0)
+        worker = SimpleNamespace(loop=Loop(), pool=pool, log=logging.getLogger("test"), config=config, send_limit=limit)
+        super().__init__(worker)  # type: ignore[arg-type]
+        self.client_address = "somebody"
+        self.reason = ""
+        self.pauses = 0
+        near, self.far = socket.socketpair()
+        near.setblocking(False)
+        self.far.setblocking(False)
+        self.open_traffic(near)
+        self.does = Engine(self, answer, takes=takes)
+        self.engine = self.does  # type: ignore[assignment]
+        self.receiver.one_at_a_time = False
+        self.receiver.limit = 9 * MIB
+        self.receiver.announce_from = MIB
+
+    def end(self, reason: str) -> None:
+        self.ended = self.halted = True
+        self.reason = self.reason or reason
+
+    def hurry(self) -> None:
+        self.pauses += 1
+        self.sender.trim()  # as the worker has all its lines do when a buffer is awaited
+
+    def turn(self, times: int = 1) -> None:
+        for _ in range(times):
+            self.loop.later(0, lambda: None)  # nothing is waited for
+            self.loop.turn()
+
+    def take(self, most: int = 16 * MIB) -> int:
+        """The client reads, up to so many bytes: how many came."""
+        taken = 0
+        while taken < most:
+            try:
+                taken += len(self.far.recv(min(most - taken, MIB)))
+            except BlockingIOError:
+                break
+        return taken
+
+    def shut(self) -> None:
+        self.closed = True
+        self.stop_traffic()
+        self.close_traffic()
+        self.far.close()
+        self.loop.close()
+        assert self.pool.in_use() == 0
+
+
+@pytest.fixture
+def make_rig() -> Iterator[Callable[..., Rig]]:
+    made: list[Rig] = []
+
+    def make(*arguments: int, **options: int) -> Rig:
+        made.append(Rig(*arguments, **options))  # type: ignore[arg-type]
+        return made[-1]
+
+    yield make
+    for rig in made:
+        rig.shut()
+
+
+def framed(size: int) -> bytes:
+    return size.to_bytes(4, "big") + bytes(size)
+
+
+# A buffer for replies is awaited
+
+
+@pytest.mark.parametrize("here", [FIXED - 1, FIXED, FIXED + 1, 3000])
+def test_a_large_frame_that_begins_behind_small_ones_when_no_buffer_is_left(make_rig: Callable[..., Rig], here: int) -> None:
+    """The pause comes before anybody is asked about it, and the rest of it after."""
+    rig = make_rig(2 * (BATCH + HEADROOM + KIB), takes=True)
+    large = framed(2 * MIB)
+    rig.far.send(framed(SMALL) * 100 + large[:here])
+    for _ in range(10):
+        rig.turn()
+        rig.take()
+    assert rig.pauses
+    assert rig.does.frames == [SMALL] * 100
+    assert rig.reason == ""
+    left = memoryview(large + framed(SMALL))[here:]
+    while left:
+        left = left[rig.far.send(left[: 64 * KIB]) :]
+        rig.turn()
+    rig.turn(2)
+    assert rig.reason == ""
+    assert rig.does.asked == [max(here, FIXED) - 4]
+    assert rig.does.frames == [SMALL] * 101
+
+
+def test_a_large_frame_that_waited_for_a_buffer_may_come_into_memory(make_rig: Callable[..., Rig]) -> None:
+    rig = make_rig(4 * MIB)
+    taken = rig.pool.allocate(4 * MIB - 2 * (BATCH + HEADROOM + KIB))
+    large = framed(2 * MIB)
+    rig.far.send(framed(SMALL) * 100 + large[:3000])
+    for _ in range(10):
+        rig.turn()
+        rig.take()
+    assert rig.pauses
+    assert (rig.does.frames, rig.does.asked, rig.reason) == ([SMALL] * 100, [2996], "")
+    taken.release()
+    left = memoryview(large)[3000:]
+    while left:
+        left = left[rig.far.send(left[: 64 * KIB]) :]
+        rig.turn()
+    rig.turn(2)
+    assert rig.does.frames == [SMALL] * 100 + [2 * MIB]
+    assert rig.reason == ""
+
+
+def test_a_frame_that_had_begun_before_large_ones_were_announced(make_rig: Callable[..., Rig]) -> None:
+    """A session has come to the line meanwhile."""
+    rig = make_rig(takes=True)
+    rig.receiver.announce_from = 0
+    frame = framed(10 * KIB)
+    rig.far.send(frame[:3000])
+    rig.turn()
+    rig.receiver.announce_from = 1
+    rig.far.send(frame[3000:9000])
+    rig.turn()
+    assert (rig.does.asked, rig.reason) == ([2996], "")
+    rig.far.send(frame[9000:] + framed(SMALL))
+    rig.turn(3)
+    assert rig.does.asked == [2996, FIXED - 4]  # the next one is judged as it begins
+    assert rig.reason == ""
+
+
+def test_nobody_is_asked_while_nothing_may_be_executed(make_rig: Callable[..., Rig]) -> None:
+    rig = make_rig(takes=True)
+    large = framed(2 * MIB)
+    rig.far.send(large[:3000])
+    rig.halted = True  # by a request before it, in the same turn
+    rig.turn(2)
+    assert rig.does.asked == []
+    rig.go_on()
+    rig.turn()
+    assert rig.does.asked == [2996]
+    assert rig.reason == ""
