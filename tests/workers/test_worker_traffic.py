@@ -198,3 +198,91 @@ def test_nobody_is_asked_while_nothing_may_be_executed(make_rig: Callable[..., R
     rig.turn()
     assert rig.does.asked == [2996]
     assert rig.reason == ""
+
+
+# A frame that stays incomplete
+
+
+def overdue(rig: Rig) -> None:
+    """The time is up."""
+    timer = rig._stall
+    assert timer is not None
+    timer.fire()
+
+
+def test_a_client_that_is_not_read_is_not_blamed_for_half_a_frame(make_rig: Callable[..., Rig]) -> None:
+    """So much is unsent that it is not; it takes that slowly, and sends the rest when it can."""
+    rig = make_rig(answer=MIB, limit=2 * MIB)
+    rig.far.send(framed(SMALL) * 4 + framed(SMALL)[:60])
+    rig.turn()
+    assert rig.clogged
+    overdue(rig)
+    assert rig.reason == ""
+    overdue(rig)
+    while rig.clogged:
+        rig.take(64 * KIB)
+        rig.turn()
+    overdue(rig)  # there was a time when it was not read
+    assert rig.reason == ""
+    rig.far.send(framed(SMALL)[60:])
+    rig.turn(2)
+    assert rig.does.frames == [SMALL] * 5
+    rig.take()
+    rig.turn(2)
+    overdue(rig)
+    assert rig._stall is None
+    assert rig.reason == ""
+
+
+def test_half_a_frame_that_stays_half_while_it_is_read(make_rig: Callable[..., Rig]) -> None:
+    rig = make_rig(answer=MIB, limit=2 * MIB)
+    rig.far.send(framed(SMALL) * 4 + framed(SMALL)[:60])
+    rig.turn()
+    while rig.clogged:
+        rig.take(64 * KIB)
+        rig.turn()
+    overdue(rig)
+    rig.far.send(b"\0")
+    overdue(rig)  # read all the time since the last
+    assert rig.reason == "an incomplete PDU made no progress"
+    assert rig._stall is None
+
+
+def test_what_waits_in_the_socket_is_progress(make_rig: Callable[..., Rig]) -> None:
+    """The engine was held up for so long that the timer is due before the socket has been looked at."""
+    rig = make_rig(takes=True)
+    large = framed(2 * MIB)
+    rig.far.send(large[:60])
+    rig.turn()
+    sent = 60 + rig.far.send(large[60 : 60 + 128 * KIB])
+    overdue(rig)
+    assert rig.reason == ""
+    assert rig.incoming is not None
+    overdue(rig)
+    assert rig.reason == "an incomplete PDU made no progress"
+    assert sent < len(large)
+
+
+def test_half_a_frame_behind_a_payload_has_its_own_time(make_rig: Callable[..., Rig]) -> None:
+    rig = make_rig(takes=True)
+    left = memoryview(framed(MIB))
+    left = left[rig.far.send(left[:FIXED]) :]
+    rig.turn()
+    while left:
+        left = left[rig.far.send(left[: 64 * KIB]) :]
+        rig.turn()
+    rig.far.send(framed(SMALL)[:60])
+    rig.turn()
+    overdue(rig)  # set when the payload began
+    assert rig.reason == ""
+    overdue(rig)
+    assert rig.reason == "an incomplete PDU made no progress"
+
+
+def test_the_end_of_the_stream_is_told_as_that(make_rig: Callable[..., Rig]) -> None:
+    rig = make_rig()
+    rig.far.send(framed(SMALL)[:60])
+    rig.turn()
+    rig.far.shutdown(socket.SHUT_WR)
+    overdue(rig)
+    assert rig.reason == "closed by the client"

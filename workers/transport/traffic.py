@@ -54,6 +54,7 @@ class Traffic:
         self._full = False  # the socket took less than there was: it says when there is room again
         self._stall: Timer | None = None
         self._stall_seen = self._stall_frame = 0
+        self._unread = False  # there was a time since the timer was set when the client was not read
 
     @abstractmethod
     def end(self, reason: str) -> None:
@@ -165,6 +166,7 @@ class Traffic:
             return Fill.CLOSED
         if over:
             self.incoming = None
+            self._stall_frame = -1  # what is under way from here on is another frame
             if self.draining:
                 self.rewatch()
         return Fill.DATA
@@ -203,22 +205,34 @@ class Traffic:
         return self.receiver.received + (self.incoming.received if self.incoming is not None else 0)
 
     def _watch_progress(self) -> None:
-        """A frame that stays incomplete without PROGRESS for ``pdu timeout`` ends the connection.
+        """A frame that stays incomplete without PROGRESS for ``pdu timeout`` ends the connection, if the client was read all that time.
 
         One timer looks after the fact how far things are; setting one anew at each read would cost a large transfer thousands.
         """
         if self._stall is None and (self.receiver.in_progress or self.incoming is not None) and not self.paused:
             self._stall_seen, self._stall_frame = self.received, self.receiver.whole
+            self._unread = not self._reads
             self._stall = self.loop.later(self.worker.config.pdu_timeout, self._mind_progress)
 
     def _mind_progress(self) -> None:
-        self._stall = None
-        seen = self._stall_seen
-        pending = self.receiver.in_progress or self.incoming is not None
-        if pending and not self.paused and seen <= self.received < seen + PROGRESS and self.receiver.whole == self._stall_frame:
+        """The time is up. What waits in the socket counts: the engine may have been held up."""
+        before = -1
+        while self._stuck and before != self.received:
+            before = self.received
+            self._readable()
+        if self._stuck:
             self.end("an incomplete PDU made no progress")
-        else:
+        self._stall = None
+        if not self.ended:
             self._watch_progress()
+
+    @property
+    def _stuck(self) -> bool:
+        """Whether the frame under way has made no progress since the timer was set, and the client was read all that time."""
+        if self.ended or self.closed or self._unread or not (self.receiver.in_progress or self.incoming is not None):
+            return False
+        seen = self._stall_seen
+        return seen <= self.received < seen + PROGRESS and self.receiver.whole == self._stall_frame
 
     def _pause(self) -> None:
         self.paused = True
@@ -251,13 +265,22 @@ class Traffic:
         if not (self.closed or self.halted or self.paused or self.draining):
             self._readable()
 
+    @property
+    def clogged(self) -> bool:
+        """Whether so much is unsent that the client is not read."""
+        return self.sender.backlog > (BATCH if self.receiver.one_at_a_time else self.worker.send_limit)
+
+    @property
+    def _reads(self) -> bool:
+        stopped = self.draining and self.incoming is None  # a payload under way is taken to its end
+        return not (self.paused or self.halted or stopped or self.clogged)
+
     def rewatch(self) -> None:
         """Read unless a buffer is awaited or too much is unsent; write while something is unsent."""
-        unsent = self.sender.backlog
-        most = BATCH if self.receiver.one_at_a_time else self.worker.send_limit
-        stopped = self.draining and self.incoming is None  # a payload under way is taken to its end
-        reader = None if self.paused or self.halted or stopped or unsent > most else self._readable
-        self.loop.watch(self.sock.fileno(), reader, self._writable if unsent else None)
+        reads = self._reads
+        if not reads:
+            self._unread = True
+        self.loop.watch(self.sock.fileno(), self._readable if reads else None, self._writable if self.sender.backlog else None)
 
     def flush_soon(self) -> None:
         """Send what is queued before the loop waits again: for answers that no reading has brought about."""
