@@ -243,6 +243,26 @@ def test_a_large_write_behind_reads_that_wait_for_a_buffer(make_house: Callable[
         buffer.release()
 
 
+def test_no_descriptor_is_left_for_a_pipe(kernel: WireClient, folder: Path, spliced: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The payload comes into memory then, and stays in the kernel again when there is one."""
+    real = port.sockets.open_pipe
+    asked = []
+
+    def refuse(size: int) -> tuple[int, int, int]:
+        asked.append(size)
+        raise OSError(errno.EMFILE, "too many")
+
+    opened = kernel.open("file")
+    monkeypatch.setattr(port.sockets, "open_pipe", refuse)
+    assert kernel.write(opened, 0, CONTENT).status == status.SUCCESS
+    assert asked
+    assert not spliced
+    assert (folder / "file").read_bytes() == CONTENT
+    monkeypatch.setattr(port.sockets, "open_pipe", real)
+    assert kernel.write(opened, 0, CONTENT[1:]).status == status.SUCCESS
+    assert spliced
+
+
 def test_a_file_cut_off_in_mid_read(kernel: WireClient, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "file").write_bytes(CONTENT)
     (folder / "file").chmod(0o666)

@@ -41,8 +41,12 @@ def judge(line: Line, buffer: Buffer, start: int, end: int, size: int) -> Incomi
     # The gate: the payload lies in this frame, behind the fixed part, and begins in what has come.
     if not DATA_MINIMUM <= body.data_offset <= here or stop > size or stop <= here or body.length < worker.lands_from:
         return None
+    try:
+        pipe = line.pipe()
+    except OSError:
+        return None  # no descriptor is left
     front = IoVector()
     if body.data_offset < here:
         buffer.hold()
         front.push_back(MemoryEntry(buffer.view[start + body.data_offset : end], buffer))
-    return Incoming((line.sock, line.pipe()), front, body.length, size - stop)
+    return Incoming((line.sock, pipe), front, body.length, size - stop)
