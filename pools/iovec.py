@@ -328,8 +328,10 @@ class IoVector:
     def push_down(self, pipe: Pipe) -> int:
         """Moves the memory at the front into ``pipe``, the opposite of ``pull_up``: how many bytes, which is less when the pipe is full.
 
-        The pipe must be empty or hold just what the entries behind that memory hold of it: nothing of the vector may overtake.
+        The pipe must be empty (else ValueError): what it held would leave before that memory.
         """
+        if pipe.held:
+            raise ValueError(f"the pipe holds {pipe.held} bytes")
         moved = 0
         with suppress(BlockingIOError):
             while self._entries and isinstance(first := self._entries[0], MemoryEntry):
@@ -432,7 +434,9 @@ class IoVector:
     def write_to(self, fd: int, offset: int) -> int:
         """Writes everything to a file from ``offset`` on; the bytes, all of them.
 
-        On ``OSError`` what was written before stands, and ``length`` tells what was not: the vector then holds just the rest.
+        On ``OSError`` what was written before stands, and ``length`` tells what was not, except of an entry that the kernel does not move
+        itself (a file; a pipe where there is no splice): the part of it that went through the process may be lost, up to 64 KiB. All that
+        is left to be done with the vector is to free it.
         """
         total = self.length
         entries = self._entries

@@ -175,6 +175,15 @@ def test_push_down_stops_when_the_pipe_is_full(pool: MallocPool, pair: tuple[soc
     assert pool.in_use() == 0
 
 
+def test_push_down_lets_nothing_overtake(pool: MallocPool, pair: tuple[socket.socket, ...]) -> None:
+    pipe, entry = piped(b"tail")
+    vector = IoVector(memory(pool, b"head"), entry)
+    with pytest.raises(ValueError, match="holds 4 bytes"):
+        vector.push_down(pipe)
+    assert receive_all(vector, *pair) == b"headtail"
+    assert pool.in_use() == 0
+
+
 def test_split_copies_nothing(pool: MallocPool, tmp_path: Path, pair: tuple[socket.socket, ...]) -> None:
     for cut in (0, 1, 6, 7, 100_006, 100_012, 110_000, 120_015):
         vector, whole, file = mixed(pool, tmp_path)

@@ -22,11 +22,12 @@ class PollPoller:
     One difference stays: a descriptor that is closed while it is registered is not forgotten but hung up for ever.
     """
 
-    __slots__ = ("_masks", "_poll", "closed")
+    __slots__ = ("_masks", "_poll", "_turn", "closed")
 
     def __init__(self) -> None:
         self._poll = select.poll()
         self._masks: dict[int, int] = {}
+        self._turn = 0  # with whom of many that are ready the next call begins
         self.closed = False
 
     def register(self, fd: int, eventmask: int = READABLE | WRITABLE) -> None:
@@ -51,7 +52,11 @@ class PollPoller:
         """See ``interface.Poller``."""
         patience = None if timeout is None or timeout < 0 else math.ceil(timeout * 1000)  # never early: a timer would not be due
         ready = [(fd, _translated(events)) for fd, events in self._poll.poll(patience)]
-        return ready if maxevents < 0 else ready[:maxevents]
+        if 0 <= maxevents < len(ready):
+            turn = self._turn % len(ready)  # all have their turn, as with epoll, however busy the first ones are
+            self._turn = turn + maxevents
+            ready = (ready[turn:] + ready[:turn])[:maxevents]
+        return ready
 
     def close(self) -> None:
         """The kernel holds nothing of it."""

@@ -125,6 +125,21 @@ def test_a_poller_knows_whom_it_has(port: Port) -> None:
     ours.close()
 
 
+def test_all_that_are_ready_have_their_turn(port: Port) -> None:
+    """However few a call tells of."""
+    poller = port.polling.poller()
+    pairs = [port.sockets.stream_pair() for _ in range(7)]
+    for ours, theirs in pairs:
+        theirs.send(b"x")
+        poller.register(ours.fileno(), READABLE)
+    told = [fd for _ in range(7) for fd, _ in poller.poll(0, 3)]
+    assert {told.count(ours.fileno()) for ours, _ in pairs} == {3}
+    poller.close()
+    for pair in pairs:
+        for end in pair:
+            end.close()
+
+
 def test_a_poller_is_never_early(port: Port) -> None:
     poller = port.polling.poller()
     begun = time.monotonic()
