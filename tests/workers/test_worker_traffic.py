@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from pools.counters import CounterSegment
-from pools.iovec import IoVector
+from pools.iovec import Descriptor, IoVector
 from pools.pool import HEADROOM, Buffer, MallocPool
 from workers.loop import Loop
 from workers.transport.incoming import Incoming
@@ -286,3 +286,11 @@ def test_the_end_of_the_stream_is_told_as_that(make_rig: Callable[..., Rig]) -> 
     rig.far.shutdown(socket.SHUT_WR)
     overdue(rig)
     assert rig.reason == "closed by the client"
+
+
+def test_a_payload_that_was_thrown_away_goes_nowhere(make_rig: Callable[..., Rig]) -> None:
+    rig = make_rig()
+    incoming = Incoming((rig.sock, rig.pipe()), IoVector(), 10, 0)
+    incoming.discard()
+    with pytest.raises(AssertionError):
+        incoming.begin(Descriptor(-1), 0, lambda: True, lambda _: None)

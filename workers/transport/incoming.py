@@ -26,7 +26,8 @@ class Incoming:
     """``length`` bytes of payload: ``front`` has come already, the rest and ``tail`` bytes of padding are still in the socket."""
 
     __slots__ = (
-        "_changed", "_front", "_missing", "_offset", "_pipe", "_sock", "_tail", "_target", "_wanted", "_who", "done", "length", "received",
+        "_changed", "_discarded", "_front", "_missing", "_offset", "_pipe", "_sock", "_tail", "_target", "_wanted", "_who",
+        "done", "length", "received",
     )  # fmt: skip
 
     def __init__(self, way: tuple[socket.socket, Pipe], front: IoVector, length: int, tail: int) -> None:
@@ -39,6 +40,7 @@ class Incoming:
         self._missing = length - front.length
         self._tail = tail
         self._target: Descriptor | None = None
+        self._discarded = False
         self._offset = 0
         self._who: Identity | None = None
         self._wanted: Callable[[], bool] = _yes
@@ -48,8 +50,9 @@ class Incoming:
         """It goes to ``target`` at ``offset``, as the user who is assumed now, while ``wanted`` says so; await what is returned.
 
         ``changed`` is called after each piece, with the seconds it took: there may be no next one, and others' caches are out of date
-        already.
+        already. Not once it was discarded: a part of it may be gone.
         """
+        assert not self._discarded
         target.hold()
         self._target, self._offset, self._wanted, self._changed = target, offset, wanted, changed
         self._who = identity.current()
@@ -58,6 +61,7 @@ class Incoming:
 
     def discard(self) -> None:
         """Nobody wants it, or wants it any more: the rest of the PDU is thrown away as it comes."""
+        self._discarded = True
         self._front.free()  # what the pipe holds goes with it
         target, self._target = self._target, None
         if target is not None:
