@@ -294,3 +294,90 @@ def test_a_payload_that_was_thrown_away_goes_nowhere(make_rig: Callable[..., Rig
     incoming.discard()
     with pytest.raises(AssertionError):
         incoming.begin(Descriptor(-1), 0, lambda: True, lambda _: None)
+
+
+# A client that does not take its answers
+
+
+def test_what_came_in_one_piece_is_executed_as_the_answers_are_taken(make_rig: Callable[..., Rig]) -> None:
+    """500 large READs in one receive, and then nothing more: no event tells of those that had to wait."""
+    rig = make_rig(answer=MIB, limit=2 * MIB)
+    rig.far.send(framed(SMALL) * 500)
+    rig.turn(20)
+    executed = len(rig.does.frames)
+    assert executed < 6
+    rig.turn(20)
+    assert len(rig.does.frames) == executed
+    taken = 0
+    for _ in range(20_000):
+        taken += rig.take(256 * KIB)
+        rig.turn()
+        if taken == 500 * MIB:
+            break
+    assert taken == 500 * MIB
+    assert rig.does.most <= 4 * MIB  # one answer beyond the limit, and what the first turn found empty
+    assert rig.reason == ""
+
+
+@pytest.mark.parametrize("one_at_a_time", [False, True])
+@pytest.mark.parametrize("buffers", [2, 3, 20])
+@pytest.mark.parametrize("limit", [20 * KIB, 63 * KIB, 200 * KIB])
+@pytest.mark.parametrize("taken", [3 * KIB, 100 * KIB])
+def test_nobody_waits_for_ever(make_rig: Callable[..., Rig], one_at_a_time: bool, buffers: int, limit: int, taken: int) -> None:
+    """Too much unsent, no buffer for an answer, or first one and then the other: whoever reads gets all his answers."""
+    rig = make_rig(buffers * (BATCH + HEADROOM + KIB), limit=limit)
+    rig.receiver.one_at_a_time = one_at_a_time
+    rig.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    rig.far.send(framed(SMALL) * 1000)
+    got = 0
+    for _ in range(10_000):
+        rig.turn()
+        got += rig.take(taken)
+        rig.trim()  # as the worker's tick does
+        if got == 900 * 1000:
+            break
+    assert got == 900 * 1000
+    assert rig.does.frames == [SMALL] * 1000
+    assert rig.reason == ""
+    assert rig.does.most <= max(limit, BATCH) + BATCH
+
+
+def test_a_buffer_that_comes_while_too_much_is_unsent_changes_nothing(make_rig: Callable[..., Rig]) -> None:
+    rig = make_rig(answer=MIB, limit=2 * MIB)
+    rig.far.send(framed(SMALL) * 10)
+    rig.turn()
+    executed = len(rig.does.frames)
+    rig._pause()
+    rig._resume()
+    rig.turn(3)
+    assert not rig.paused
+    assert len(rig.does.frames) == executed
+    rig.halt()
+    rig.go_on()
+    rig.turn(3)
+    assert len(rig.does.frames) == executed
+    while rig.take() or len(rig.does.frames) < 10:
+        rig.turn()
+    rig.far.send(framed(SMALL) * 3)
+    rig.turn()
+    assert (len(rig.does.frames), rig.receiver.in_progress, rig.clogged) == (13, False, True)
+    rig.far.send(framed(SMALL))
+    read = rig.received
+    rig._pause()
+    rig._resume()
+    rig.turn(3)
+    assert rig.received == read
+    while rig.take() or len(rig.does.frames) < 14:
+        rig.turn()
+    assert rig.reason == ""
+
+
+def test_a_stranger_whose_answers_leave_at_once(make_rig: Callable[..., Rig]) -> None:
+    """They are more than he may have unsent, and less than others."""
+    rig = make_rig(answer=70 * KIB, limit=MIB)
+    rig.receiver.one_at_a_time = True
+    rig.receiver.seed(framed(SMALL) * 2)  # as another process has read them
+    rig.loop.soon(rig._catch_up)
+    rig.turn(3)
+    assert rig.does.frames == [SMALL] * 2
+    assert rig.take() == 140 * KIB

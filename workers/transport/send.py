@@ -19,14 +19,14 @@ USUAL = 1024  # what most replies fit that do not bring a buffer of their own
 
 
 class Sender:
-    """Gathers replies and sends them."""
+    """Gathers replies and sends them. ``unsent``: what was queued and is not sent, but for the answers appended last."""
 
-    __slots__ = ("_batch", "_fill", "_pool", "_run", "_sock", "_unsent")
+    __slots__ = ("_batch", "_fill", "_pool", "_run", "_sock", "unsent")
 
     def __init__(self, sock: socket.socket, pool: BufferPool) -> None:
         self._sock = sock
         self._pool = pool
-        self._unsent = IoVector()
+        self.unsent = IoVector()
         self._batch: Buffer | None = None
         self._fill = 0
         self._run = -1  # where in the batch the answers begin that were appended side by side and are not in the vector yet; -1: none
@@ -34,7 +34,7 @@ class Sender:
     @property
     def backlog(self) -> int:
         """Bytes that the socket has not taken yet."""
-        return self._unsent.length if self._run < 0 else self._unsent.length + self._fill - self._run
+        return self.unsent.length if self._run < 0 else self.unsent.length + self._fill - self._run
 
     def room(self, size: int) -> tuple[Buffer, int]:
         """A buffer and an offset in its view with room for ``size`` bytes before and after which nothing else lies.
@@ -70,7 +70,7 @@ class Sender:
         batch, start, self._run = self._batch, self._run, -1
         assert batch is not None
         batch.hold()
-        self._unsent.push_back(MemoryEntry(batch.view[start : self._fill], batch))
+        self.unsent.push_back(MemoryEntry(batch.view[start : self._fill], batch))
 
     def _next_batch(self, size: int) -> Buffer:
         """Another buffer for replies in place of the one that is full; no run is open."""
@@ -111,21 +111,21 @@ class Sender:
             self._end_run()
         if buffer is self._batch:
             buffer.hold()
-        self._unsent.push_back(MemoryEntry(data, buffer))
+        self.unsent.push_back(MemoryEntry(data, buffer))
 
     def queue_file(self, entry: FileEntry) -> None:
         """Send a range of a file after what is queued already, as a header has announced it. The entry is taken over."""
         if self._run >= 0:
             self._end_run()
-        self._unsent.push_back(entry)
+        self.unsent.push_back(entry)
 
     def flush(self) -> bool:
         """Send what the socket takes now; True when nothing is left. ``OSError`` when the connection is gone."""
         if self._run >= 0:
-            if not self._unsent.length:
+            if not self.unsent.length:
                 return self._send_run()
             self._end_run()
-        if not self._unsent.send(self._sock):
+        if not self.unsent.send(self._sock):
             return False
         self._rewind()
         return True
@@ -141,7 +141,7 @@ class Sender:
             sent = 0
         if sent < len(view):
             batch.hold()
-            self._unsent.push_back(MemoryEntry(view[sent:], batch))
+            self.unsent.push_back(MemoryEntry(view[sent:], batch))
             return False
         self._rewind()
         return True
@@ -162,7 +162,7 @@ class Sender:
 
     def close(self) -> None:
         """Drop what is unsent and give the buffers back."""
-        self._unsent.free()
+        self.unsent.free()
         self._run = -1
         if self._batch is not None:
             self._batch.release()

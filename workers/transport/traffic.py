@@ -1,7 +1,7 @@
 """A connection's turns: frames in, engine, replies out, and when to stop reading.
 
 Owns: receiver and sender, and what the loop watches the socket for. Invariant: nothing is executed without a buffer for its reply; a client
-that does not take its replies is not read; a frame that stays incomplete ends the connection.
+that does not take its replies is not read, nor is executed what was read of it; a frame that stays incomplete ends the connection.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ class Traffic:
         self.incoming: Incoming | None = None  # a payload that goes from the socket to its file
         self._pipe: Pipe | None = None
         self._flushing = False
+        self._behind = False  # whole frames are here that are executed when less is unsent
         self._full = False  # the socket took less than there was: it says when there is room again
         self._stall: Timer | None = None
         self._stall_seen = self._stall_frame = 0
@@ -127,14 +128,14 @@ class Traffic:
             return self._absorb(self.incoming)
         if receiver.in_progress:
             if not self._execute():
-                return Fill.WAITING
+                return Fill.NOTHING if self._behind else Fill.WAITING
             incoming = self._announced()  # nobody was asked before the pause that may have ended here
             if incoming is not None:
                 return self._absorb(incoming)
         outcome = receiver.fill()
         while outcome is Fill.DATA:
             if not self._execute():
-                return Fill.WAITING
+                return Fill.NOTHING if self._behind else Fill.WAITING
             if not receiver.in_progress:
                 break
             incoming = self._announced()
@@ -172,11 +173,16 @@ class Traffic:
         return Fill.DATA
 
     def _execute(self) -> bool:
-        """Every whole frame, for as long as there are buffers for replies; False when they have to be waited for."""
+        """Every whole frame. False when buffers for replies have to be waited for, or too much is unsent (``_behind``)."""
         receiver, sender, engine = self.receiver, self.sender, self.engine
+        unsent, most = sender.unsent, BATCH if receiver.one_at_a_time else self.worker.send_limit
         # Not before a whole frame is here: a pause gives a buffer for replies back, which wakes whoever waits for one, and that may be we.
         while receiver.has_frame:
+            if unsent.length > most:
+                self._behind = True
+                return False
             if self.halted or not (sender.prepare() or self._spare()):
+                self._behind = False
                 return False
             frame = receiver.frame()
             if frame is None:
@@ -247,7 +253,7 @@ class Traffic:
         if self.paused and not (self.closed or self.draining or self.halted):
             self.paused = False
             self.rewatch()
-            self._readable()
+            self._catch_up()
 
     def halt(self) -> None:
         """Execute nothing until ``go_on``: the line is about to be given away, or not."""
@@ -262,7 +268,11 @@ class Traffic:
             self.loop.soon(self._catch_up)
 
     def _catch_up(self) -> None:
-        if not (self.closed or self.halted or self.paused or self.draining):
+        if self.closed or self.halted or self.paused or self.draining:
+            return
+        if self.clogged:
+            self._behind = True
+        else:
             self._readable()
 
     @property
@@ -276,11 +286,17 @@ class Traffic:
         return not (self.paused or self.halted or stopped or self.clogged)
 
     def rewatch(self) -> None:
-        """Read unless a buffer is awaited or too much is unsent; write while something is unsent."""
+        """Read unless a buffer is awaited or too much is unsent; write while something is unsent.
+
+        For frames that stayed in the buffer while too much was, no event will come: they are executed at the loop's next turn.
+        """
         reads = self._reads
         if not reads:
             self._unread = True
         self.loop.watch(self.sock.fileno(), self._readable if reads else None, self._writable if self.sender.backlog else None)
+        if self._behind and not self.clogged:
+            self._behind = False
+            self.loop.soon(self._catch_up)
 
     def flush_soon(self) -> None:
         """Send what is queued before the loop waits again: for answers that no reading has brought about."""
@@ -302,7 +318,7 @@ class Traffic:
             self.end(f"cannot send: {error}")
             return
         self._full = not done
-        if not done or had > self.worker.send_limit:
+        if not done or self._behind or had > self.worker.send_limit:
             self.rewatch()
 
     def _writable(self) -> None:
