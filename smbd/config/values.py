@@ -108,12 +108,14 @@ def whole(lowest: int = 0, highest: int = 2**63 - 1) -> Kind:
     return Kind(read, str, f"a whole number from {lowest}")
 
 
-def seconds(lowest: float = 0.0) -> Kind:
-    """A duration in seconds, fractions allowed."""
+def seconds(lowest: float = 0.0, highest: int = 10**9) -> Kind:
+    """A duration in seconds, fractions allowed. Thirty years are enough, and in milliseconds they fit into a counter's word."""
 
     def read(text: str) -> float:
         if not re.fullmatch(r"\d+(\.\d+)?", text) or float(text) < lowest:
             raise ValueError(f"'{text}' is not a number of seconds of at least {lowest:g}")
+        if float(text) > highest:
+            raise ValueError(f"{text} seconds are more than {highest}")
         return float(text)
 
     return Kind(read, lambda value: f"{value:g}", "seconds")

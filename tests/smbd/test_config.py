@@ -93,6 +93,7 @@ def test_include_that_is_missing_or_depends_on_the_client_is_a_warning() -> None
         ("[x]\npath = /tmp\n\nread only = maybe", "f:4: read only = maybe: 'maybe' is neither yes nor no"),
         ("smb2 max read = lots", "f:1: smb2 max read = lots: 'lots' is not a size"),
         ("smb ports = 0", "f:1: smb ports = 0: 0 is not between 1 and 65535"),
+        ("pool decay = 1000000001", "f:1: pool decay = 1000000001: 1000000001 seconds are more than 1000000000"),
         ("[x]\npath = /tmp\ncreate mask = 0999", "f:3: create mask = 0999: '0999' is not an octal mode"),
         ("server mode = either", "f:1: server mode = either: 'either' is none of: forked, threaded"),
         ("port = 4450", "f:1: port = 4450: '4450' is none of: linux, posix (the TCP port is 'smb ports')"),
