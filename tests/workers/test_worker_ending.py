@@ -261,10 +261,10 @@ def hung(monkeypatch: pytest.MonkeyPatch) -> Hung:
     """WRITEs of the word "hang" do."""
     made, real = Hung(), PosixHandle.pwrite
 
-    def pwrite(self: PosixHandle, view: memoryview, offset: int) -> None:
+    def pwrite(self: PosixHandle, view: memoryview, offset: int) -> int:
         if bytes(view) == b"hang":
             made.wait()
-        real(self, view, offset)
+        return real(self, view, offset)
 
     monkeypatch.setattr(PosixHandle, "pwrite", pwrite)
     return made
