@@ -85,6 +85,32 @@ def test_what_came_and_went_leaves_no_descriptor(threaded: Callable[..., Server]
         eventually(lambda: host.num_fds() <= before, what=f"descriptors stay: {host.num_fds()}, {before} before")
 
 
+def test_a_host_without_descriptors_turns_one_client_away(threaded: Callable[..., Server]) -> None:
+    server = threaded()
+    with server.client() as witness:
+        host = _host(server)
+        _, hard = host.rlimit(psutil.RLIMIT_NOFILE)
+        host.rlimit(psutil.RLIMIT_NOFILE, (host.num_fds() + 400, hard))
+        with server.client() as greedy:
+            opened = 0
+            while (answer := greedy.create(f"file {opened}")).status == status.SUCCESS:
+                opened += 1
+            assert answer.status == status.TOO_MANY_OPENED_FILES
+            assert opened > 200
+            with server.client() as other:  # there are some for who comes now
+                assert other.echo().status == status.SUCCESS
+            soft = host.rlimit(psutil.RLIMIT_NOFILE)[0]
+            host.rlimit(psutil.RLIMIT_NOFILE, (16, hard))  # and none
+            with pytest.raises(LOST), server.client():
+                pass
+            eventually(lambda: "cannot be started: no descriptors are left" in server.log)
+            assert greedy.echo().status == witness.echo().status == status.SUCCESS
+            host.rlimit(psutil.RLIMIT_NOFILE, (soft, hard))
+        with server.client() as after:
+            assert after.echo().status == status.SUCCESS
+        assert _host(server).pid == host.pid
+
+
 def test_two_users_at_once_act_each_as_himself(threaded: Callable[..., Server]) -> None:
     server = threaded()
     private = server.share / "private.bin"
