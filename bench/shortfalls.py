@@ -1,14 +1,17 @@
 """``python -m bench.shortfalls``: where the time goes in the rows that are behind Samba, as small tables beside the figures.
 
-Owns: which rows, and the tables ``figures/profile-ROW-PROTECTION.txt``. A row whose work is done by one worker is sampled by py-spy, from
-outside, as in ``bench.profile``. Connecting is done by processes too short-lived for that: it is sampled by perf(1), which follows forks
-but sees the interpreter's own functions and the kernel's instead of Python's.
-Invariant: a row that could not be recorded is named, and the others are made all the same.
+Owns: which rows, by the newest load figures, and the tables ``figures/profile-ROW-PROTECTION.txt``. A row whose work is done by one worker
+is sampled by py-spy, from outside, as in ``bench.profile``. Connecting is done by processes too short-lived for that: it is sampled by
+perf(1), which follows forks but sees the interpreter's own functions and the kernel's instead of Python's.
+Invariants: each row that is behind has a table, and no other; a row that could not be recorded is named, and the others are made all
+the same.
 """
 
 from __future__ import annotations
 
 import argparse
+import errno
+import json
 import platform
 import shutil
 import subprocess
@@ -24,8 +27,9 @@ from typing import NamedTuple
 from bench import profile
 from bench.load.client import Client, Failure, Order
 from bench.load.peers import PEERS, ROOT, PeerError
-from bench.load.workloads import furnish
+from bench.load.workloads import WORKLOADS, furnish
 from bench.profile import Stack
+from bench.redraw import newest
 
 FIGURES = Path(__file__).resolve().parent / "figures"
 RATE = 999
@@ -43,26 +47,26 @@ class Row(NamedTuple):
         return f"profile-{self.workload.replace(' ', '-')}-{self.protection}.txt"
 
 
-ROWS = (
-    *(Row("echo w1", protection) for protection in ("plain", "signed", "encrypted")),
-    Row("echo w16", "encrypted"),
-    *(Row(f"{direction} 4K w1", protection) for direction in ("read", "write") for protection in ("plain", "encrypted")),
-    *(Row(f"{direction} 4K w16", protection) for direction in ("read", "write") for protection in ("signed", "encrypted")),
-    Row("open-close", "encrypted"),
-    Row("create-delete", "signed"),
-    Row("read 8M", "plain"),
-    Row("connect", "plain"),
-)  # fmt: skip
+def behind(directory: Path) -> list[Row]:
+    """The rows in which Millpond is behind the better Samba in throughput or CPU, with any number of clients, by the newest load figures.
+
+    ``FileNotFoundError`` without any.
+    """
+    found = newest(directory, "load-*.json")
+    if found is None:
+        raise FileNotFoundError(errno.ENOENT, "no load figures: python -m bench.load --json makes them", str(directory / "load-*.json"))
+    ratios = [ratio for run in json.loads(found.read_text(encoding="utf-8")) for ratio in run["ratios"] if ratio["peer"] == "millpond"]
+    return list(dict.fromkeys(Row(one["workload"], one["protection"]) for one in ratios if one["rate"] < 1 or one["cpu"] < 1))
 
 
 def options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The parsed command line."""
     parser = argparse.ArgumentParser(prog="python -m bench.shortfalls", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    known = sorted({row.workload for row in ROWS})
+    known = [workload.name for workload in WORKLOADS]
     parser.add_argument("--only", action="append", metavar="WORKLOAD", choices=known, help=f"of {', '.join(known)}; may be repeated")
     parser.add_argument("--seconds", type=float, default=4.0, help="of each row (default 4)")
     parser.add_argument("--top", type=int, default=30, help="functions of each table (default 30)")
-    parser.add_argument("--directory", type=Path, default=FIGURES, help=f"where the tables go (default {FIGURES})")
+    parser.add_argument("--directory", type=Path, default=FIGURES, help=f"where the tables go, and load figures are (default {FIGURES})")
     return parser.parse_args(argv)
 
 
@@ -139,9 +143,15 @@ def _report(perf: str, data: str, top: int) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Makes the tables; 1 when one could not be made."""
     asked = options(argv)
-    asked.directory.mkdir(parents=True, exist_ok=True)
+    try:
+        rows = behind(asked.directory)
+    except OSError as error:
+        print(f"{error.filename}: {error.strerror}", file=sys.stderr)
+        return 1
     failed = 0
-    for row in ROWS:
+    for stale in {path.name for path in asked.directory.glob("profile-*.txt")} - {row.file for row in rows}:
+        (asked.directory / stale).unlink()
+    for row in rows:
         if asked.only and row.workload not in asked.only:
             continue
         try:
