@@ -163,10 +163,16 @@ class Server:
         )
 
     def status(self, *words: str) -> Any:
-        """``millpond status --json``."""
-        done = self.command("status", *words, "--json")
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
+        """``millpond status --json``. A server that listens may not be all there yet: who is told to try again does."""
+        answers: list[subprocess.CompletedProcess[str]] = []
+
+        def asked() -> bool:
+            answers.append(self.command("status", *words, "--json"))
+            return answers[-1].returncode == 0 or "try again" not in answers[-1].stderr
+
+        eventually(asked, 20, "the server is never more than just starting")
+        assert answers[-1].returncode == 0, answers[-1].stderr
+        return json.loads(answers[-1].stdout)
 
     def buffers_in_use(self) -> int:
         """Pool buffers that are out, over all classes and processes."""

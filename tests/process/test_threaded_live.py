@@ -43,7 +43,7 @@ def threaded(make_server: Callable[..., Server]) -> Callable[..., Server]:
 
 
 def _host(server: Server) -> psutil.Process:
-    (pid,) = server.pids("host")
+    (pid,) = eventually(lambda: server.pids("host"), what="no host was started")
     return psutil.Process(pid)
 
 
