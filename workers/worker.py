@@ -464,7 +464,11 @@ class Worker:
 
     def _excuse(self) -> float:
         """Seconds since this was last asked, at the tick or later, for which the engine had a processor or waited for one."""
-        before, self._claimed = self._claimed, port.processes.claimed()
+        before = self._claimed
+        try:
+            self._claimed = port.processes.claimed()
+        except OSError:
+            return 0.0  # this process has no descriptor left to look with
         return self._claimed - before
 
     def next_tree_id(self) -> int:

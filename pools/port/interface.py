@@ -339,7 +339,10 @@ class Processes(Protocol):
         """A thread that does not hold up the end of the process. What is returned waits so many seconds: whether it has ended."""
 
     def claimed(self) -> float:
-        """Seconds for which the calling thread has had a processor since it began, or has waited for one where the system counts that."""
+        """Seconds for which the calling thread has had a processor since it began, or has waited for one where the system counts that.
+
+        ``OSError`` where no descriptor is left to look with.
+        """
 
     def physical_memory(self) -> int:
         """Bytes of this machine."""

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import time
 
+import pytest
+
+from pools import port
+from smbd.smb2 import status
 from tests.workers.house import House
 from workers.worker import QUIET_TICK, TICK, Worker
 
@@ -35,3 +40,15 @@ def test_waiting_for_a_buffer_brings_it_forward(house: House) -> None:
     assert until_tick(worker) <= TICK
     worker.hurry()
     assert worker._ticker is due  # asking often does not put it off
+
+
+def test_a_tick_without_a_descriptor_left_ends_nothing(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused() -> float:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    client = house.client()
+    worker = house.worker_of(client)
+    monkeypatch.setattr(port.processes, "claimed", refused)
+    worker._tick()
+    assert worker._excuse() == 0.0
+    assert client.echo().status == status.SUCCESS
