@@ -59,7 +59,7 @@ class Server:
 def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """State directories of this test only."""
     made = tmp_path / "runtime"
-    made.mkdir()
+    made.mkdir(mode=0o700)  # whatever the umask is: one that all may change is not used
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(made))
     return made
 

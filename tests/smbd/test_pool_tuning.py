@@ -284,7 +284,7 @@ def test_a_serve_that_was_found_has_no_file_to_write_to(
 ) -> None:
     """What one server was asked for does not go into another's configuration."""
     state = tmp_path / "run" / f"millpond-{os.geteuid()}-4450"
-    state.parent.mkdir()
+    state.parent.mkdir(mode=0o700)
     state.mkdir(mode=0o700)
     (state / "lock").symlink_to(tmp_path)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
